@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The hub is asked only by a stage whose parameters name it, and telemetry by nobody.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help install repro test lint bench clean
+
+help: ## show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | \
+		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+
+install: $(INSTALLED) ## create .venv with the pinned dependencies
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+repro: $(INSTALLED) ## run the pipeline: dvc repro, from photos to reports/index.html
+	dvc repro
+
+test: $(INSTALLED) ## run all tests, the end-to-end ones included
+	pytest
+
+lint: $(INSTALLED) ## check style, types and the direction of imports
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: $(INSTALLED) ## run the benchmarks
+	for script in benchmarks/*.py; do python "$$script" || exit 1; done
+
+clean: ## remove the environment, caches and scratch files; results and the DVC cache stay
+	rm -rf $(VENV) scratch build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info

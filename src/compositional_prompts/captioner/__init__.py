@@ -1,0 +1,1 @@
+"""BLIP-2: loading, frozen-feature cache, LoRA fine-tuning, caption generation, pretraining."""

@@ -1,0 +1,1 @@
+"""Where images and labels come from; each data set hands rows to the ingestion."""

@@ -1,0 +1,1 @@
+"""The offline `sample` data set: rendered product photos of shoes with exact labels."""

@@ -1,0 +1,124 @@
+"""Encoded images: judging one before it enters the catalog, and the one way to decode it after."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+# Pillow's own limit against decompression bombs is one global number, part of it a mere warning.
+# ``rejection_reason`` applies ``download.max_pixels`` in its place, before a pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# Its plug-ins log tag by tag what they make of a damaged file; the reason is what we report.
+logging.getLogger("PIL").setLevel(logging.ERROR)
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""What is read. Anything else Pillow knows is refused: some of it runs other programs (EPS)."""
+
+REJECTION_REASONS: Final = (
+    "inaccessible",
+    "empty_file",
+    "unreadable",
+    "truncated",
+    "corrupt",
+    "too_many_pixels",
+    "unsupported_mode",
+)
+"""Why an image is set aside; the keys of ``rejected`` in ``metrics/download.json``."""
+
+_ORIENTATION_TAG: Final = 0x0112
+# EXIF 2.32, table 6: what turns the stored pixels upright, by the value of the tag.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnsupportedModeError(ValueError):
+    """The pixels are 32-bit integers or floats, which have no defined white."""
+
+
+def decode_rgb(encoded: bytes) -> Image.Image:
+    """Decode one image of the catalog, as every reader of it must.
+
+    The first frame, turned upright as its EXIF orientation says, transparency laid on white, 16
+    bits a channel scaled to 8. Colour profiles are not applied.
+
+    Returns:
+        An image of mode ``RGB``, 8 bits a channel.
+
+    Raises:
+        UnsupportedModeError: the pixels are 32-bit integers or floats.
+        Exception: whatever Pillow's decoder raises on bytes that :func:`rejection_reason` rejects.
+    """
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        image.load()
+        # Read after loading: formats that turn themselves upright (TIFF) then drop the tag.
+        orientation = _orientation(image)
+        rgb = _on_white(image)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def rejection_reason(encoded: bytes | None, max_pixels: int) -> str | None:
+    """Why an encoded image cannot enter the catalog, or None for one that can.
+
+    The size is judged from the header, before anything is decoded; then the whole image is
+    decoded. JPEG data damaged in the middle decodes to wrong pixels without an error of libjpeg,
+    and passes.
+
+    Args:
+        encoded: the bytes of the file; None where they could not be had.
+        max_pixels: the largest width times height, in pixels, that is accepted.
+
+    Returns:
+        One of :data:`REJECTION_REASONS` or None.
+    """
+    if encoded is None:
+        return "inaccessible"
+    if not encoded:
+        return "empty_file"
+    # Parsers of untrusted bytes raise whatever they run into (OSError, SyntaxError, struct.error,
+    # IndexError, ...): here each of them says the same, that this image cannot be used.
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            width, height = image.size
+    except Exception:
+        return "unreadable"
+    if width * height > max_pixels:
+        return "too_many_pixels"
+    try:
+        decode_rgb(encoded)
+    except UnsupportedModeError:
+        return "unsupported_mode"
+    except Exception as error:
+        return "truncated" if "truncated" in str(error).lower() else "corrupt"
+    return None
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:
+        # A damaged EXIF block says nothing of orientation, and the pixels are untouched by it.
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnsupportedModeError(f"pixels of mode {image.mode} have no defined white")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,182 @@
+"""Reading the catalog: streamed batches, labels without images, and a few images by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.tables import SchemaError, check_schema
+
+LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
+"""Every column of the catalog but the image: small enough to be read whole."""
+
+
+def count_rows(directory: Path) -> int:
+    """The number of images in the catalog, from the shards' footers.
+
+    Raises:
+        FileNotFoundError: the directory or its shards are not there.
+    """
+    return sum(pq.read_metadata(shard).num_rows for shard in _shards(directory))
+
+
+def iterate_batches(
+    directory: Path,
+    columns: Sequence[str],
+    rows: range | None = None,
+    batch_size: int = 256,
+) -> Iterator[pa.RecordBatch]:
+    """Stream the catalog in its own order, holding no more than a batch and a row group.
+
+    Args:
+        directory: ``data/catalog/``.
+        columns: names of catalog columns; batches have them in this order.
+        rows: positions to read, counted over all shards; row groups outside are not read.
+            None reads everything.
+        batch_size: rows a batch; only the last batch may be smaller.
+
+    Raises:
+        FileNotFoundError: the directory or its shards are not there.
+        SchemaError: a shard or a column asked for is not as the catalog is declared.
+        ValueError: ``rows`` has a step or reaches outside the catalog, or ``batch_size`` is < 1.
+    """
+    shards = _shards(directory)
+    _check_columns(columns)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
+    if rows is not None:
+        total = count_rows(directory)
+        if rows.step != 1 or rows.start < 0 or rows.stop > total:
+            raise ValueError(f"{directory}: rows {rows} are not a run of its {total} rows.")
+    return _rebatched(_selected(shards, columns, rows, batch_size), columns, batch_size)
+
+
+def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+    """Read columns other than ``image`` whole, in the order of the catalog.
+
+    Raises:
+        FileNotFoundError, SchemaError: as :func:`iterate_batches`.
+        ValueError: ``image`` is asked for: images are streamed, or read by name.
+    """
+    if "image" in columns:
+        raise ValueError("read_labels reads no images: use iterate_batches or read_images.")
+    batches = iterate_batches(directory, columns, batch_size=65536)
+    return pa.Table.from_batches(batches, pa.schema([CATALOG.field(name) for name in columns]))
+
+
+def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
+    """Read a few images by name; row groups that hold none of them are not read.
+
+    Returns:
+        Columns ``image_id`` and ``image``, a row for each of ``image_ids``, in their order.
+
+    Raises:
+        FileNotFoundError, SchemaError: as :func:`iterate_batches`.
+        LookupError: an image_id is not in the catalog.
+    """
+    columns = ["image_id", "image"]
+    wanted = pa.array(image_ids, pa.string())
+    schema = pa.schema([CATALOG.field(name) for name in columns])
+    found = [schema.empty_table()]
+    for shard in _shards(directory):
+        with _open(shard) as file:
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, ["image_id"]).column("image_id")
+                mask = pc.is_in(ids, wanted)
+                if pc.any(mask).as_py():
+                    images = file.read_row_group(group, columns).select(columns)
+                    found.append(images.filter(mask).cast(schema))
+    table = pa.concat_tables(found)
+    positions = pc.index_in(wanted, table.column("image_id").combine_chunks())
+    if positions.null_count:
+        missing = pc.unique(wanted.filter(pc.is_null(positions))).to_pylist()
+        raise LookupError(
+            f"{directory} lacks {len(missing)} of the image_ids asked for: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
+            "the table that names them was made from another catalog: run `dvc repro`."
+        )
+    return table.take(positions)
+
+
+def _shards(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is missing: run `dvc repro download` to make it.")
+    shards = sorted(directory.glob("*.parquet"))
+    if not shards:
+        raise FileNotFoundError(
+            f"{directory} holds no Parquet shard: run `dvc repro -f download` to make it again."
+        )
+    return shards
+
+
+def _open(shard: Path) -> pq.ParquetFile:
+    file = pq.ParquetFile(shard)
+    try:
+        check_schema(file.schema_arrow, CATALOG, shard)
+    except SchemaError:
+        file.close()
+        raise
+    return file
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    for name in columns:
+        if name not in CATALOG.names:
+            raise SchemaError(
+                f"the catalog has no column {name!r}; it has {', '.join(CATALOG.names)}."
+            )
+
+
+def _selected(
+    shards: list[Path], columns: Sequence[str], rows: range | None, batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows asked for, as the row groups cut them."""
+    first = 0
+    for shard in shards:
+        with _open(shard) as file:
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                start, stop = 0, size
+                if rows is not None:
+                    start, stop = max(rows.start - first, 0), min(rows.stop - first, size)
+                first += size
+                if start < stop:
+                    yield from _group_rows(file, group, columns, batch_size, start, stop)
+
+
+def _group_rows(
+    file: pq.ParquetFile, group: int, columns: Sequence[str], batch_size: int, start: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    position = 0
+    for batch in file.iter_batches(batch_size, row_groups=[group], columns=list(columns)):
+        begin = max(start - position, 0)
+        end = min(stop - position, batch.num_rows)
+        position += batch.num_rows
+        if begin < end:
+            yield batch.select(list(columns)).slice(begin, end - begin)
+
+
+def _rebatched(
+    batches: Iterator[pa.RecordBatch], columns: Sequence[str], batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    """The same rows cut into batches of ``batch_size``."""
+    schema = pa.schema([CATALOG.field(name) for name in columns])
+    waiting: list[pa.RecordBatch] = []
+    waiting_rows = 0
+    for batch in batches:
+        begin = 0
+        while begin < batch.num_rows:
+            part = batch.slice(begin, batch_size - waiting_rows)
+            waiting.append(part)
+            waiting_rows += part.num_rows
+            begin += part.num_rows
+            if waiting_rows == batch_size:
+                yield pa.concat_batches(waiting).cast(schema)
+                waiting, waiting_rows = [], 0
+    if waiting:
+        yield pa.concat_batches(waiting).cast(schema)

@@ -1,0 +1,1 @@
+"""Contrastive image-text models of open_clip: loading, saving, embedding, pretraining."""

@@ -1,0 +1,1 @@
+"""What the enhanced prompt says of an image: the words CLIP chooses, and how well it chooses."""

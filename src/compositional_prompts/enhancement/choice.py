@@ -1,0 +1,107 @@
+"""Which word of each attribute group an image is nearest to, by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+LOWEST_COSINE = -1.0
+"""What the only word of a group leads over: no cosine is lower."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words chosen for ``n`` images in one group.
+
+    Attributes:
+        words: the group's vocabulary.
+        scores: cosine of every word, float32 ``[n, words]``.
+        best: index of the best word, int64 ``[n]``; of equal scores, the first.
+        score: its cosine, float32 ``[n]``.
+        margin: its lead over the runner-up, float32 ``[n]``, at least 0; over a cosine of -1 where
+            the group has one word.
+        chosen: whether the score is above the threshold, bool ``[n]``.
+    """
+
+    words: Sequence[str]
+    scores: NDArray[np.float32]
+    best: NDArray[np.int64]
+    score: NDArray[np.float32]
+    margin: NDArray[np.float32]
+    chosen: NDArray[np.bool_]
+
+
+def score_images(
+    image_ids: pa.StringArray,
+    batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
+    word_vectors: Mapping[str, NDArray[np.float32]],
+) -> dict[str, NDArray[np.float32]]:
+    """Cosines of images and words, one batch of image vectors in memory at a time.
+
+    Args:
+        image_ids: the images, without repeats; their order is that of the result.
+        batches: image_id ``[b]`` and L2-normalised vectors, float32 ``[b, dimension]``, in any
+            order.
+        word_vectors: by group, L2-normalised float32 ``[words, dimension]``.
+
+    Returns:
+        By group, float32 ``[images, words]``.
+
+    Raises:
+        ValueError: an image has no vector, or two, or a vector has no image, naming the first;
+            or image and word vectors differ in width.
+    """
+    vectors = np.concatenate(list(word_vectors.values()))
+    scores = np.empty((len(image_ids), len(vectors)), dtype=np.float32)
+    seen = np.zeros(len(image_ids), dtype=bool)
+    for batch_ids, images in batches:
+        if images.shape[1] != vectors.shape[1]:
+            raise ValueError(
+                f"the image vectors have {images.shape[1]} numbers and the word vectors "
+                f"{vectors.shape[1]}: they must come from one model; run clip_embed again."
+            )
+        positions = pc.index_in(batch_ids, value_set=image_ids)
+        if positions.null_count:
+            unknown = batch_ids.filter(positions.is_null())[0]
+            raise ValueError(
+                f"image {unknown} has an embedding but no original prompt; "
+                "run troika_predict and clip_embed on the same catalog."
+            )
+        rows = positions.to_numpy()
+        counts = np.bincount(rows, minlength=len(image_ids)) + seen
+        if (counts > 1).any():
+            raise ValueError(
+                f"image {image_ids[int(counts.argmax())]} has two embeddings; run clip_embed again."
+            )
+        seen[rows] = True
+        scores[rows] = images @ vectors.T
+    if not seen.all():
+        raise ValueError(
+            f"image {image_ids[int(seen.argmin())]} has an original prompt but no embedding; "
+            "run troika_predict and clip_embed on the same catalog."
+        )
+    ends = np.cumsum([len(group) for group in word_vectors.values()])
+    return dict(zip(word_vectors, np.split(scores, ends[:-1], axis=1), strict=True))
+
+
+def choose(scores: NDArray[np.float32], words: Sequence[str], threshold: float) -> Choice:
+    """Choose the best word of one group for every image.
+
+    Args:
+        scores: cosines, float32 ``[images, words]``.
+        words: the group's vocabulary, at least one word.
+        threshold: a best word counts only if its cosine is above this (not equal to it); compared
+            in float32.
+    """
+    best = scores.argmax(axis=1)
+    score = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+    if len(words) > 1:
+        runner_up = np.partition(scores, -2, axis=1)[:, -2]
+    else:
+        runner_up = np.full_like(score, LOWEST_COSINE)
+    return Choice(words, scores, best, score, score - runner_up, score > np.float32(threshold))

@@ -1,0 +1,158 @@
+"""The wording of the enhanced prompt, written and read by the same class.
+
+``A photo of {Attribute}_{Object} with {color} color and {material} material``: the pair that
+Troika named, then one phrase for each attribute group, in the order of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "A photo of "
+WITH = " with "
+FALLBACKS: Mapping[Literal["unspecified", "undefined"], str] = {
+    "unspecified": "an unspecified",
+    "undefined": "{undefined}",
+}
+"""What stands where a group has no word: ``an unspecified color`` or ``{undefined} color``.
+The braces of the second are part of the text, as in the report."""
+
+
+class PromptError(ValueError):
+    """A name or word cannot stand in the prompt, because it could not be read back from it."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an enhanced prompt says; a group's word is None where it is unspecified."""
+
+    attribute: str
+    object: str
+    words: Mapping[str, str | None]
+
+
+class PromptTemplate:
+    """The enhanced prompt for given attribute groups: :meth:`format`, and :meth:`parse` to read it.
+
+    The phrases of the groups follow ``with``: one alone (``with red color``), two joined by
+    ``and`` (``with red color and suede material``), more of them with commas before the last
+    (``with red color, suede material and zip closure``). A group's name is read with spaces for
+    its underscores (``heel_height``: ``with low heel height``). Only the fallback has an article.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[str],
+        fallback: Literal["unspecified", "undefined"] = "unspecified",
+        attributes: Iterable[str] = (),
+    ) -> None:
+        """Make the template.
+
+        Args:
+            groups: names of the attribute groups, in the order of the prompt; at least one.
+            fallback: the wording for a group without a word; both are understood when reading.
+            attributes: the attributes that may occur. They matter only where one holds an
+                underscore: the longest of them that fits is taken as the attribute of a pair;
+                otherwise the first underscore ends it.
+
+        Raises:
+            PromptError: no group is given, or one cannot be read back, or is given twice.
+        """
+        if not groups:
+            raise PromptError("the enhanced prompt needs at least one attribute group, found none.")
+        for group in groups:
+            if not group or group != " ".join(group.split()):
+                raise PromptError(
+                    f"attribute group {group!r} must be a name without outer or doubled spaces."
+                )
+            if "with" in group.replace("_", " ").split():
+                raise PromptError(
+                    f"attribute group {group!r} must not hold the word 'with', "
+                    "after which the prompt names the groups; rename it."
+                )
+            if groups.count(group) > 1:
+                raise PromptError(f"attribute group {group!r} is given twice.")
+        labels = [group.replace("_", " ") for group in groups]
+        joints = [", "] * (len(groups) - 2) + [" and "] if len(groups) > 1 else []
+        self.groups = tuple(groups)
+        self.fallback = FALLBACKS[fallback]
+        # A line end closes the last phrase, so that every phrase is one word and one fixed end.
+        self._ends = [
+            f" {label}{joint}" for label, joint in zip(labels, [*joints, "\n"], strict=True)
+        ]
+        self._attributes = sorted((name for name in attributes if "_" in name), key=len)[::-1]
+
+    def check_words(self, words: Mapping[str, Sequence[str]]) -> None:
+        """Check that every word of the vocabulary can be read back from a prompt.
+
+        Args:
+            words: the words of each group.
+
+        Raises:
+            PromptError: naming the first word that cannot, with what is in its way.
+        """
+        for group, end in zip(self.groups, self._ends, strict=True):
+            for word in words[group]:
+                if not word or word != " ".join(word.split()):
+                    problem = "is empty, or has outer or doubled spaces"
+                elif word in FALLBACKS.values():
+                    problem = "is the wording for a word that is missing"
+                elif WITH in f" {word}{end} " or (word + end).index(end) != len(word):
+                    problem = "would be read as part of the sentence around it"
+                else:
+                    continue
+                raise PromptError(
+                    f"attribute group {group!r}: the word {word!r} {problem}; reword it."
+                )
+
+    def format(self, attribute: str, object_: str, words: Mapping[str, str | None]) -> str:
+        """Write the prompt; ``words`` has a word, or None where unspecified, for every group.
+
+        Raises:
+            PromptError: ``attribute`` or ``object_`` is empty.
+        """
+        if not attribute or not object_:
+            raise PromptError(
+                f"attribute and object must not be empty, found {attribute!r} and {object_!r}."
+            )
+        phrases = (
+            (words[group] or self.fallback) + end
+            for group, end in zip(self.groups, self._ends, strict=True)
+        )
+        return f"{PREFIX}{attribute}_{object_}{WITH}{''.join(phrases)}".removesuffix("\n")
+
+    def parse(self, text: str) -> Prompt | None:
+        """Read a caption, or return None where it does not follow the template.
+
+        The wording is compared exactly, letter case included, apart from white space around it.
+        Any words may stand in the places of the template, in the vocabulary or not.
+        """
+        pair, joint, rest = (text.strip() + "\n").rpartition(WITH)
+        if not joint or not pair.startswith(PREFIX):
+            return None
+        attribute, object_ = self._split_pair(pair.removeprefix(PREFIX))
+        if not attribute or not object_:
+            return None
+        words: dict[str, str | None] = {}
+        for group, end in zip(self.groups, self._ends, strict=True):
+            word, found, rest = rest.partition(end)
+            if not found or not word.strip():
+                return None
+            words[group] = None if word in FALLBACKS.values() else word
+        return None if rest else Prompt(attribute, object_, words)
+
+    def read_slots(self, text: str) -> dict[str, str | None] | None:
+        """As :meth:`parse`, but every word by its place: attribute, object, then each group."""
+        prompt = self.parse(text)
+        if prompt is None:
+            return None
+        return {"attribute": prompt.attribute, "object": prompt.object, **prompt.words}
+
+    def _split_pair(self, pair: str) -> tuple[str, str]:
+        for attribute in self._attributes:
+            if pair.startswith(f"{attribute}_"):
+                return attribute, pair.removeprefix(f"{attribute}_")
+        attribute, _, object_ = pair.partition("_")
+        return attribute, object_

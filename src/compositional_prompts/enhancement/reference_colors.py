@@ -1,0 +1,47 @@
+"""The RGB value of a colour word: given by parameter, or what people call that name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
+from numpy.typing import NDArray
+
+
+def _look_up(word: str) -> list[int] | None:
+    # The XKCD survey (2010) first: its "brown" and "green" are what most people mean by them,
+    # while CSS has a brick red and a dark green.
+    name = " ".join(word.casefold().split())
+    value = XKCD_COLORS.get(f"xkcd:{name}") or CSS4_COLORS.get(name.replace(" ", ""))
+    return None if value is None else [round(level * 255) for level in to_rgb(value)]
+
+
+def reference_colors(
+    words: Sequence[str], overrides: Mapping[str, Sequence[int]]
+) -> dict[str, NDArray[np.uint8]] | None:
+    """RGB values for the words of a group that are colours, in the order of ``words``.
+
+    Names are looked up among ``overrides``, the XKCD colour survey's and CSS's, without regard
+    to case. Words without a value are left out. The group is one of colours only where more than
+    half of its words are: "leather" and "straw" are XKCD colours too.
+
+    Args:
+        words: the group's vocabulary.
+        overrides: ``enhance.reference_colors``: word to three levels in 0..255.
+
+    Returns:
+        Word to uint8 ``[3]``, or None where the group is not one of colours.
+
+    Raises:
+        ValueError: an override has a level outside 0..255.
+    """
+    given = {word.casefold(): levels for word, levels in overrides.items()}
+    for word, levels in overrides.items():
+        if any(not 0 <= level <= 255 for level in levels):
+            raise ValueError(
+                f"enhance.reference_colors.{word}: levels must be in 0..255, found {list(levels)}."
+            )
+    values = {word: given.get(word.casefold()) or _look_up(word) for word in words}
+    found = {word: np.array(rgb, dtype=np.uint8) for word, rgb in values.items() if rgb is not None}
+    return found if 2 * len(found) > len(words) else None

@@ -1,0 +1,63 @@
+"""How numbers read on the page; a value that is not known is an en dash."""
+
+from __future__ import annotations
+
+import re
+
+from markupsafe import Markup, escape
+
+UNKNOWN = "\N{EN DASH}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separators."""
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def score(value: float | None) -> str:
+    """A score from 0 to 1 with three decimals; losses too."""
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """A share from 0 to 1 as a percentage with one decimal."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def small_percent(value: float | None) -> str:
+    """A share that may be far below one per cent, with four significant digits."""
+    return UNKNOWN if value is None else f"{100 * value:.4g} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as ``4.2 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def mebibytes(value: float | None) -> str:
+    """Memory in MiB, with thousands separators."""
+    return UNKNOWN if value is None else f"{value:,.0f} MiB"
+
+
+def words(name: str) -> str:
+    """A metric's key as words: ``missing_label`` reads ``missing label``."""
+    return name.replace("_", " ")
+
+
+def breakable(text: str) -> Markup:
+    """``text``, escaped, with places to break a line after dots, underscores and hyphens."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._-])(?=\S)", text))
+
+
+FILTERS = {
+    function.__name__: function
+    for function in (count, score, percent, small_percent, duration, mebibytes, words, breakable)
+}
+"""The functions above by the names that the templates call them."""

@@ -1,0 +1,224 @@
+"""The report: one HTML page with everything inside it, and the figures as files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from compositional_prompts.outputs import atomic_directory, atomic_file
+from compositional_prompts.params import read_all_params
+from compositional_prompts.reporting import layout, summary, tables
+from compositional_prompts.reporting.charts import Chart, Series, inline, render, write_chart
+from compositional_prompts.reporting.confusion import tabulate
+from compositional_prompts.reporting.formats import FILTERS
+from compositional_prompts.reporting.galleries import Galleries, Tables, build_galleries
+from compositional_prompts.reporting.inputs import (
+    Curve,
+    StageResults,
+    number,
+    numbers,
+    read_results,
+)
+from compositional_prompts.reporting.limits import limits
+from compositional_prompts.reporting.pipeline import Pipeline, read_pipeline
+from compositional_prompts.reporting.thumbnails import (
+    as_data_uris,
+    read_thumbnails,
+    write_contact_sheet,
+)
+from compositional_prompts.reporting.versions import library_versions
+
+CONTACT_SHEET = "dataset.jpg"
+_CONTACT_IMAGES = 32
+_TEMPLATES = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPaths:
+    """Where the report reads and writes."""
+
+    dvc_yaml: Path
+    params: Path
+    catalog: Path
+    splits: Path
+    prompts: Path
+    captions: Path
+    scores: Path
+    metrics: Path
+    page: Path
+    figures: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PageChart:
+    """A chart as markup for the page, and in words."""
+
+    svg: Markup
+    description: str
+
+
+def build_report(paths: ReportPaths, title: str, gallery_images: int, seed: int) -> int:
+    """Write ``paths.page`` and the files of ``paths.figures``; return the images shown.
+
+    ``figures`` holds ``dataset.jpg`` (a contact sheet) and an SVG for every chart that has a point
+    to draw: ``loss.svg``, ``token_accuracy.svg``, ``troika_loss.svg``, ``troika.svg``. Both
+    outputs are the same bytes for the same inputs.
+
+    Raises:
+        ReportInputError: a metrics file is missing or malformed.
+        FileNotFoundError, SchemaError: a table is missing or not as declared.
+        PipelineError: ``dvc.yaml`` cannot be drawn.
+        ParameterError: ``params.yaml`` is not valid.
+        LookupError: an image that is to be shown is not in the catalog.
+        ValueError: the images do not fit on the page.
+    """
+    pipeline = read_pipeline(paths.dvc_yaml)
+    params = read_all_params(paths.params)
+    results = read_results(paths.metrics)
+    galleries = build_galleries(
+        Tables(paths.splits, paths.prompts, paths.captions, paths.scores),
+        gallery_images,
+        _CONTACT_IMAGES,
+        seed,
+    )
+    uses = galleries.uses()
+    if galleries.steps:
+        # The first of these is shown once more, on top of the page.
+        uses[galleries.steps[0].image_id] += 1
+    images = read_thumbnails(paths.catalog, sorted({*uses, *galleries.contact_sheet}))
+    thumbnails = as_data_uris({key: images[key] for key in uses}, uses)
+    charts = {chart.name: (chart, render(chart)) for chart in _charts(results) if chart.drawable}
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    page = environment.get_template("page.html.jinja").render(
+        title=title,
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        sentence=summary.sentence(results),
+        key_figures=summary.key_figures(results),
+        pipeline=pipeline,
+        drawing=layout.draw([stage.name for stage in pipeline.stages], pipeline.edges),
+        box_width=layout.BOX_WIDTH,
+        box_height=layout.BOX_HEIGHT,
+        seconds=_seconds(pipeline, results),
+        galleries=galleries,
+        thumbnails=thumbnails,
+        charts={
+            name: PageChart(Markup(inline(chart, svg)), chart.description)
+            for name, (chart, svg) in charts.items()
+        },
+        confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
+        timings=sorted(
+            results.timings, key=lambda timing: (pipeline.position(timing.stage), timing.stage)
+        ),
+        limits=limits(params),
+        params_text=paths.params.read_text(encoding="utf-8"),
+        versions=library_versions(),
+        **_tables(results),
+        **_finetune_facts(results),
+    )
+    _write_figures(
+        {name: svg for name, (_, svg) in charts.items()}, galleries, images, paths.figures
+    )
+    with atomic_file(paths.page) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return len(uses)
+
+
+def _write_figures(
+    charts: Mapping[str, str],
+    galleries: Galleries,
+    images: Mapping[str, Image.Image],
+    directory: Path,
+) -> None:
+    with atomic_directory(directory) as figures:
+        for name, svg in charts.items():
+            write_chart(svg, figures / f"{name}.svg")
+        shown = [images[key] for key in galleries.contact_sheet]
+        write_contact_sheet(shown, figures / CONTACT_SHEET)
+
+
+def _charts(results: StageResults) -> list[Chart]:
+    losses, troika = results.losses, results.troika_curve
+    return [
+        _chart("loss", "Loss of fine-tuning", "nats a token", losses, _series("loss")),
+        _chart("token_accuracy", "Token accuracy", "share", losses, _series("token_accuracy")),
+        _chart("troika_loss", "Loss of Troika", "nats", troika, {"train_loss": "training"}),
+        _chart(
+            "troika",
+            "Troika on validation images",
+            "share",
+            troika,
+            {"val_auc": "AUC", "val_hm": "harmonic mean"},
+        ),
+    ]
+
+
+def _series(name: str) -> dict[str, str]:
+    return {f"train_{name}": "training", f"val_{name}": "validation"}
+
+
+def _chart(name: str, title: str, y_label: str, curve: Curve, columns: Mapping[str, str]) -> Chart:
+    epochs = [epoch for epoch in curve["epoch"] if epoch is not None]
+    series = [Series(label, curve[column]) for column, label in columns.items()]
+    return Chart(name, title, y_label, epochs, series)
+
+
+def _seconds(pipeline: Pipeline, results: StageResults) -> dict[str, float]:
+    """Wall time of every stage, its variants together."""
+    seconds: dict[str, float] = {}
+    for timing in results.timings:
+        owner = pipeline.owner(timing.stage)
+        if owner is not None:
+            seconds[owner] = seconds.get(owner, 0.0) + timing.seconds
+    return seconds
+
+
+def _tables(results: StageResults) -> dict[str, tables.Table]:
+    flat = {key: v for key, v in results.download.items() if not isinstance(v, Mapping)}
+    return {
+        "download_table": tables.counts_table("What came in", "", flat),
+        "rejected_table": tables.counts_table(
+            "Images that could not be read", "Reason", results.download, "rejected"
+        ),
+        "dropped_table": tables.counts_table(
+            "Images left out for their labels", "Reason", results.download, "dropped"
+        ),
+        "split_table": tables.counts_table("How it was split", "", results.split),
+        "troika_table": tables.troika_table(results.troika),
+        "enhancement_table": tables.enhancement_table(results.enhance),
+        "loss_table": tables.loss_table(results.finetune),
+        "text_metrics_table": tables.text_metrics_table(results.scores),
+        "agreement_table": tables.agreement_table(results.scores),
+        "attributes_table": tables.attributes_table(results.scores),
+    }
+
+
+_SHOWN_ABOVE: Sequence[str] = ("parameters.", "train_loss.", "val_loss.")
+
+
+def _finetune_facts(results: StageResults) -> dict[str, object]:
+    """Parameter counts of both trained models, and whatever else fine-tuning recorded."""
+    models = []
+    for name, metrics in (("Troika", results.troika_train), ("BLIP-2 with LoRA", results.finetune)):
+        total = number(metrics, "parameters", "total")
+        trainable = number(metrics, "parameters", "trainable")
+        share = trainable / total if total and trainable is not None else None
+        models.append({"name": name, "total": total, "trainable": trainable, "share": share})
+    facts = {
+        key: value
+        for key, value in numbers(results.finetune).items()
+        if not key.startswith(tuple(_SHOWN_ABOVE))
+    }
+    return {"models": models, "finetune_facts": facts}

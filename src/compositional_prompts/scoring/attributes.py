@@ -1,0 +1,78 @@
+"""Which words of a generated caption are right, place by place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
+
+SlotReader = Callable[[str], Mapping[str, str | None] | None]
+"""Caption to its word in each place (None: unspecified), or None where it is not well formed."""
+
+
+class SlotMetrics(TypedDict):
+    """Shares of captions in 0..1.
+
+    Attributes:
+        accuracy_vs_enhanced: the caption has the enhanced prompt's word in this place, or leaves
+            it unspecified as the prompt does.
+        accuracy_vs_truth: of the images with truth, it has the true word in this place.
+        mention_accuracy_vs_truth: of the images with truth, the true word stands anywhere in it.
+    """
+
+    accuracy_vs_enhanced: float
+    accuracy_vs_truth: float | None
+    mention_accuracy_vs_truth: float | None
+
+
+def plain_words(text: str) -> str:
+    """Return ``text`` in lower case, with one space for whatever is neither letter nor digit."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def mentions(caption: str, word: str) -> bool:
+    """Whether ``word`` stands in ``caption`` as whole words, whatever is between and around them.
+
+    ``Faux.Leather`` stands in ``faux leather boots`` and in ``A photo of Faux.Leather_Boots``. A
+    word without any letter or digit stands in nothing.
+    """
+    plain = plain_words(word)
+    return bool(plain) and f" {plain} " in f" {plain_words(caption)} "
+
+
+def slot_metrics(
+    captions: Sequence[str],
+    slots: Sequence[Mapping[str, str | None] | None],
+    name: str,
+    enhanced: Sequence[str | None],
+    truth: Sequence[str | None],
+) -> SlotMetrics:
+    """Score one place of the captions.
+
+    A caption that is not well formed is wrong in every place; it may still mention a word. The
+    enhanced prompt's words are compared exactly, true words without regard to case and outer white
+    space. A truth that is null or blank is not known; where none is, the shares are null.
+
+    Args:
+        captions: at least one caption.
+        slots: what was read from each.
+        name: the place: ``attribute``, ``object`` or a group.
+        enhanced: the enhanced prompt's word, None where unspecified.
+        truth: the true word, None where not known.
+    """
+    same = [
+        read is not None and read[name] == word for read, word in zip(slots, enhanced, strict=True)
+    ]
+    true = []
+    mentioned = []
+    for caption, read, word in zip(captions, slots, truth, strict=True):
+        if word is None or not word.strip():
+            continue
+        said = read[name] if read is not None else None
+        true.append(said is not None and said.strip().casefold() == word.strip().casefold())
+        mentioned.append(mentions(caption, word))
+    return SlotMetrics(
+        accuracy_vs_enhanced=sum(same) / len(same),
+        accuracy_vs_truth=sum(true) / len(true) if true else None,
+        mention_accuracy_vs_truth=sum(mentioned) / len(mentioned) if mentioned else None,
+    )

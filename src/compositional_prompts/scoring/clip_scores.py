@@ -1,0 +1,120 @@
+"""What CLIP makes of a caption: how near to the reference, and which of them fits the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from compositional_prompts.clip.embedding import embed_texts
+from compositional_prompts.clip.loading import Clip
+
+TIE = 1e-6
+"""Cosines that differ by no more than this are equal: float32 vectors say no more."""
+PREFERENCES = ("correct", "wrong", "tie")
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """CLIP vectors of distinct texts.
+
+    Attributes:
+        rows: the row of each text.
+        vectors: L2-normalised float32 ``[texts, dimension]``.
+    """
+
+    rows: Mapping[str, int]
+    vectors: NDArray[np.float32]
+
+    def of(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of ``texts``, float32 ``[n, dimension]``."""
+        return self.vectors[[self.rows[text] for text in texts]]
+
+
+def embed_distinct(clip: Clip, texts: Iterable[str], batch_size: int) -> TextVectors:
+    """Embed each distinct text once; texts longer than CLIP's context are cut to it."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    return TextVectors(rows, embed_texts(clip, list(rows), batch_size).numpy())
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine of each row of ``a`` with the same row of ``b``.
+
+    Args:
+        a: L2-normalised float32 ``[n, dimension]``.
+        b: the same.
+
+    Returns:
+        float64 ``[n]`` in -1..1; equal vectors give 1 but for the rounding of their length.
+    """
+    products: NDArray[np.float64] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+    return np.clip(products, -1, 1)
+
+
+def image_text_cosines(
+    image_ids: pa.StringArray,
+    texts: Mapping[str, Sequence[str]],
+    text_vectors: TextVectors,
+    batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
+) -> dict[str, NDArray[np.float64]]:
+    """Cosines of images and texts, one batch of image vectors in memory at a time.
+
+    Args:
+        image_ids: the images, without repeats.
+        texts: by name, one text an image, in the order of ``image_ids``.
+        text_vectors: vectors of all these texts.
+        batches: image_id ``[b]`` and L2-normalised vectors, float32 ``[b, dimension]``, in any
+            order and of any images.
+
+    Returns:
+        By name, float64 ``[images]``.
+
+    Raises:
+        ValueError: an image has no vector, naming the first; or image and text vectors differ in
+            width.
+    """
+    result = {name: np.full(len(image_ids), np.nan) for name in texts}
+    rows = {
+        name: np.array([text_vectors.rows[text] for text in column], dtype=np.int64)
+        for name, column in texts.items()
+    }
+    seen = np.zeros(len(image_ids), dtype=bool)
+    for batch_ids, images in batches:
+        if images.shape[1] != text_vectors.vectors.shape[1]:
+            raise ValueError(
+                f"the image vectors have {images.shape[1]} numbers and the text vectors "
+                f"{text_vectors.vectors.shape[1]}: they must come from one model; "
+                "run clip_embed again."
+            )
+        positions = pc.index_in(batch_ids, value_set=image_ids)
+        wanted = positions.is_valid().to_numpy(zero_copy_only=False)
+        found = positions.drop_null().to_numpy()
+        seen[found] = True
+        for name, text_rows in rows.items():
+            text = text_vectors.vectors[text_rows[found]]
+            result[name][found] = cosines(images[wanted], text)
+    if not seen.all():
+        raise ValueError(
+            f"image {image_ids[int(seen.argmin())]} has captions but no embedding; "
+            "run clip_embed and infer on the same catalog."
+        )
+    return result
+
+
+def prefer(caption: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Say which of two texts is nearer to the image: the report's comparison of section 5.2.
+
+    Args:
+        caption: cosine of image and caption, float64 ``[n]``.
+        reference: cosine of image and reference, float64 ``[n]``.
+
+    Returns:
+        ``[n]`` of ``PREFERENCES``: ``correct`` where the caption is nearer, ``wrong`` where the
+        reference is, ``tie`` within ``TIE`` of each other.
+    """
+    lead = caption - reference
+    return np.select([lead > TIE, lead < -TIE], PREFERENCES[:2], default=PREFERENCES[2])

@@ -1,0 +1,72 @@
+"""What every stage script does around its one call: arguments, progress and timing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from compositional_prompts.outputs import atomic_file
+
+Item = TypeVar("Item")
+
+
+def path_arguments(
+    description: str | None, *names: str, optional: tuple[str, ...] = ()
+) -> argparse.Namespace:
+    """Parse ``--name PATH`` for every name (required, unless ``optional``) and ``--params``."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in (*names, *optional):
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, dest=name, type=Path, required=name in names)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    return parser.parse_args()
+
+
+def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterable[Item]:
+    """A progress bar around ``items``, quiet when standard error is not a terminal."""
+    return tqdm(items, desc=label, total=total, disable=not sys.stderr.isatty())
+
+
+@dataclass
+class StageRun:
+    """A stage under way; set ``rows`` to the number of rows it went through."""
+
+    rows: int = 0
+
+
+@contextmanager
+def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
+    """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
+
+    Nothing is written when the block fails.
+    """
+    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
+    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
+    run = StageRun()
+    start = time.perf_counter()
+    yield run
+    seconds = time.perf_counter() - start
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    record = {
+        "stage": name,
+        "seconds": round(seconds, 2),
+        "rows": run.rows,
+        "rows_per_second": round(run.rows / seconds, 2),
+        "peak_memory_mib": round(own / 1024),
+        "peak_worker_memory_mib": round(children / 1024),
+    }
+    with atomic_file(timing) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,22 @@
+"""Stage clip_embed: CLIP vectors of every image and of the words that may describe it."""
+
+from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_words
+from compositional_prompts.clip.loading import load_clip
+from compositional_prompts.devices import resolve_device
+from compositional_prompts.params import ClipEmbed, read_params
+from compositional_prompts.stage import path_arguments, run_stage
+
+
+def main() -> None:
+    paths = path_arguments(__doc__, "catalog", "clip", "images", "words", "timing")
+    params, base = read_params(paths.params, ClipEmbed)
+    with run_stage("clip_embed", paths.timing) as run:
+        clip = load_clip(paths.clip, resolve_device(base.device))
+        embed_words(clip, params.attributes, params.template, paths.words)
+        run.rows = embed_catalog(
+            clip, paths.catalog, paths.images, batch_size=params.batch_size, workers=base.workers
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Stage split: which images train, validate and test, and which pairs stay unseen in training."""
+
+from compositional_prompts.catalog.corpus import write_corpus, write_empty_corpus
+from compositional_prompts.catalog.reading import read_labels
+from compositional_prompts.catalog.schema import PAIRS, SPLITS
+from compositional_prompts.catalog.splits import LABEL_COLUMNS, make_splits
+from compositional_prompts.catalog.tables import write_table
+from compositional_prompts.outputs import write_metrics
+from compositional_prompts.params import Split, read_params
+from compositional_prompts.stage import path_arguments, run_stage
+
+
+def main() -> None:
+    paths = path_arguments(__doc__, "catalog", "splits", "pairs", "corpus", "metrics", "timing")
+    params, base = read_params(paths.params, Split)
+    with run_stage("split", paths.timing) as run:
+        splits = make_splits(read_labels(paths.catalog, LABEL_COLUMNS), params, base.seed)
+        write_table(splits.images, paths.splits, SPLITS)
+        write_table(splits.pairs, paths.pairs, PAIRS)
+        corpus_images = 0
+        if params.corpus:
+            corpus_images = write_corpus(paths.catalog, splits.images, paths.corpus)
+        else:
+            write_empty_corpus(paths.corpus)
+        write_metrics(splits.metrics | {"corpus_images": corpus_images}, paths.metrics)
+        run.rows = splits.images.num_rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Name attribute and object of every image with Troika, and measure it on the test images."""
+
+from __future__ import annotations
+
+from compositional_prompts.outputs import write_metrics
+from compositional_prompts.params import TroikaPredict, read_params
+from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.troika.prediction import predict
+
+
+def main() -> None:
+    paths = path_arguments(
+        __doc__, "catalog", "splits", "pairs", "clip", "model", "prompts", "metrics", "timing"
+    )
+    params, base = read_params(paths.params, TroikaPredict)
+    with run_stage("troika_predict", paths.timing) as run:
+        outcome = predict(
+            paths.catalog,
+            paths.splits,
+            paths.pairs,
+            paths.clip,
+            paths.model,
+            paths.prompts,
+            params,
+            base,
+        )
+        write_metrics(outcome.metrics, paths.metrics)
+        run.rows = outcome.images
+
+
+if __name__ == "__main__":
+    main()

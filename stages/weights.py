@@ -1,0 +1,26 @@
+"""Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
+
+from compositional_prompts.devices import resolve_device
+from compositional_prompts.params import Weights, read_params
+from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.weights import provide_weights
+
+
+def main() -> None:
+    paths = path_arguments(__doc__, "corpus", "clip", "troika_clip", "blip2", "timing")
+    params, base = read_params(paths.params, Weights)
+    with run_stage("weights", paths.timing) as run:
+        run.rows = provide_weights(
+            params,
+            corpus=paths.corpus,
+            clip=paths.clip,
+            troika_clip=paths.troika_clip,
+            blip2=paths.blip2,
+            seed=base.seed,
+            workers=base.workers,
+            device=resolve_device(base.device),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Randomly initialised BLIP-2 miniatures of both families of language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+    BlipImageProcessor,
+    GenerationConfig,
+    OPTConfig,
+    T5Config,
+)
+
+from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.pretraining import train_tokenizer
+
+WORDS = [
+    "a photo of white canvas sandals",
+    "A photo of Canvas_Sandals with white color and rubber material",
+    "black leather boots with an unspecified color",
+]
+IMAGE_SIZE = 16
+QUERIES = 4
+
+
+def miniature(family: str = "opt", seed: int = 0) -> Captioner:
+    """A captioner of about 100,000 random parameters; ``family`` is ``opt`` or ``t5``."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(WORDS)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = Blip2Processor(
+        BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES
+    )
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if family == "opt":
+        text: OPTConfig | T5Config = OPTConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            word_embed_proj_dim=32,
+            ffn_dim=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=96,
+            **special,
+        )
+    else:
+        text = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=2,
+            num_heads=2,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            **special,
+        )
+    model = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config=Blip2VisionConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=IMAGE_SIZE,
+                patch_size=8,
+            ),
+            qformer_config=Blip2QFormerConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                encoder_hidden_size=32,
+            ),
+            text_config=text,
+            num_query_tokens=QUERIES,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        )
+    )
+    # Weights of the default initialisation give nearly uniform outputs, which hide mistakes.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.15)
+    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
+    model.eval().requires_grad_(False)
+    return Captioner(model=model, processor=processor)
+
+
+def save(captioner: Captioner, directory: Path) -> None:
+    """Write a miniature in transformers' layout."""
+    captioner.model.save_pretrained(directory)
+    captioner.processor.save_pretrained(directory)

@@ -1,0 +1,227 @@
+"""LoRA fine-tuning on cached features."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from micro_blip2 import QUERIES, WORDS, miniature, save
+from peft import PeftModel
+from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+from compositional_prompts.captioner.features import FeatureStore, write_features
+from compositional_prompts.captioner.finetuning import (
+    LAST,
+    CaptionPairs,
+    add_adapter,
+    count_parameters,
+    finetune,
+    load_adapter,
+)
+from compositional_prompts.captioner.generation import caption_images, generate_captions
+from compositional_prompts.captioner.loading import (
+    caption_logits,
+    caption_loss,
+    load_captioner,
+    tokenize_captions,
+)
+from compositional_prompts.params import Finetune, Lora
+
+CPU = torch.device("cpu")
+
+
+def lora(**changes) -> Lora:
+    values = {
+        "r": 8,
+        "alpha": 16,
+        "dropout": 0.0,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    }
+    return Lora(**(values | changes))
+
+
+def settings(**changes) -> Finetune:
+    values = {
+        "lora": lora(),
+        "epochs": 3,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "warmup_ratio": 0.0,
+        "max_tokens": 60,
+        "train_images": None,
+        "early_stopping": None,
+    }
+    return Finetune(**(values | changes))
+
+
+@pytest.fixture
+def store(tmp_path) -> FeatureStore:
+    rng = np.random.default_rng(5)
+    ids = [f"image-{number}" for number in range(12)]
+    array = rng.normal(size=(12, QUERIES, 32)).astype(np.float16)
+    write_features(iter([(ids, array)]), tmp_path / "features")
+    return FeatureStore(tmp_path / "features")
+
+
+TRAIN = CaptionPairs([f"image-{n}" for n in range(8)], [WORDS[n % 2] for n in range(8)])
+VAL = CaptionPairs([f"image-{n}" for n in range(8, 12)], [WORDS[n % 2] for n in range(4)])
+
+
+def run(tmp_path, store, name="lora", captioner=None, train=TRAIN, val=VAL, seed=1, **changes):
+    captioner = captioner or miniature("opt")
+    metrics = finetune(
+        captioner,
+        store,
+        train,
+        val,
+        settings(**changes),
+        seed=seed,
+        adapter=tmp_path / name,
+        curve=tmp_path / f"{name}.csv",
+    )
+    return captioner, metrics
+
+
+def test_it_learns_the_captions_by_heart(tmp_path, store) -> None:
+    captioner, metrics = run(
+        tmp_path, store, train=TRAIN, val=TRAIN, epochs=60, learning_rate=0.03,
+        lora=lora(r=16, alpha=64, target_modules=["q_proj", "v_proj", "k_proj", "out_proj"]),
+    )  # fmt: skip
+    assert metrics["train_loss"]["min"] < 0.25 * metrics["train_loss"]["max"]
+    assert metrics["val_token_accuracy"] > 0.9
+
+
+def test_only_the_adapter_changes(tmp_path, store) -> None:
+    captioner = miniature("opt")
+    before = {name: value.clone() for name, value in captioner.model.state_dict().items()}
+    run(tmp_path, store, captioner=captioner)
+    after = captioner.model.state_dict()
+    for name, value in before.items():
+        now = after.get(name, after.get(name.replace("_proj.", "_proj.base_layer.")))
+        assert torch.equal(now, value), name
+
+
+def test_the_same_seed_gives_the_same_adapter(tmp_path, store) -> None:
+    dropout = {"lora": lora(dropout=0.1)}
+    run(tmp_path, store, "first", **dropout)
+    run(tmp_path, store, "second", **dropout)
+    run(tmp_path, store, "other", seed=2, **dropout)
+    first, second, other = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes()
+        for name in ("first", "second", "other")
+    )
+    assert first == second
+    assert first != other
+
+
+def test_best_and_last_are_kept(tmp_path, store) -> None:
+    _, metrics = run(tmp_path, store, epochs=4)
+    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+    assert (tmp_path / "lora" / LAST / "adapter_model.safetensors").is_file()
+    with (tmp_path / "lora.csv").open() as file:
+        curve = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in curve] == [1, 2, 3, 4]
+    losses = [float(row["val_loss"]) for row in curve]
+    assert losses[metrics["best_epoch"] - 1] == min(losses)
+    assert metrics["val_loss"]["min"] == pytest.approx(min(losses), abs=1e-4)
+    assert metrics["val_loss"]["mean"] == pytest.approx(sum(losses) / 4, abs=1e-4)
+
+
+def test_early_stopping(tmp_path, store) -> None:
+    # A learning rate that can only do harm after the first epochs.
+    _, metrics = run(tmp_path, store, epochs=50, learning_rate=3.0, early_stopping=2)
+    assert metrics["epochs"] < 50
+    assert metrics["epochs"] - metrics["best_epoch"] == 2
+
+
+def test_validation_loss_is_a_mean_over_tokens(tmp_path, store) -> None:
+    pairs = CaptionPairs([f"image-{n}" for n in range(3)], WORDS)
+    captioner, metrics = run(tmp_path, store, val=pairs, epochs=1, batch_size=2)
+    tokens = tokenize_captions(captioner, WORDS, 60)
+    captioner.model.eval()
+    with torch.inference_mode():
+        expected = caption_loss(
+            *caption_logits(captioner.model, store.read(pairs.image_ids), tokens)
+        )
+    assert metrics["val_loss"]["min"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_loaded_adapter_gives_the_trained_models_captions(tmp_path, store) -> None:
+    save(miniature("opt"), tmp_path / "blip2")
+    captioner = load_captioner(tmp_path / "blip2", CPU)
+    trained, _ = run(tmp_path, store, captioner=captioner, epochs=8, learning_rate=0.05)
+    trained.model.eval()
+    # The last epoch's adapter is what the trained model holds.
+    reloaded = load_captioner(tmp_path / "blip2", CPU)
+    untrained = caption_images(
+        reloaded, store, VAL.image_ids, batch_size=2, num_beams=3, max_new_tokens=20
+    )
+    load_adapter(reloaded, tmp_path / "lora" / LAST)
+    options = {"batch_size": 3, "num_beams": 3, "max_new_tokens": 20}
+    captions = caption_images(reloaded, store, VAL.image_ids, **options)
+    assert captions == caption_images(trained, store, VAL.image_ids, **options)
+    assert captions != untrained
+    plain = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "blip2")
+    assert PeftModel.from_pretrained(plain, tmp_path / "lora") is not None
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path, store) -> None:
+    with pytest.raises(ValueError, match="No training images"):
+        run(tmp_path, store, train=CaptionPairs([], []))
+    with pytest.raises(ValueError, match="No validation images"):
+        run(tmp_path, store, val=CaptionPairs([], []))
+    assert not (tmp_path / "lora").exists()
+
+
+def test_an_adapter_before_the_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match="before the cached features"):
+        add_adapter(miniature("opt").model, lora(target_modules=["query", "v_proj"]))
+
+
+def test_parameter_counts_of_the_report() -> None:
+    config = Blip2Config(
+        text_config={
+            "model_type": "opt",
+            "vocab_size": 50272,
+            "hidden_size": 2560,
+            "num_hidden_layers": 32,
+            "ffn_dim": 10240,
+            "num_attention_heads": 32,
+            "word_embed_proj_dim": 2560,
+        },
+        num_query_tokens=32,
+    )
+    with torch.device("meta"):
+        model = Blip2ForConditionalGeneration(config)
+    model.requires_grad_(False)
+    adapted = add_adapter(model, lora(r=16, alpha=32, dropout=0.1))
+    assert count_parameters(adapted) == {"total": 3_749_922_816, "trainable": 5_242_880}
+
+
+def test_beams_are_not_worse_than_greedy(store) -> None:
+    captioner = miniature("opt")
+    queries = store.read(VAL.image_ids)
+
+    def likelihood(captions: list[str]) -> float:
+        tokens = tokenize_captions(captioner, captions, 90)
+        return -float(caption_loss(*caption_logits(captioner.model, queries, tokens)))
+
+    greedy = generate_captions(captioner, queries, num_beams=1, max_new_tokens=12)
+    beams = generate_captions(captioner, queries, num_beams=6, max_new_tokens=12)
+    assert len(greedy) == len(beams) == 4
+    assert likelihood(beams) >= likelihood(greedy) - 0.05
+
+
+def test_batching_does_not_change_captions(store) -> None:
+    for family in ("opt", "t5"):
+        captioner = miniature(family)
+        options = {"num_beams": 3, "max_new_tokens": 10}
+        ids = TRAIN.image_ids
+        alone = caption_images(captioner, store, ids, batch_size=1, **options)
+        together = caption_images(captioner, store, ids, batch_size=8, **options)
+        assert alone == together
+        assert len(set(alone)) > 1

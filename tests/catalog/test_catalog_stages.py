@@ -1,0 +1,140 @@
+"""The stages download and split as dvc runs them, on a folder of good and bad images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = {
+    "download": {"catalog": "catalog", "rejected": "rejected.parquet"},
+    "split": {
+        "catalog": "catalog",
+        "splits": "splits.parquet",
+        "pairs": "pairs.parquet",
+        "corpus": "corpus.parquet",
+    },
+}
+
+
+def run(
+    stage: str, directory: Path, params: dict[str, Any]
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Run a stage with its outputs in ``directory``; its metrics are empty where it failed."""
+    (directory / "params.yaml").write_text(yaml.safe_dump(params))
+    outputs = OUTPUTS[stage] | {
+        "metrics": f"{stage}.json",
+        "timing": f"timing_{stage}.json",
+        "params": "params.yaml",
+    }
+    arguments = [part for name, file in outputs.items() for part in (f"--{name}", directory / file)]
+    done = subprocess.run(
+        [sys.executable, ROOT / "stages" / f"{stage}.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    metrics = directory / f"{stage}.json"
+    return done, json.loads(metrics.read_text()) if metrics.is_file() else {}
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document["download"]["dataset"] = "folder"
+    document["download"]["folder"] |= {"path": str(tmp_path / "photos"), "labels": None}
+    document["download"]["max_rejected"] = 0.5
+    return document
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    directory = tmp_path / "photos"
+    (directory / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(5).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(directory / "exif.jpg", exif=exif)
+    photo.convert("CMYK").save(directory / "cmyk.jpg")
+    photo.convert("P").save(directory / "palette.png", transparency=1)
+    photo.convert("L").save(directory / "sub" / "grey.JPEG")
+    photo.resize((20000, 10)).save(directory / "wide.jpg")
+    content = (directory / "cmyk.jpg").read_bytes()
+    (directory / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    (directory / "corrupt.jpg").write_bytes(b"no image" * 50)
+    (directory / "zero.png").touch()
+    return directory
+
+
+def test_good_images_go_through_and_bad_ones_are_set_aside(
+    tmp_path: Path, photos: Path, params: dict[str, Any]
+) -> None:
+    done, metrics = run("download", tmp_path, params)
+    assert done.returncode == 0, done.stderr
+    assert metrics["images"] == 5
+    assert metrics["rejected"] == {"empty_file": 1, "unreadable": 1, "truncated": 1}
+    catalog = pl.read_parquet(tmp_path / "catalog" / "*.parquet")
+    names = ["cmyk.jpg", "exif.jpg", "palette.png", "sub/grey.JPEG", "wide.jpg"]
+    assert catalog["image_id"].to_list() == names
+    bytes_ = catalog["image"].struct.field("bytes").to_list()
+    assert bytes_ == [(photos / name).read_bytes() for name in names]
+    rejected = pl.read_parquet(tmp_path / "rejected.parquet")
+    assert rejected.select("path", "reason").rows() == [
+        ("corrupt.jpg", "unreadable"),
+        ("truncated.jpg", "truncated"),
+        ("zero.png", "empty_file"),
+    ]
+    timing = json.loads((tmp_path / "timing_download.json").read_text())
+    assert (timing["stage"], timing["rows"]) == ("download", 5)
+
+    done, _ = run("split", tmp_path, params)
+    assert done.returncode != 0
+    assert "no image has a label" in done.stderr
+    params["split"] |= {"attributes": ["Red", "Blue"], "objects": ["Shoe"]}
+    done, metrics = run("split", tmp_path, params)
+    assert done.returncode == 0, done.stderr
+    assert metrics["added_pairs"] == 2
+    assert metrics["images"] == {"train": 3, "val": 1, "test": 1}
+    assert pl.read_parquet(tmp_path / "splits.parquet")["image_id"].to_list() == names
+    assert pl.read_parquet(tmp_path / "corpus.parquet").height == 0
+
+
+def test_too_many_bad_images_stop_the_stage(
+    tmp_path: Path, photos: Path, params: dict[str, Any]
+) -> None:
+    params["download"]["max_rejected"] = 0.01
+    done, metrics = run("download", tmp_path, params)
+    assert done.returncode != 0
+    assert metrics == {}
+    assert "3 of 8 images cannot be used" in done.stderr
+    assert not (tmp_path / "catalog").exists()
+
+
+def test_labels_and_titles_reach_pairs_and_corpus(tmp_path: Path, params: dict[str, Any]) -> None:
+    (tmp_path / "photos").mkdir()
+    lines = ["image_path,attribute,object,title"]
+    for number in range(30):
+        name = f"{number:02d}.png"
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / name)
+        lines.append(f"{name},{'ABC'[number % 3]},{'uvw'[number // 3 % 3]},title {number}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    params["download"]["folder"]["labels"] = str(labels)
+    params["split"] |= {"corpus": True}
+    for stage in ("download", "split"):
+        done, metrics = run(stage, tmp_path, params)
+        assert done.returncode == 0, done.stderr
+    assert metrics["pairs"] == {"seen": 7, "unseen_val": 1, "unseen_test": 1}
+    images = pl.read_parquet(tmp_path / "splits.parquet")
+    training = images.filter(pl.col("caption_split") == "train", pl.col("pair_split") == "train")
+    captions = pl.read_parquet(tmp_path / "corpus.parquet")["caption"].to_list()
+    assert captions == [f"title {int(name[:2])}" for name in training["image_id"]]
+    assert metrics["corpus_images"] == len(captions) > 0

@@ -1,0 +1,172 @@
+"""The catalog written and read back: streamed, cut, by name, and refused when it is not whole."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compositional_prompts.catalog.reading import (
+    count_rows,
+    iterate_batches,
+    read_images,
+    read_labels,
+)
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.shards import CatalogRow, DuplicateImageError, open_shards
+from compositional_prompts.catalog.tables import SchemaError
+
+
+def catalog_rows(count: int, size: int = 50, seed: int = 0) -> list[CatalogRow]:
+    """Rows whose images are random bytes: nothing here decodes them."""
+    rng = np.random.default_rng(seed)
+    return [
+        CatalogRow(f"i{n}", f"p{n // 3}", rng.bytes(size), f"dir/{n}.jpg", "Red", "Shoes")
+        for n in range(count)
+    ]
+
+
+def write(directory: Path, rows: Iterable[CatalogRow], shard_mib: int = 1) -> None:
+    with open_shards(directory, shard_mib) as shards:
+        for row in rows:
+            shards.write(row)
+
+
+def test_rows_come_back_in_order_with_their_bytes(tmp_path: Path) -> None:
+    rows = catalog_rows(600)
+    write(tmp_path / "catalog", rows)
+    assert count_rows(tmp_path / "catalog") == 600
+    batches = list(iterate_batches(tmp_path / "catalog", ["image", "image_id"], batch_size=70))
+    assert [batch.num_rows for batch in batches] == [70] * 8 + [40]
+    assert batches[0].schema.names == ["image", "image_id"]
+    read = pa.Table.from_batches(batches).to_pylist()
+    assert read == [
+        {"image": {"bytes": row.image, "path": row.path}, "image_id": row.image_id} for row in rows
+    ]
+
+
+def test_shards_keep_to_their_size_and_polars_reads_them(tmp_path: Path) -> None:
+    rows = catalog_rows(120, size=30_000)
+    write(tmp_path / "catalog", rows)
+    shards = sorted((tmp_path / "catalog").iterdir())
+    assert [shard.name for shard in shards] == [f"part-{n:05d}.parquet" for n in range(len(shards))]
+    assert len(shards) > 3
+    assert all(shard.stat().st_size <= 2**20 for shard in shards)
+    frame = pl.read_parquet(tmp_path / "catalog" / "*.parquet")
+    assert frame["image_id"].to_list() == [row.image_id for row in rows]
+    assert frame["image"].struct.field("bytes").to_list() == [row.image for row in rows]
+    assert b"huggingface" in pq.read_schema(shards[0]).metadata
+
+
+def test_an_image_larger_than_a_shard_has_its_own(tmp_path: Path) -> None:
+    rows = catalog_rows(3)
+    rows[1] = rows[1]._replace(image=np.random.default_rng(1).bytes(2 * 2**20))
+    write(tmp_path / "catalog", rows)
+    sizes = [pq.read_metadata(shard).num_rows for shard in sorted((tmp_path / "catalog").iterdir())]
+    assert sizes == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "rows", [range(0, 600), range(0, 0), range(255, 257), range(300, 301), range(13, 599)]
+)
+def test_a_range_of_rows(tmp_path: Path, rows: range) -> None:
+    write(tmp_path / "catalog", catalog_rows(600))
+    batches = list(iterate_batches(tmp_path / "catalog", ["image_id"], rows, 64))
+    read = [image_id for batch in batches for image_id in batch.column(0).to_pylist()]
+    assert read == [f"i{n}" for n in rows]
+    assert all(batch.num_rows == 64 for batch in batches[:-1])
+
+
+def test_row_groups_outside_the_range_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "catalog", catalog_rows(600))
+    (shard,) = (tmp_path / "catalog").iterdir()
+    group = pq.read_metadata(shard).row_group(0)
+    content = bytearray(shard.read_bytes())
+    for column in range(group.num_columns):
+        chunk = group.column(column)
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    shard.write_bytes(content)
+    after = range(group.num_rows, 600)
+    columns = ["image_id", "image"]
+    assert sum(b.num_rows for b in iterate_batches(tmp_path / "catalog", columns, after)) == len(
+        after
+    )
+    with pytest.raises((OSError, pa.ArrowException)):
+        list(iterate_batches(tmp_path / "catalog", columns))
+
+
+@pytest.mark.parametrize("rows", [range(0, 11), range(0, 10, 2), range(-1, 5)])
+def test_a_range_outside_the_catalog_is_refused(tmp_path: Path, rows: range) -> None:
+    write(tmp_path / "catalog", catalog_rows(10))
+    with pytest.raises(ValueError, match="10 rows"):
+        iterate_batches(tmp_path / "catalog", ["image_id"], rows)
+
+
+def test_labels_and_images_by_name(tmp_path: Path) -> None:
+    rows = catalog_rows(600)
+    write(tmp_path / "catalog", rows)
+    labels = read_labels(tmp_path / "catalog", ["product_id", "image_id"])
+    assert labels.to_pylist()[599] == {"product_id": "p199", "image_id": "i599"}
+    assert "image" not in read_labels(tmp_path / "catalog").column_names
+    wanted = ["i599", "i0", "i300", "i0"]
+    images = read_images(tmp_path / "catalog", wanted).to_pylist()
+    assert [row["image_id"] for row in images] == wanted
+    assert [row["image"]["bytes"] for row in images] == [rows[int(i[1:])].image for i in wanted]
+    assert read_images(tmp_path / "catalog", []).num_rows == 0
+
+
+def test_unknown_names_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "catalog", catalog_rows(3))
+    with pytest.raises(LookupError, match=r"lacks 2 .*asked for: x, y"):
+        read_images(tmp_path / "catalog", ["x", "i1", "y", "x"])
+    with pytest.raises(SchemaError, match="no column 'colour'"):
+        iterate_batches(tmp_path / "catalog", ["colour"])
+    with pytest.raises(ValueError, match="reads no images"):
+        read_labels(tmp_path / "catalog", ["image"])
+    with pytest.raises(ValueError, match="batch_size"):
+        iterate_batches(tmp_path / "catalog", ["image_id"], batch_size=0)
+
+
+def test_a_catalog_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="dvc repro download"):
+        count_rows(tmp_path / "catalog")
+    (tmp_path / "catalog").mkdir()
+    with pytest.raises(FileNotFoundError, match="no Parquet shard"):
+        iterate_batches(tmp_path / "catalog", ["image_id"])
+
+
+def test_a_foreign_shard_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "catalog", catalog_rows(3))
+    pq.write_table(pa.table({"image_id": ["x"]}), tmp_path / "catalog" / "zzz.parquet")
+    with pytest.raises(SchemaError, match=r"zzz\.parquet: column 'product_id' is missing"):
+        list(iterate_batches(tmp_path / "catalog", ["image_id"]))
+
+
+def test_a_duplicate_image_id_names_both_places_and_leaves_the_old_catalog(tmp_path: Path) -> None:
+    write(tmp_path / "catalog", catalog_rows(2))
+    rows = catalog_rows(300, seed=1)
+    with pytest.raises(DuplicateImageError, match=r"'i5' occurs twice: 'dir/5.jpg' and 'other"):
+        write(tmp_path / "catalog", [*rows, rows[5]._replace(path="other/5.jpg")])
+    assert count_rows(tmp_path / "catalog") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog"]
+
+
+def test_rows_that_are_not_whole_are_refused(tmp_path: Path) -> None:
+    (row,) = catalog_rows(1)
+    for broken, message in (
+        (row._replace(image=None), "no bytes"),
+        (row._replace(object=None), "given together"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / "catalog", [broken])
+    with pytest.raises(SchemaError, match="'product_id' is null in row 0"):
+        write(tmp_path / "catalog", [row._replace(product_id=None)])  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_catalog_rows_have_the_columns_of_the_schema() -> None:
+    assert set(CatalogRow._fields) == {*CATALOG.names, "path"}

@@ -1,0 +1,257 @@
+"""Products never on two sides, and pairs unseen in training made of words that are seen."""
+
+import random
+from collections import Counter, defaultdict
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compositional_prompts.catalog.schema import PAIRS, SPLITS
+from compositional_prompts.catalog.splits import (
+    SplitError,
+    choose_unseen,
+    make_splits,
+    split_products,
+)
+from compositional_prompts.catalog.tables import check_no_nulls, check_schema
+from compositional_prompts.params import Split, SplitFractions
+
+
+def fractions(train: float = 0.8, val: float = 0.1, test: float = 0.1) -> SplitFractions:
+    return SplitFractions(train=train, val=val, test=test)
+
+
+def parameters(**changes: Any) -> Split:
+    values: dict[str, Any] = {
+        "fractions": fractions(),
+        "unseen_pairs": 0.2,
+        "attributes": [],
+        "objects": [],
+        "corpus": False,
+    }
+    return Split(**(values | changes))
+
+
+def labels(rows: list[tuple[str, str | None, str | None]], split: list | None = None) -> pa.Table:
+    """Rows of product_id, attribute, object."""
+    return pa.table(
+        {
+            "image_id": [f"i{n}" for n in range(len(rows))],
+            "product_id": [row[0] for row in rows],
+            "attribute": pa.array([row[1] for row in rows], pa.string()),
+            "object": pa.array([row[2] for row in rows], pa.string()),
+            "pair_split": pa.array(split or [None] * len(rows), pa.string()),
+        }
+    )
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> pa.Table:
+    """Labels of at least three products of one or more images, some of them unlabelled."""
+    pair = st.tuples(st.sampled_from("ABCDE"), st.sampled_from("uvwxyz"))
+    label = st.one_of(pair, pair, pair, st.just((None, None)))
+    products = draw(st.lists(st.lists(label, min_size=1, max_size=4), min_size=3, max_size=40))
+    rows = [(f"p{n}", *words) for n, product in enumerate(products) for words in product]
+    draw(st.randoms(use_true_random=False)).shuffle(rows)
+    rows.append(("p0", "A", "u"))
+    return labels(rows)
+
+
+@given(catalogs(), st.integers(0, 9), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_every_split_keeps_its_promises(catalog: pa.Table, seed: int, share: float) -> None:
+    splits = make_splits(catalog, parameters(unseen_pairs=share), seed)
+    check_schema(splits.images.schema, SPLITS, "images")
+    check_schema(splits.pairs.schema, PAIRS, "pairs")
+    check_no_nulls(splits.images, SPLITS, "images")
+    check_no_nulls(splits.pairs, PAIRS, "pairs")
+    images = splits.images.to_pylist()
+    assert [row["image_id"] for row in images] == catalog["image_id"].to_pylist()
+
+    sides = defaultdict(set)
+    for row in images:
+        sides[row["product_id"]].add(row["caption_split"])
+    assert all(len(names) == 1 for names in sides.values())
+    assert {name for names in sides.values() for name in names} == {"train", "val", "test"}
+
+    pairs = {(row["attribute"], row["object"]): row for row in splits.pairs.to_pylist()}
+    assert list(pairs) == sorted(pairs)
+    seen = {pair for pair, row in pairs.items() if row["seen"]}
+    counts: Counter[tuple[str, str]] = Counter()
+    trained = set()
+    for row in images:
+        pair = (row["attribute"], row["object"])
+        if pair == (None, None):
+            assert (row["pair_split"], row["pair_seen"]) == (None, None)
+            continue
+        counts[pair] += 1
+        assert row["pair_seen"] == (pair in seen)
+        if pair not in seen:
+            assert row["pair_split"] == pairs[pair]["split"] != "train"
+        elif row["pair_split"] == "train":
+            trained.add(pair)
+        else:
+            assert row["pair_split"] == row["caption_split"]
+    assert {pair: row["images"] for pair, row in pairs.items()} == counts
+    assert trained == seen
+    assert all(pairs[pair]["split"] == "train" for pair in seen)
+    for attribute, object_ in set(pairs) - seen:
+        assert any(attribute == other for other, _ in seen)
+        assert any(object_ == other for _, other in seen)
+
+    metrics = splits.metrics
+    assert metrics["pairs"]["seen"] == len(seen)
+    assert sum(metrics["pairs"].values()) == len(pairs)
+    assert sum(metrics["images"].values()) == len(images)
+    assert sum(metrics["products"].values()) == len(sides)
+    assert metrics["pair_images"]["none"] == len(images) - sum(counts.values())
+    assert sum(metrics["pair_images"][name] for name in ("train", "val", "test")) == sum(
+        counts.values()
+    )
+    assert splits == make_splits(catalog, parameters(unseen_pairs=share), seed)
+
+
+@given(
+    st.integers(3, 400),
+    st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.7, 0.29, 0.01), (0.9, 0.1, 0.0)]),
+    st.integers(0, 5),
+)
+def test_fractions_are_met_as_closely_as_whole_products_allow(
+    count: int, shares: tuple[float, float, float], seed: int
+) -> None:
+    names = [f"p{n}" for n in range(count)]
+    found = Counter(split_products(names, fractions(*shares), seed).values())
+    for name, share in zip(("train", "val", "test"), shares, strict=True):
+        # At least one product may cost another split up to two.
+        slack = 1 if count * min(s for s in shares if s) >= 1 else 3
+        assert abs(found[name] - share * count) < slack
+        assert (found[name] > 0) == (share > 0)
+
+
+def test_the_order_of_products_does_not_matter_and_seeds_differ() -> None:
+    names = [f"p{n}" for n in range(200)]
+    shuffled = random.Random(3).sample(names, 200)
+    one = split_products(names, fractions(), 1)
+    assert split_products(shuffled, fractions(), 1) == one
+    assert split_products(names, fractions(), 2) != one
+
+
+def test_added_products_move_few_others() -> None:
+    names = [f"p{n}" for n in range(1000)]
+    before = split_products(names, fractions(), 7)
+    after = split_products([*names, *(f"q{n}" for n in range(20))], fractions(), 7)
+    assert sum(before[name] != after[name] for name in names) <= 40
+
+
+def test_too_few_products_are_told_with_the_number_needed() -> None:
+    with pytest.raises(SplitError, match=r"1 products, too few for train, val, test: at least 3"):
+        make_splits(labels([("p", "A", "u"), ("p", "B", "u")]), parameters(), 0)
+    with pytest.raises(SplitError, match=r"1 products, too few for train, test: at least 2"):
+        split_products(["p"], fractions(0.9, 0.0, 0.1), 0)
+    with pytest.raises(SplitError, match="nothing to learn from"):
+        split_products(["p"], fractions(0.0, 0.5, 0.5), 0)
+    assert split_products(["p"], fractions(1.0, 0.0, 0.0), 0) == {"p": "train"}
+    assert sorted(split_products(["a", "b", "c"], fractions(), 0).values()) == [
+        "test",
+        "train",
+        "val",
+    ]
+
+
+def test_one_pair_cannot_be_unseen_and_trains() -> None:
+    splits = make_splits(labels([(f"p{n}", "A", "u") for n in range(5)]), parameters(), 0)
+    assert splits.metrics["pairs"] == {"seen": 1, "unseen_val": 0, "unseen_test": 0}
+    assert splits.pairs["split"].to_pylist() == ["train"]
+
+
+def test_a_seen_pair_outside_the_training_products_moves_to_training() -> None:
+    rows = [(f"p{n}", "A", "u") for n in range(20)]
+    side = split_products(sorted({row[0] for row in rows}), fractions(), 0)
+    held_out = next(name for name, split in side.items() if split == "test")
+    catalog = labels([(name, "B" if name == held_out else "A", "u") for name, *_ in rows])
+    splits = make_splits(catalog, parameters(unseen_pairs=0.0), 0)
+    (row,) = [row for row in splits.images.to_pylist() if row["attribute"] == "B"]
+    assert (row["caption_split"], row["pair_split"], row["pair_seen"]) == ("test", "train", True)
+    assert splits.metrics["pair_images"]["moved_to_train"] == 1
+
+
+def test_unseen_pairs_are_as_many_as_asked_spread_and_dealt_in_turn() -> None:
+    counts = {
+        (a, o): 1000 - 100 * i - 10 * j
+        for i, a in enumerate("ABCDE")
+        for j, o in enumerate("uvwxy")
+    }
+    unseen = choose_unseen(counts, 0.2, ["test", "val"], 3)
+    by_frequency = sorted(counts, key=lambda pair: -counts[pair])
+    positions = [by_frequency.index(pair) for pair in unseen]
+    assert [position // 5 for position in positions] == [0, 1, 2, 3, 4]
+    assert list(unseen.values()) == ["test", "val", "test", "val", "test"]
+    assert choose_unseen(counts, 0.2, ["test", "val"], 3) == unseen
+    assert choose_unseen(counts, 0.2, ["test", "val"], 4) != unseen
+    assert choose_unseen(counts, 0.2, [], 3) == {}
+    # 5 + 5 words need a seen pair each: no more than 25 - 5 pairs can be unseen.
+    assert 5 < len(choose_unseen(counts, 1.0, ["test"], 3)) <= 20
+
+
+def test_a_split_with_fraction_0_gets_no_unseen_pair() -> None:
+    rows = [(f"p{n}", "ABCDE"[n % 5], "uvwxyz"[n % 6]) for n in range(120)]
+    splits = make_splits(labels(rows), parameters(fractions=fractions(0.9, 0.1, 0.0)), 0)
+    assert splits.metrics["pairs"]["unseen_test"] == 0
+    assert splits.metrics["pairs"]["unseen_val"] == 6
+
+
+def test_a_split_that_the_data_set_brings_is_used() -> None:
+    rows = [
+        ("p0", "A", "u"),
+        ("p1", "A", "u"),
+        ("p2", "B", "u"),
+        ("p3", "B", "v"),
+        ("p4", "C", "v"),
+        ("p5", None, None),
+    ]
+    split = ["train", "test", "val", "test", None, "val"]
+    splits = make_splits(labels(rows, split), parameters(), 0)
+    assert splits.images["pair_split"].to_pylist() == ["train", "test", "val", "test", None, None]
+    assert splits.images["pair_seen"].to_pylist() == [True, True, False, False, None, None]
+    assert splits.pairs.to_pylist() == [
+        {"attribute": "A", "object": "u", "split": "train", "seen": True, "images": 2},
+        {"attribute": "B", "object": "u", "split": "val", "seen": False, "images": 1},
+        {"attribute": "B", "object": "v", "split": "test", "seen": False, "images": 1},
+    ]
+    with pytest.raises(SplitError, match="image 'i1': pair_split is 'dev', expected train"):
+        make_splits(labels(rows, ["train", "dev", *split[2:]]), parameters(), 0)
+    both = [*rows, ("p6", "B", "v")]
+    with pytest.raises(SplitError, match=r"pair B, v is unseen .*both val and test"):
+        make_splits(labels(both, [*split, "val"]), parameters(), 0)
+
+
+def test_words_beyond_the_labels_widen_the_closed_world() -> None:
+    catalog = labels([(f"p{n}", "A", "uv"[n % 2]) for n in range(6)])
+    splits = make_splits(
+        catalog, parameters(unseen_pairs=0.0, attributes=["Off White"], objects=["v", "w"]), 0
+    )
+    pairs = {(row["attribute"], row["object"]): row for row in splits.pairs.to_pylist()}
+    assert list(pairs) == sorted((a, o) for a in ("A", "Off.White") for o in "uvw")
+    assert [pair for pair, row in pairs.items() if row["seen"]] == [("A", "u"), ("A", "v")]
+    assert pairs["Off.White", "u"] == {
+        "attribute": "Off.White",
+        "object": "u",
+        "split": "test",
+        "seen": False,
+        "images": 0,
+    }
+    assert splits.metrics["added_pairs"] == 4
+    with pytest.raises(SplitError, match=r"split\.objects: .*underscore"):
+        make_splits(catalog, parameters(objects=["a_b"]), 0)
+
+
+def test_without_labels_both_words_must_be_given() -> None:
+    catalog = labels([(f"p{n}", None, None) for n in range(5)])
+    for words in ({}, {"attributes": ["A"]}, {"objects": ["u"]}):
+        with pytest.raises(SplitError, match=r"no image has a label.*split\.attributes"):
+            make_splits(catalog, parameters(**words), 0)
+    splits = make_splits(catalog, parameters(attributes=["A", "B"], objects=["u"]), 0)
+    assert splits.pairs.num_rows == splits.metrics["added_pairs"] == 2
+    assert splits.images["pair_split"].null_count == 5

@@ -1,0 +1,270 @@
+"""The enhance stage, from its inputs on disk to its outputs."""
+
+import csv
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from compositional_prompts.catalog import schema
+from compositional_prompts.catalog.tables import read_table
+from compositional_prompts.enhancement.enhance import enhance_prompts
+from compositional_prompts.enhancement.prompts import PromptError, PromptTemplate
+from compositional_prompts.params import Enhance
+
+ROOT = Path(__file__).parents[2]
+COLORS = ["black", "white", "red"]
+MATERIALS = ["leather", "rubber"]
+DIMENSION = 8
+PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors={})
+
+
+def picture(color):
+    image = Image.new("RGB", (40, 30), "white")
+    ImageDraw.Draw(image).rectangle((10, 8, 30, 22), fill=color, outline="#808080")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path, rows, declared):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, declared), path)
+
+
+class Inputs:
+    """Twenty images whose vectors say plainly what CLIP would choose."""
+
+    def __init__(self, folder):
+        self.prompts = folder / "prompts" / "original.parquet"
+        self.catalog = folder / "catalog"
+        self.embeddings = folder / "embeddings"
+        random = np.random.default_rng(17)
+        self.ids = [f"shoe-{number:02d}" for number in range(20)]
+        self.color = random.choice(COLORS, 20).tolist()
+        self.material = random.choice(MATERIALS, 20).tolist()
+        words = np.eye(DIMENSION, dtype=np.float32)
+        self.words = [
+            *({"group": "color", "word": w, "embedding": words[i]} for i, w in enumerate(COLORS)),
+            *(
+                {"group": "material", "word": w, "embedding": words[3 + i]}
+                for i, w in enumerate(MATERIALS)
+            ),
+        ]
+        self.vectors = []
+        for number, (color, material) in enumerate(zip(self.color, self.material, strict=True)):
+            vector = np.full(DIMENSION, 0.01, dtype=np.float32)
+            vector[COLORS.index(color)] = 0.6
+            # The first image's material is below the threshold; the rest goes to no word.
+            vector[3 + MATERIALS.index(material)] = 0.1 if number == 0 else 0.5
+            vector[-1] = np.sqrt(1 - (vector[:-1] ** 2).sum())
+            self.vectors.append({"image_id": self.ids[number], "embedding": vector})
+        self.truth = [{"color": color, "material": None} for color in self.color]
+        self.truth[1]["color"] = None
+        self.truth[2]["color"] = "mauve"
+        self.pairs = [("Canvas", "Sandals")] * 10 + [("Faux.Leather", "<b>Boots</b>")] * 10
+
+    def write(self):
+        self.write_catalog()
+        self.write_prompts()
+        write(
+            self.embeddings / "images.parquet",
+            self.vectors[::-1],
+            schema.image_embeddings(DIMENSION),
+        )
+        write(self.embeddings / "words.parquet", self.words, schema.word_embeddings(DIMENSION))
+
+    def write_catalog(self):
+        rows = [
+            {
+                "image_id": image_id,
+                "product_id": image_id,
+                "image": {"bytes": picture(color), "path": "a.png"},
+                **truth,
+            }
+            for image_id, color, truth in zip(self.ids, self.color, self.truth, strict=True)
+        ]
+        write(self.catalog / "part-00000.parquet", rows, schema.CATALOG)
+
+    def write_prompts(self, drop=None):
+        rows = [
+            {
+                "image_id": image_id,
+                "attribute": attribute,
+                "object": object_,
+                "original_prompt": f"A photo of {attribute}_{object_}",
+                "probability": 0.5,
+                "top_attributes": [attribute],
+                "top_objects": [object_],
+                "top_probabilities": [0.5],
+            }
+            for image_id, (attribute, object_) in zip(self.ids, self.pairs, strict=True)
+            if image_id != drop
+        ]
+        # The catalog's order is another: stages join on image_id.
+        write(self.prompts, rows[5:] + rows[:5], schema.ORIGINAL_PROMPTS)
+
+    def run(self, params=PARAMS, workers=1):
+        return enhance_prompts(self.prompts, self.catalog, self.embeddings, params, workers)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    made = Inputs(tmp_path)
+    made.write()
+    return made
+
+
+def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["base"]["workers"] = 2
+    params["enhance"] = PARAMS.model_dump()
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    out = tmp_path / "out"
+    arguments = {
+        "prompts": inputs.prompts,
+        "catalog": inputs.catalog,
+        "embeddings": inputs.embeddings,
+        "enhanced": out / "enhanced.parquet",
+        "metrics": out / "enhance.json",
+        "confusion": out / "confusion",
+        "timing": out / "timing.json",
+        "params": tmp_path / "params.yaml",
+    }
+    monkeypatch.setattr(
+        sys, "argv", ["enhance.py", *(f"--{name}={path}" for name, path in arguments.items())]
+    )
+    runpy.run_path(str(ROOT / "stages" / "enhance.py"), run_name="__main__")
+
+    table = read_table(out / "enhanced.parquet", schema.enhanced_prompts(["color", "material"]))
+    rows = {row["image_id"]: row for row in table.to_pylist()}
+    assert list(rows) == inputs.ids[5:] + inputs.ids[:5]
+    template = PromptTemplate(["color", "material"])
+    for number, image_id in enumerate(inputs.ids):
+        row = rows[image_id]
+        material = None if number == 0 else inputs.material[number]
+        attribute, object_ = inputs.pairs[number]
+        assert row["enhanced_prompt"] == template.format(
+            attribute, object_, {"color": inputs.color[number], "material": material}
+        )
+        assert row["original_prompt"] == f"A photo of {attribute}_{object_}"
+        assert (row["color"], row["material"]) == (inputs.color[number], material)
+        assert row["material_best"] == inputs.material[number]
+        assert row["color_pixel"] == inputs.color[number]
+        assert row["material_pixel"] is None
+        assert row["color_score"] == pytest.approx(0.6)
+        assert row["color_margin"] == pytest.approx(0.59)
+        assert row["color_scores"] == pytest.approx(
+            [0.6 if word == inputs.color[number] else 0.01 for word in COLORS]
+        )
+        assert len(row["material_scores"]) == 2
+
+    known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
+    metrics = json.loads((out / "enhance.json").read_text())
+    assert metrics == {
+        "color": {
+            "accuracy": round(18 / 19, 4),
+            "accuracy_in_vocabulary": 1.0,
+            "coverage": 1.0,
+            "majority_accuracy": round(max(map(known.count, known)) / 19, 4),
+            "pixel_accuracy": round(18 / 19, 4),
+            "images_with_truth": 19,
+            "images": 20,
+        },
+        "material": {
+            "accuracy": None,
+            "accuracy_in_vocabulary": None,
+            "coverage": 0.95,
+            "majority_accuracy": None,
+            "pixel_accuracy": None,
+            "images_with_truth": 0,
+            "images": 20,
+        },
+    }
+    assert sorted(path.name for path in (out / "confusion").iterdir()) == [
+        "color.csv",
+        "material.csv",
+    ]
+    with (out / "confusion" / "color.csv").open(newline="") as file:
+        confusion = list(csv.DictReader(file))
+    assert len(confusion) == 19
+    assert {"truth": "mauve", "predicted": inputs.color[2]} in confusion
+    assert (out / "confusion" / "material.csv").read_text() == "truth,predicted\n"
+    assert json.loads((out / "timing.json").read_text())["rows"] == 20
+
+
+def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
+    for truth in inputs.truth:
+        truth["color"] = None
+    rows = [
+        {"image_id": i, "product_id": i, "image": {"bytes": b"no image", "path": ""}}
+        for i in inputs.ids
+    ]
+    write(inputs.catalog / "part-00000.parquet", rows, schema.CATALOG)
+    result = inputs.run()
+    assert result.table.column("color_pixel").null_count == 20
+    assert result.metrics()["color"]["pixel_accuracy"] is None
+
+
+def test_fallback_and_threshold_are_parameters(inputs):
+    params = Enhance(threshold=0.55, fallback="undefined", reference_colors={})
+    prompts = inputs.run(params).table.column("enhanced_prompt").to_pylist()
+    assert all(text.endswith(" color and {undefined} material") for text in prompts)
+
+
+def test_one_image_one_group_one_word(inputs):
+    inputs.ids, inputs.pairs = inputs.ids[:1], inputs.pairs[:1]
+    inputs.color, inputs.truth = inputs.color[:1], inputs.truth[:1]
+    inputs.vectors, inputs.words = inputs.vectors[:1], inputs.words[4:]
+    inputs.write()
+    (row,) = inputs.run().table.to_pylist()
+    # One word leads over the lowest cosine there is.
+    assert row["material_margin"] == pytest.approx(row["material_score"] + 1)
+    assert row["enhanced_prompt"].startswith("A photo of Canvas_Sandals with ")
+
+
+def test_images_that_are_not_in_all_inputs_are_named(inputs):
+    inputs.write_prompts(drop="shoe-04")
+    with pytest.raises(ValueError, match=r"image shoe-04 of .*catalog has no prompt"):
+        inputs.run()
+    inputs.write_prompts()
+    write(
+        inputs.embeddings / "images.parquet",
+        [row for row in inputs.vectors if row["image_id"] != "shoe-07"],
+        schema.image_embeddings(DIMENSION),
+    )
+    with pytest.raises(ValueError, match="image shoe-07 has an original prompt but no embedding"):
+        inputs.run()
+    inputs.ids[3] = "stranger"
+    inputs.write_prompts()
+    with pytest.raises(ValueError, match=r"image stranger is not in .*catalog"):
+        inputs.run()
+
+
+def test_prompts_that_cannot_be_used_are_refused(inputs):
+    table = pq.read_table(inputs.prompts)
+    pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), inputs.prompts)
+    with pytest.raises(ValueError, match=r"image shoe-08 has 2 prompts, expected one"):
+        inputs.run()
+    pq.write_table(table.slice(0, 0), inputs.prompts)
+    with pytest.raises(ValueError, match=r"original.parquet holds no prompts"):
+        inputs.run()
+    inputs.prompts.unlink()
+    with pytest.raises(FileNotFoundError, match=r"original.parquet is missing"):
+        inputs.run()
+
+
+def test_words_that_break_the_sentence_are_refused_before_any_work(inputs):
+    inputs.words[1]["word"] = "white with red"
+    inputs.write()
+    inputs.prompts.unlink()
+    with pytest.raises(PromptError, match="'white with red' would be read as part"):
+        inputs.run()

@@ -1,0 +1,84 @@
+"""Accuracy, coverage and confusion of the chosen words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compositional_prompts.enhancement.evaluation import evaluate
+
+VOCABULARY = ["black", "white", "Navy Blue"]
+
+
+def test_a_case_counted_by_hand():
+    result = evaluate(
+        VOCABULARY,
+        chosen=["black", "white", None, "Navy Blue", "white", "black"],
+        truth=["Black ", "black", "white", "navy blue", "mauve", None],
+        pixel=["black", "black", "white", "black", "white", "white"],
+    )
+    assert result.metrics == {
+        "accuracy": 2 / 5,
+        "accuracy_in_vocabulary": 2 / 4,
+        "coverage": 5 / 6,
+        "majority_accuracy": 2 / 5,
+        "pixel_accuracy": 3 / 5,
+        "images_with_truth": 5,
+        "images": 6,
+    }
+    assert result.confusion == [
+        ("black", "black"),
+        ("black", "white"),
+        ("white", "unspecified"),
+        ("Navy Blue", "Navy Blue"),
+        ("mauve", "white"),
+    ]
+
+
+def test_nothing_is_known():
+    result = evaluate(VOCABULARY, ["black", None], [None, "  "], None)
+    assert result.metrics == {
+        "accuracy": None,
+        "accuracy_in_vocabulary": None,
+        "coverage": 0.5,
+        "majority_accuracy": None,
+        "pixel_accuracy": None,
+        "images_with_truth": 0,
+        "images": 2,
+    }
+    assert result.confusion == []
+
+
+def test_truth_outside_the_vocabulary_only():
+    metrics = evaluate(VOCABULARY, ["black"], ["mauve"], ["white"]).metrics
+    assert (metrics["accuracy"], metrics["accuracy_in_vocabulary"]) == (0.0, None)
+    assert (metrics["majority_accuracy"], metrics["pixel_accuracy"]) == (1.0, 0.0)
+
+
+maybe = st.sampled_from([None, *VOCABULARY])
+rows = st.lists(
+    st.tuples(maybe, st.sampled_from([None, "", "mauve", "teal", " BLACK", *VOCABULARY]), maybe),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(rows)
+def test_shares_agree_with_the_confusion(rows):
+    chosen, truth, pixel = (list(column) for column in zip(*rows, strict=True))
+    result = evaluate(VOCABULARY, chosen, truth, pixel)
+    metrics, confusion = result.metrics, result.confusion
+    assert metrics["images_with_truth"] == len(confusion) <= metrics["images"] == len(rows)
+    if not confusion:
+        assert metrics["accuracy"] is metrics["majority_accuracy"] is metrics["pixel_accuracy"]
+        return
+    assert metrics["accuracy"] == pytest.approx(
+        sum(true == said for true, said in confusion) / len(confusion)
+    )
+    truths = [true for true, _ in confusion]
+    assert metrics["majority_accuracy"] == pytest.approx(
+        max(truths.count(true) for true in truths) / len(truths)
+    )
+    inside = [true == said for true, said in confusion if true in VOCABULARY]
+    assert metrics["accuracy_in_vocabulary"] == (
+        pytest.approx(sum(inside) / len(inside)) if inside else None
+    )

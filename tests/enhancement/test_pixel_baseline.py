@@ -1,0 +1,97 @@
+"""The baseline of foreground pixels."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.enhancement.cielab import to_cielab
+from compositional_prompts.enhancement.pixels import foreground, name_catalog, nearest_words
+from compositional_prompts.enhancement.reference_colors import reference_colors
+
+WORDS = ["black", "white", "red", "blue", "green", "yellow"]
+PALETTE = reference_colors(WORDS, {})
+assert PALETTE is not None
+
+
+def product(color, ground="white", size=(136, 102), outline=None):
+    image = Image.new("RGB", size, ground)
+    width, height = size
+    box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
+    ImageDraw.Draw(image).ellipse(box, fill=color, outline=outline)
+    return image
+
+
+def as_jpeg(image, quality=80):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ground", ["white", "#f4f4f4", "#203040"])
+@pytest.mark.parametrize(
+    ("color", "word"),
+    [("#101010", "black"), ("#cc1111", "red"), ("#2244cc", "blue"), ("#ffee22", "yellow")],
+)
+def test_the_product_is_named_not_the_ground(color, ground, word):
+    image = Image.open(io.BytesIO(as_jpeg(product(color, ground)))).convert("RGB")
+    assert nearest_words(image, {"color": PALETTE}) == {"color": word}
+
+
+def test_a_white_product_on_white_is_white():
+    assert nearest_words(product("white"), {"color": PALETTE}) == {"color": "white"}
+    outlined = product("#fdfdfd", outline="#909090")
+    assert nearest_words(outlined, {"color": PALETTE}) == {"color": "white"}
+    # The outline keeps the inside apart from the ground, though both have one colour.
+    assert foreground(to_cielab(np.asarray(outlined)))[51, 68]
+
+
+def test_every_palette_is_answered():
+    two = {"color": PALETTE, "trim": {"red": PALETTE["red"]}}
+    assert nearest_words(product("blue"), two) == {"color": "blue", "trim": "red"}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 2), (20_000, 3)])
+def test_any_size_gives_an_answer(size):
+    assert nearest_words(Image.new("RGB", size, "red"), {"color": PALETTE}) == {"color": "red"}
+
+
+def test_foreground_against_growing_one_pixel_at_a_time():
+    random = np.random.default_rng(11)
+    for _ in range(20):
+        height, width = random.integers(3, 24, 2)
+        rgb = np.where(random.random((height, width)) < 0.62, 255, 90).astype(np.uint8)
+        rgb[[0, -1]] = rgb[:, [0, -1]] = 255
+        lab = to_cielab(np.repeat(rgb[..., None], 3, axis=-1))
+        background = np.zeros((height, width), dtype=bool)
+        stack = [(0, 0)]
+        while stack:
+            y, x = stack.pop()
+            if 0 <= y < height and 0 <= x < width and rgb[y, x] == 255 and not background[y, x]:
+                background[y, x] = True
+                stack += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+        expected = ~background if (~background).mean() >= 0.02 else np.ones_like(background)
+        np.testing.assert_array_equal(foreground(lab), expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_catalog_is_streamed_in_its_order_whatever_the_workers(tmp_path, workers):
+    colors = np.random.default_rng(5).choice(WORDS, 150)
+    rows = [
+        {
+            "image_id": f"image-{number}",
+            "product_id": "p",
+            "image": {"bytes": as_jpeg(product(color, "#ececec", (24, 20)), 95), "path": "x.jpg"},
+        }
+        for number, color in enumerate(colors)
+    ]
+    for part, start in enumerate(range(0, 150, 70)):
+        table = pa.Table.from_pylist(rows[start : start + 70], CATALOG)
+        pq.write_table(table, tmp_path / f"part-{part:05d}.parquet", row_group_size=32)
+    answers = list(name_catalog(tmp_path, {"color": PALETTE}, workers))
+    assert [image_id for image_id, _ in answers] == [row["image_id"] for row in rows]
+    assert [words["color"] for _, words in answers] == colors.tolist()

@@ -1,0 +1,357 @@
+"""A small project with every file that the report reads, made from random numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from compositional_prompts.catalog.schema import (
+    CAPTIONS,
+    CATALOG,
+    SCORES,
+    SPLITS,
+    enhanced_prompts,
+)
+from compositional_prompts.catalog.tables import write_table
+from compositional_prompts.outputs import write_metrics
+from compositional_prompts.reporting.page import ReportPaths, build_report
+
+ROOT = Path(__file__).parents[2]
+COLORS = ("black", "white", "brown", "red", "blue", "green")
+MATERIALS = ("leather", "fabric", "rubber", "synthetic")
+OBJECTS = ("Sandals", "Boots.Ankle", "Shoes.Oxfords", "Shoes.Sneakers.and.Athletic.Shoes")
+ATTRIBUTES = ("Canvas", "Leather", "Suede", "Rubber")
+HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
+
+DVC_YAML = """
+stages:
+  download:
+    desc: Photos and labels
+    cmd: python stages/download.py
+    outs: [data/catalog, data/rejected.parquet]
+    metrics: [{metrics/download.json: {cache: false}}]
+  split:
+    desc: Training, validation and test images
+    cmd: python stages/split.py
+    deps: [data/catalog]
+    outs: [data/splits.parquet, data/corpus.parquet]
+  weights:
+    cmd: python stages/weights.py
+    deps: [data/corpus.parquet]
+    outs: [models/clip, models/blip2]
+  troika_train:
+    cmd: python stages/troika_train.py
+    deps: [data/catalog, data/splits.parquet, models/clip]
+    outs: [models/troika]
+  troika_predict:
+    cmd: python stages/troika_predict.py
+    deps: [data/catalog, models/clip, models/troika]
+    outs: [data/prompts/original.parquet]
+  clip_embed:
+    cmd: python stages/clip_embed.py
+    deps: [data/catalog, models/clip]
+    outs: [data/embeddings]
+  enhance:
+    cmd: python stages/enhance.py
+    deps: [data/prompts/original.parquet, data/embeddings/images.parquet]
+    outs: [data/prompts/enhanced.parquet]
+  blip2_features:
+    cmd: python stages/blip2_features.py
+    deps: [data/catalog, models/blip2]
+    outs: [data/features]
+  finetune:
+    cmd: python stages/finetune.py
+    deps: [data/features, data/prompts/enhanced.parquet, data/splits.parquet, models/blip2]
+    outs: [models/blip2_lora]
+  infer:
+    desc: Captions of the untrained and the fine-tuned model
+    matrix: {captioner: [base, finetuned]}
+    cmd: python stages/infer.py
+    deps: [data/features, models/blip2, models/blip2_lora]
+    outs: ["data/captions/${item.captioner}.parquet"]
+  score:
+    cmd: python stages/score.py
+    deps: [data/captions, data/prompts/enhanced.parquet, data/embeddings, models/clip]
+    outs: [data/scores.parquet]
+  report:
+    cmd: python stages/report.py
+    deps: [data/catalog, data/splits.parquet, data/prompts/enhanced.parquet, data/captions,
+           data/scores.parquet]
+    outs: [reports/index.html, reports/figures]
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project on disk; ``rows`` are its images with their labels."""
+
+    paths: ReportPaths
+    rows: Sequence[dict[str, Any]]
+
+    def build(self, title: str = "A report", gallery_images: int = 3, seed: int = 7) -> str:
+        """Build the report and return the page."""
+        build_report(self.paths, title, gallery_images, seed)
+        return self.paths.page.read_text(encoding="utf-8")
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        document = json.loads((self.paths.metrics / name).read_text(encoding="utf-8"))
+        assert isinstance(document, dict)
+        return document
+
+    def change_metrics(self, name: str, document: dict[str, Any]) -> None:
+        write_metrics(document, self.paths.metrics / name)
+
+
+def draw_photo(rng: random.Random, size: tuple[int, int] = (68, 51)) -> bytes:
+    image = Image.new("RGB", size, "white")
+    color = tuple(rng.randrange(200) for _ in range(3))
+    width, height = size
+    ImageDraw.Draw(image).ellipse((5, height // 3, width - 5, height - 5), fill=color)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    return (
+        f"A photo of {row['attribute']}_{row['object']} "
+        f"with {row['color']} color and {row['material']} material"
+    )
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_project(root: Path, images: int = 24, seed: int = 0) -> Project:
+    """A project of ``images`` images in two shards, all of them captioned; one has no label."""
+    rng = random.Random(seed)
+    rows: list[dict[str, Any]] = [
+        {
+            "image_id": f"image-{index:03d}",
+            "product_id": f"product-{index // 2}",
+            "attribute": rng.choice(ATTRIBUTES),
+            "object": rng.choice(OBJECTS),
+            "color": rng.choice(COLORS),
+            "material": rng.choice(MATERIALS),
+        }
+        for index in range(images)
+    ]
+    rows[0] |= {"attribute": HOSTILE, "object": "Sandals"}
+    paths = ReportPaths(
+        dvc_yaml=root / "dvc.yaml",
+        params=root / "params.yaml",
+        catalog=root / "data/catalog",
+        splits=root / "data/splits.parquet",
+        prompts=root / "data/prompts/enhanced.parquet",
+        captions=root / "data/captions",
+        scores=root / "data/scores.parquet",
+        metrics=root / "metrics",
+        page=root / "reports/index.html",
+        figures=root / "reports/figures",
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    paths.dvc_yaml.write_text(DVC_YAML, encoding="utf-8")
+    paths.params.write_bytes((ROOT / "params.yaml").read_bytes())
+    _write_tables(paths, rows, rng)
+    _write_metrics(paths.metrics, rows, rng)
+    return Project(paths, rows)
+
+
+def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Random) -> None:
+    half = len(rows) // 2
+    for shard, part in enumerate((rows[:half], rows[half:])):
+        entries = [
+            dict.fromkeys(CATALOG.names)
+            | row
+            | {"image": {"bytes": draw_photo(rng), "path": f"{row['image_id']}.jpg"}}
+            for row in part
+        ]
+        path = paths.catalog / f"part-{shard:05d}.parquet"
+        write_table(pa.Table.from_pylist(entries, CATALOG), path, CATALOG)
+    splits = [
+        dict.fromkeys(SPLITS.names)
+        | {key: row[key] for key in ("image_id", "product_id", "attribute", "object")}
+        | {"caption_split": "test"}
+        for row in rows
+    ]
+    splits[1] |= {"attribute": None, "object": None}
+    write_table(pa.Table.from_pylist(splits, SPLITS), paths.splits, SPLITS)
+
+    schema = enhanced_prompts(["color", "material"])
+    prompts = []
+    for row in reversed(rows):
+        prompt = dict.fromkeys(schema.names) | {
+            "image_id": row["image_id"],
+            "attribute": row["attribute"],
+            "object": row["object"],
+            "original_prompt": f"A photo of {row['attribute']}_{row['object']}",
+            "enhanced_prompt": prompt_of(row),
+        }
+        for group in ("color", "material"):
+            prompt |= {
+                group: row[group],
+                f"{group}_best": row[group],
+                f"{group}_score": 0.3,
+                f"{group}_margin": 0.1,
+                f"{group}_scores": [0.3, 0.2],
+            }
+        prompts.append(prompt)
+    write_table(pa.Table.from_pylist(prompts, schema), paths.prompts, schema)
+
+    captions: dict[str, list[dict[str, Any]]] = {"base": [], "finetuned": []}
+    scores = []
+    for index, row in enumerate(rows):
+        texts = {
+            "base": f"a {row['color']} shoe on a white background",
+            "finetuned": prompt_of(row | {"material": rng.choice(MATERIALS)}),
+        }
+        if index == 2:
+            texts["finetuned"] = HOSTILE
+        for captioner, text in texts.items():
+            captions[captioner].append({"image_id": row["image_id"], "caption": text})
+            equal = text == prompt_of(row)
+            scores.append(
+                dict.fromkeys(("bleu", "rouge1", "rouge2", "rougeL", "cosine"), rng.random())
+                | {
+                    "image_id": row["image_id"],
+                    "captioner": captioner,
+                    "caption": text,
+                    "reference": prompt_of(row),
+                    "exact_match": equal,
+                    "clip_caption": 0.31,
+                    "clip_reference": 0.31 if equal else 0.3 + 0.02 * (index % 2),
+                    "clip_preference": "tie" if equal else ("correct", "wrong")[index % 2],
+                }
+            )
+    for name, entries in captions.items():
+        table = pa.Table.from_pylist(entries, CAPTIONS)
+        write_table(table, paths.captions / f"{name}.parquet", CAPTIONS)
+    write_table(pa.Table.from_pylist(scores, SCORES), paths.scores, SCORES)
+
+
+def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
+    def world() -> dict[str, float]:
+        scored = ["best_seen", "best_unseen", "best_hm", "auc"]
+        scored += ["attribute_accuracy", "object_accuracy"]
+        return {key: rng.random() for key in scored} | {"images": len(rows)}
+
+    def text_scores() -> dict[str, Any]:
+        names = ("bleu", "rouge1", "rouge2", "rougeL", "cosine")
+        slots = ("attribute", "object", "color", "material")
+        return {
+            **{name: {"best": 1.0, "mean": rng.uniform(0.3, 0.9), "worst": 0.1} for name in names},
+            "exact_match": rng.random(),
+            "well_formed": rng.random(),
+            "images": len(rows),
+            "clip_preference": {"correct": 4, "wrong": 5, "tie": 15},
+            "attributes": {
+                slot: {
+                    "accuracy_vs_enhanced": rng.random(),
+                    "accuracy_vs_truth": None if slot == "material" else rng.random(),
+                    "mention_accuracy_vs_truth": rng.random(),
+                }
+                for slot in slots
+            },
+        }
+
+    def group() -> dict[str, float]:
+        keys = ("accuracy", "accuracy_in_vocabulary", "coverage", "majority_accuracy")
+        return {key: rng.random() for key in keys} | {"images_with_truth": len(rows)}
+
+    losses = {"min": 0.02, "max": 0.9, "mean": 0.2}
+    documents: dict[str, dict[str, Any]] = {
+        "download.json": {
+            "images": len(rows),
+            "products": 12,
+            "pairs": 9,
+            "rejected": {"truncated": 2, "empty_file": 1},
+            "dropped": {"rare_pair": 4},
+        },
+        "split.json": {"caption_split": {"train": 0, "test": len(rows)}, "pairs": {"seen": 9}},
+        "troika_train.json": {"parameters": {"total": 1_000_000, "trainable": 65_432}},
+        "troika.json": {"trained": True, "closed": world(), "zero_shot_closed": world()},
+        "enhance.json": {
+            "color": group() | {"pixel_accuracy": rng.random()},
+            "material": group() | {"pixel_accuracy": None},
+            "closure": dict.fromkeys((*group(), "pixel_accuracy")),
+        },
+        "finetune.json": {
+            "parameters": {"total": 3_749_922_816, "trainable": 5_242_880},
+            "train_loss": losses,
+            "val_loss": losses,
+            "epochs": 5,
+            "best_epoch": 4,
+        },
+        "scores.json": {"base": text_scores(), "finetuned": text_scores()},
+    }
+    for name, document in documents.items():
+        write_metrics(document, metrics / name)
+    for name in ("download", "split", "clip_embed", "infer-base", "infer-finetuned", "report"):
+        record = {
+            "stage": name,
+            "seconds": round(rng.uniform(1, 90), 2),
+            "rows": len(rows),
+            "rows_per_second": 12.5,
+            "peak_memory_mib": 640,
+            "peak_worker_memory_mib": 0,
+        }
+        write_metrics(record, metrics / "timing" / f"{name}.json")
+    write_csv(
+        metrics / "plots/losses.csv",
+        [
+            {
+                "epoch": epoch,
+                "train_loss": 2 / epoch,
+                "val_loss": 2.2 / epoch,
+                "train_token_accuracy": 1 - 0.5 / epoch,
+                "val_token_accuracy": "" if epoch == 1 else 1 - 0.6 / epoch,
+            }
+            for epoch in range(1, 6)
+        ],
+    )
+    write_csv(
+        metrics / "plots/troika.csv",
+        [
+            {"epoch": e, "train_loss": 3 / e, "val_auc": 0.1 * e, "val_hm": 0.12 * e, "extra": 1}
+            for e in range(1, 6)
+        ],
+    )
+    for name, vocabulary in (("color", COLORS), ("material", MATERIALS)):
+        write_csv(
+            metrics / f"plots/confusion/{name}.csv",
+            [
+                {
+                    "truth": row[name],
+                    "predicted": row[name] if rng.random() < 0.8 else rng.choice(vocabulary),
+                }
+                for row in rows
+            ],
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return write_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose report is built; tests of it must not change it."""
+    project = write_project(tmp_path_factory.mktemp("report"))
+    project.build(title=HOSTILE)
+    return project

@@ -1,0 +1,285 @@
+"""The score stage, from its inputs on disk to its outputs."""
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from compositional_prompts.catalog import schema
+from compositional_prompts.catalog.tables import SchemaError, read_table
+from compositional_prompts.clip.loading import load_clip, save_clip
+from compositional_prompts.scoring.inputs import read_inputs
+from compositional_prompts.scoring.text_metrics import TEXT_METRICS, score_texts
+
+ROOT = Path(__file__).parents[2]
+CLIP_CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8,
+    },
+    "text_cfg": {
+        "context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1,
+    },
+}  # fmt: skip
+FORM = "A photo of {}_{} with {} color and {} material"
+# image_id, attribute, object, enhanced color and material, then what is true of them.
+IMAGES = [
+    ("i0", "Canvas", "Sandals", "white", "fabric", "Canvas", "Sandals", "white", None),
+    ("i1", "Suede", "Boots.Ankle", "black", None, "Suede", "Boots.Ankle", "brown", "leather"),
+    ("i2", "Faux_Fur", "Slippers", None, "synthetic", None, None, None, "synthetic"),
+    ("i3", "Canvas", "Sandals", "white", "fabric", "Leather", "Sandals", "red", "leather"),
+]
+REFERENCES = {
+    "i0": FORM.format("Canvas", "Sandals", "white", "fabric"),
+    "i1": "A photo of Suede_Boots.Ankle with black color and an unspecified material",
+    "i2": "A photo of Faux_Fur_Slippers with an unspecified color and synthetic material",
+    "i3": FORM.format("Canvas", "Sandals", "white", "fabric"),
+}
+CAPTIONS = {
+    "base": {
+        "i0": "white canvas sandals",
+        "i1": "",
+        "i2": "brown leather boots with a very long description that goes beyond the context",
+        "i3": "red leather sandals",
+    },
+    "finetuned": {
+        **REFERENCES,
+        "i1": FORM.format("Suede", "Boots.Ankle", "black", "leather"),
+    },
+}
+
+
+def write(path, rows, declared):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, declared), path)
+
+
+def write_captions(folder, captioner, captions):
+    rows = [{"image_id": key, "caption": text} for key, text in captions.items()]
+    write(folder / "captions" / f"{captioner}.parquet", rows, schema.CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    model = open_clip.CLIP(**CLIP_CONFIG)
+    open_clip.set_model_preprocess_cfg(
+        model,
+        {"size": 16, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3,
+         "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0},
+    )  # fmt: skip
+    save_clip(model, CLIP_CONFIG, folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path):
+    groups = ("color", "material")
+    prompts, labels = [], []
+    extra = ("unscored", "Wool", "Flats", "red", "fabric", "Wool", "Flats", "red", "fabric")
+    for row in [extra, *IMAGES[::-1]]:
+        image_id, attribute, object_, color, material, *truth = row
+        prompts.append(
+            {
+                "image_id": image_id,
+                "attribute": attribute,
+                "object": object_,
+                "original_prompt": f"A photo of {attribute}_{object_}",
+                "enhanced_prompt": REFERENCES.get(image_id, "another"),
+                "color": color,
+                "material": material,
+                **{f"{group}_best": "x" for group in groups},
+                **{f"{group}_{name}": 0.5 for group in groups for name in ("score", "margin")},
+                **{f"{group}_scores": [0.5] for group in groups},
+            }
+        )
+        names = ("attribute", "object", "color", "material")
+        labels.append(
+            {
+                "image_id": image_id,
+                "product_id": image_id,
+                "image": {"bytes": b"", "path": ""},
+                **dict(zip(names, truth, strict=True)),
+            }
+        )
+    write(tmp_path / "prompts.parquet", prompts, schema.enhanced_prompts(groups))
+    write(tmp_path / "catalog" / "part-00000.parquet", labels, schema.CATALOG)
+    vectors = np.random.default_rng(9).normal(size=(5, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    write(
+        tmp_path / "embeddings" / "images.parquet",
+        [
+            {"image_id": image_id, "embedding": vector.astype(np.float32)}
+            for image_id, vector in zip(["i3", "i1", "unscored", "i0", "i2"], vectors, strict=True)
+        ],
+        schema.image_embeddings(16),
+    )
+    write_captions(tmp_path, "base", CAPTIONS["base"])
+    write_captions(tmp_path, "finetuned", dict(reversed(CAPTIONS["finetuned"].items())))
+    return tmp_path
+
+
+def read(folder):
+    return read_inputs(folder / "captions", folder / "prompts.parquet", folder / "catalog")
+
+
+def unit_texts(clip, texts):
+    with torch.inference_mode():
+        vectors = clip.model.encode_text(clip.tokenizer(texts)).double()
+    return (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
+
+
+def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["base"]["device"] = "cpu"
+    params["score"] = {"batch_size": 3, "bleu_tokenize": "none"}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    out = project / "out"
+    arguments = {
+        "captions": project / "captions",
+        "prompts": project / "prompts.parquet",
+        "catalog": project / "catalog",
+        "embeddings": project / "embeddings",
+        "clip": clip_folder,
+        "scores": out / "scores.parquet",
+        "metrics": out / "scores.json",
+        "plots": out / "scores.csv",
+        "timing": out / "timing.json",
+        "params": project / "params.yaml",
+    }
+    monkeypatch.setattr(
+        sys, "argv", ["score.py", *(f"--{name}={path}" for name, path in arguments.items())]
+    )
+    runpy.run_path(str(ROOT / "stages" / "score.py"), run_name="__main__")
+
+    rows = read_table(out / "scores.parquet", schema.SCORES).to_pylist()
+    assert [(row["captioner"], row["image_id"]) for row in rows] == [
+        (captioner, image_id) for captioner in CAPTIONS for image_id in REFERENCES
+    ]
+    clip = load_clip(clip_folder, torch.device("cpu"))
+    images = {
+        row["image_id"]: np.array(row["embedding"], dtype=np.float64)
+        for row in pq.read_table(project / "embeddings" / "images.parquet").to_pylist()
+    }
+    for row in rows:
+        caption = CAPTIONS[row["captioner"]][row["image_id"]]
+        reference = REFERENCES[row["image_id"]]
+        assert (row["caption"], row["reference"]) == (caption, reference)
+        text = score_texts([caption], [reference], "none")
+        assert all(row[name] == text[name][0] for name in TEXT_METRICS)
+        said, wanted = unit_texts(clip, [caption, reference])
+        image = images[row["image_id"]]
+        assert row["cosine"] == pytest.approx(said @ wanted, abs=1e-6)
+        assert row["clip_caption"] == pytest.approx(image @ said, abs=1e-6)
+        assert row["clip_reference"] == pytest.approx(image @ wanted, abs=1e-6)
+        assert row["exact_match"] is (caption == reference)
+        if caption == reference:
+            assert row["clip_preference"] == "tie"
+        else:
+            expected = "correct" if image @ said > image @ wanted else "wrong"
+            assert row["clip_preference"] == expected
+
+    metrics = json.loads((out / "scores.json").read_text())
+    assert list(metrics) == ["base", "finetuned"]
+    for captioner, values in metrics.items():
+        of = [row for row in rows if row["captioner"] == captioner]
+        assert list(values) == [
+            "images", *TEXT_METRICS, "cosine", "exact_match", "clip_preference", "well_formed",
+            "attributes",
+        ]  # fmt: skip
+        assert values["images"] == 4
+        for name in (*TEXT_METRICS, "cosine"):
+            column = [row[name] for row in of]
+            assert values[name] == pytest.approx(
+                {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}, abs=5.1e-5
+            )
+        assert sum(values["clip_preference"].values()) == 4
+        assert list(values["clip_preference"]) == ["correct", "wrong", "tie"]
+    base, tuned = metrics["base"], metrics["finetuned"]
+    assert (base["exact_match"], base["well_formed"]) == (0.0, 0.0)
+    assert (tuned["exact_match"], tuned["well_formed"]) == (0.75, 1.0)
+    assert tuned["clip_preference"]["tie"] == 3
+
+    def shares(captioner, place):
+        return list(metrics[captioner]["attributes"][place].values())
+
+    # vs enhanced, vs truth, mentions of the truth
+    assert shares("base", "attribute") == [0.0, 0.0, round(2 / 3, 4)]
+    assert shares("base", "object") == [0.0, 0.0, round(2 / 3, 4)]
+    assert shares("base", "color") == [0.0, 0.0, round(2 / 3, 4)]
+    assert shares("base", "material") == [0.0, 0.0, round(1 / 3, 4)]
+    assert shares("finetuned", "attribute") == [1.0, round(2 / 3, 4), round(2 / 3, 4)]
+    assert shares("finetuned", "object") == [1.0, 1.0, 1.0]
+    assert shares("finetuned", "color") == [1.0, round(1 / 3, 4), round(1 / 3, 4)]
+    assert shares("finetuned", "material") == [0.75, round(2 / 3, 4), round(2 / 3, 4)]
+
+    with (out / "scores.csv").open(newline="") as file:
+        means = {(row["captioner"], row["metric"]): row["value"] for row in csv.DictReader(file)}
+    assert len(means) == 14
+    assert float(means["finetuned", "rougeL"]) == tuned["rougeL"]["mean"]
+    assert float(means["base", "well_formed"]) == 0
+    assert json.loads((out / "timing.json").read_text())["rows"] == 8
+
+
+def test_inputs_are_joined_on_image_id(project):
+    inputs = read(project)
+    assert inputs.image_ids.to_pylist() == ["i0", "i1", "i2", "i3"]
+    assert inputs.references == list(REFERENCES.values())
+    assert {name: list(column) for name, column in inputs.captions.items()} == {
+        name: list(captions.values()) for name, captions in CAPTIONS.items()
+    }
+    assert inputs.groups == ("color", "material")
+    assert inputs.enhanced["material"] == ["fabric", None, "synthetic", "fabric"]
+    assert inputs.truth["color"] == ["white", "brown", None, "red"]
+
+
+def test_captions_of_different_images_are_refused(project):
+    write_captions(project, "finetuned", dict(list(REFERENCES.items())[:3]))
+    with pytest.raises(ValueError, match=r"finetuned.parquet has 3 captions and .* 4: "):
+        read(project)
+    write_captions(project, "finetuned", {**dict(list(REFERENCES.items())[:3]), "other": "x"})
+    with pytest.raises(ValueError, match=r"image i3 has a caption but is not in .*finetuned"):
+        read(project)
+
+
+@pytest.mark.parametrize(("table", "place"), [("prompts", "prompts"), ("catalog", "catalog")])
+def test_an_image_that_another_table_lacks_is_named(project, table, place):
+    path = {
+        "prompts": project / "prompts.parquet",
+        "catalog": project / "catalog" / "part-00000.parquet",
+    }[table]
+    rows = pq.read_table(path)
+    pq.write_table(rows.filter(pa.array([i != "i2" for i in rows["image_id"].to_pylist()])), path)
+    with pytest.raises(ValueError, match=rf"image i2 has a caption but is not in .*{place}"):
+        read(project)
+
+
+def test_repeated_and_absent_captions_are_refused(project):
+    path = project / "captions" / "base.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(pa.concat_tables([rows, rows.slice(2, 1)]), path)
+    with pytest.raises(ValueError, match=r"base.parquet: image i2 stands in more than one row"):
+        read(project)
+    pq.write_table(rows.slice(0, 0), path)
+    with pytest.raises(ValueError, match=r"base.parquet holds no captions"):
+        read(project)
+    pq.write_table(rows.rename_columns(["image_id", "text"]), path)
+    with pytest.raises(SchemaError, match="column 'caption' is missing"):
+        read(project)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"base.parquet is missing"):
+        read(project)
+    (project / "prompts.parquet").unlink()
+    write_captions(project, "base", CAPTIONS["base"])
+    with pytest.raises(FileNotFoundError, match=r"prompts.parquet is missing"):
+        read(project)

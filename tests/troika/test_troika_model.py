@@ -1,0 +1,374 @@
+"""The forward pass against a float64 computation with plain loops, and what is frozen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from compositional_prompts.clip.loading import Clip
+from compositional_prompts.troika import model as troika_model
+from compositional_prompts.troika.adapters import UnsupportedClipError
+from compositional_prompts.troika.model import Troika, TroikaConfig
+from compositional_prompts.troika.traction import attention_heads
+from compositional_prompts.troika.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary.of(
+    [
+        ("Faux.Leather", "Shoes.Sneakers.and.Athletic.Shoes"),
+        ("Faux.Leather", "Boots.Knee.High"),
+        ("Canvas", "Boots.Knee.High"),
+        ("Synthetic.Rubber.Of.Unusually.Many.Different.Words", "Slippers"),
+    ],
+    [True, True, False, True],
+    ["train", "train", "test", "train"],
+    "the test",
+)
+PAIRS = torch.from_numpy(VOCABULARY.pair_indices)
+
+
+def tiny_clip(quick_gelu: bool = False, no_ln_pre: bool = False, **vision: object) -> Clip:
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        embed_dim=128,
+        vision_cfg={
+            "image_size": 16,
+            "layers": 2,
+            "width": 32,
+            "patch_size": 8,
+            "head_width": 16,
+            "no_ln_pre": no_ln_pre,
+            **vision,
+        },
+        text_cfg={"context_length": 16, "width": 24, "heads": 2, "layers": 2, "vocab_size": 49408},
+        quick_gelu=quick_gelu,
+    )
+    for parameter in model.parameters():
+        if parameter.dim() > 0:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.eval().requires_grad_(False)
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        raise AssertionError("no image is read here")
+
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    return Clip(model, preprocess, tokenizer, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def make_config(**changes: object) -> TroikaConfig:
+    values: dict[str, object] = {
+        "adapter_dim": 5,
+        "adapter_dropout": 0.1,
+        "context": "a photo of",
+        "context_length": 8,
+        "attribute_dropout": 0.3,
+        "disentangler_dropout": 0.5,
+        "traction_layers": 2,
+        "traction_dropout": 0.1,
+        "composition_score_weight": 1.0,
+        "primitives_score_weight": 1.0,
+        **changes,
+    }
+    return TroikaConfig(**values)  # type: ignore[arg-type]
+
+
+def make_model(clip: Clip, seed: int = 1, **changes: object) -> Troika:
+    """A model whose every trained tensor is random, so that no part of it is neutral."""
+    model = Troika(clip, VOCABULARY, make_config(**changes))
+    torch.manual_seed(seed)
+    for name, tensor in model.trained_state().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif tensor.is_floating_point():
+            with torch.no_grad():
+                tensor.add_(torch.randn_like(tensor) * 0.3)
+    return model.eval()
+
+
+# --- The forward pass again, from the paper, in NumPy -------------------------------------------
+
+Weights = dict[str, np.ndarray]
+
+
+def layer_norm(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def linear(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+
+def activation(x: np.ndarray, quick: bool) -> np.ndarray:
+    if quick:
+        return x / (1 + np.exp(-1.702 * x))
+    erf = np.vectorize(math.erf)
+    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    exponents = np.exp(x - x.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).sum(-1, keepdims=True))
+
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, causal: bool = False
+) -> np.ndarray:
+    """One image or text: [n, d], [m, d], [m, d]."""
+    size = q.shape[1] // heads
+    out = np.zeros((q.shape[0], v.shape[1]))
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        for row in range(q.shape[0]):
+            scores = np.array([q[row, part] @ k[column, part] for column in range(k.shape[0])])
+            scores = scores / math.sqrt(size)
+            if causal:
+                scores[row + 1 :] = -np.inf
+            out[row, part] = softmax(scores) @ v[:, part]
+    return out
+
+
+def self_attention(x: np.ndarray, w: Weights, name: str, heads: int, causal: bool) -> np.ndarray:
+    joined = x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"]
+    q, k, v = np.split(joined, 3, axis=1)
+    return linear(attention(q, k, v, heads, causal), w, f"{name}.out_proj")
+
+
+def transformer_mlp(x: np.ndarray, w: Weights, name: str, quick: bool) -> np.ndarray:
+    return linear(activation(linear(x, w, f"{name}.c_fc"), quick), w, f"{name}.c_proj")
+
+
+def adapter(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    return 0.1 * linear(np.maximum(linear(x, w, f"{name}.down"), 0), w, f"{name}.up")
+
+
+def image_tokens(image: np.ndarray, c: Weights, t: Weights, quick: bool) -> np.ndarray:
+    kernel = c["visual.conv1.weight"]
+    tokens = [c["visual.class_embedding"]]
+    for top in range(0, 16, 8):
+        for left in range(0, 16, 8):
+            patch = image[:, top : top + 8, left : left + 8]
+            tokens.append(np.array([(patch * weights).sum() for weights in kernel]))
+    x = np.stack(tokens) + c["visual.positional_embedding"]
+    if "visual.ln_pre.weight" in c:
+        x = layer_norm(x, c, "visual.ln_pre")
+    for index in range(2):
+        block = f"visual.transformer.resblocks.{index}"
+        normed = layer_norm(x, c, f"{block}.ln_1")
+        attended = self_attention(normed, c, f"{block}.attn", 2, causal=False)
+        x = x + attended + adapter(x, t, f"adapters.attention.{index}")
+        normed = layer_norm(x, c, f"{block}.ln_2")
+        mixed = transformer_mlp(normed, c, f"{block}.mlp", quick)
+        x = x + mixed + adapter(x, t, f"adapters.mlp.{index}")
+    return layer_norm(x, c, "visual.ln_post") @ c["visual.proj"]
+
+
+def text_feature(
+    context: np.ndarray, words: list[np.ndarray], c: Weights, quick: bool
+) -> np.ndarray:
+    table = c["token_embedding.weight"]
+    rows = [table[49406], *context, *words, table[49407]]
+    end = len(rows) - 1
+    rows += [table[0]] * (8 - len(rows))
+    x = np.stack(rows) + c["positional_embedding"][:8]
+    for index in range(2):
+        block = f"transformer.resblocks.{index}"
+        normed = layer_norm(x, c, f"{block}.ln_1")
+        x = x + self_attention(normed, c, f"{block}.attn", 2, causal=True)
+        x = x + transformer_mlp(layer_norm(x, c, f"{block}.ln_2"), c, f"{block}.mlp", quick)
+    return unit(layer_norm(x, c, "ln_final")[end] @ c["text_projection"])
+
+
+def disentangle(x: np.ndarray, t: Weights, name: str) -> np.ndarray:
+    x = linear(x, t, f"{name}.linear")
+    x = (x - t[f"{name}.norm.running_mean"]) / np.sqrt(t[f"{name}.norm.running_var"] + 1e-5)
+    return np.maximum(x * t[f"{name}.norm.weight"] + t[f"{name}.norm.bias"], 0)
+
+
+def drawn(texts: np.ndarray, tokens: np.ndarray, t: Weights, heads: int) -> np.ndarray:
+    x = texts
+    for index in range(2):
+        layer = f"traction.layers.{index}"
+        q, k = linear(x, t, f"{layer}.query"), linear(tokens, t, f"{layer}.key")
+        v = linear(tokens, t, f"{layer}.value")
+        x = x + linear(attention(q, k, v, heads), t, f"{layer}.output")
+        hidden = linear(layer_norm(x, t, f"{layer}.norm"), t, f"{layer}.mlp.expand")
+        x = x + linear(activation(hidden, quick=True), t, f"{layer}.mlp.contract")
+    return unit(texts + t["traction.gain"] * x)
+
+
+def recompute(
+    model: Troika, images: np.ndarray, quick: bool, heads: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Logits of the three branches and the pair scores."""
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    c = {key.removeprefix("clip."): value for key, value in state.items() if key[:5] == "clip."}
+    t = {key: value for key, value in state.items() if key[:5] != "clip."}
+    attributes, objects = t["prompts.attribute_vectors"], t["prompts.object_vectors"]
+    texts = [
+        np.stack(
+            [
+                text_feature(
+                    t["prompts.composition_context"], [attributes[a], objects[o]], c, quick
+                )
+                for a, o in VOCABULARY.pair_indices
+            ]
+        ),
+        np.stack([text_feature(t["prompts.attribute_context"], [x], c, quick) for x in attributes]),
+        np.stack([text_feature(t["prompts.object_context"], [x], c, quick) for x in objects]),
+    ]
+    logits: list[list[np.ndarray]] = [[], [], []]
+    for image in images:
+        tokens = image_tokens(image, c, t, quick)
+        pooled = tokens[0]
+        features = [
+            unit(pooled),
+            unit(disentangle(pooled, t, "attribute_disentangler")),
+            unit(disentangle(pooled, t, "object_disentangler")),
+        ]
+        for branch in range(3):
+            tokens = layer_norm(tokens, t, "patch_norm")
+            cosines = drawn(texts[branch], tokens, t, heads) @ features[branch]
+            logits[branch].append(cosines * np.exp(c["logit_scale"]))
+    arrays = [np.stack(rows) for rows in logits]
+    scores = arrays[0] * model.config.composition_score_weight
+    for row in range(len(images)):
+        for column, (a, o) in enumerate(VOCABULARY.pair_indices):
+            product = softmax(arrays[1][row])[a] * softmax(arrays[2][row])[o]
+            scores[row, column] += model.config.primitives_score_weight * product
+    return arrays, scores
+
+
+@pytest.mark.parametrize(("quick_gelu", "no_ln_pre"), [(True, False), (False, True)])
+def test_forward_pass_is_the_papers(quick_gelu: bool, no_ln_pre: bool) -> None:
+    model = make_model(
+        tiny_clip(quick_gelu, no_ln_pre),
+        composition_score_weight=0.7,
+        primitives_score_weight=1.6,
+    ).double()
+    pixel_values = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    expected, expected_scores = recompute(model, pixel_values.numpy(), quick_gelu, heads=2)
+    with torch.no_grad():
+        logits = model(pixel_values, PAIRS)
+        scores = model.pair_scores(logits, PAIRS)
+    for found, wanted in zip(logits, expected, strict=True):
+        np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, atol=1e-9)
+    assert min(wanted.std() for wanted in expected) > 1e-3
+
+
+def test_float32_is_close_to_float64() -> None:
+    model = make_model(tiny_clip(quick_gelu=True))
+    pixel_values = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        single = model(pixel_values, PAIRS)
+        double = model.double()(pixel_values.double(), PAIRS)
+    for found, wanted in zip(single, double, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=0)
+
+
+def test_word_vectors_start_as_the_mean_of_at_most_six_tokens() -> None:
+    clip = tiny_clip()
+    prompts = Troika(clip, VOCABULARY, make_config()).prompts
+    bpe = open_clip.SimpleTokenizer()
+    table = clip.model.token_embedding.weight
+    for name, vector in zip(VOCABULARY.attributes, prompts.attribute_vectors, strict=True):
+        words = bpe.encode(name.replace(".", " ").lower())
+        torch.testing.assert_close(vector.detach(), table[words[:6]].mean(0))
+    assert max(len(bpe.encode(name.replace(".", " "))) for name in VOCABULARY.attributes) > 6
+    context = table[bpe.encode("a photo of")]
+    for branch in ("composition", "attribute", "object"):
+        torch.testing.assert_close(getattr(prompts, f"{branch}_context").detach(), context)
+
+
+def test_untrained_adapters_change_nothing() -> None:
+    clip = tiny_clip(quick_gelu=True)
+    model = Troika(clip, VOCABULARY, make_config()).eval()
+    pixel_values = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        tokens = model.encode_image(pixel_values).tokens
+        expected = clip.model.encode_image(pixel_values)
+    torch.testing.assert_close(tokens[:, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_text_features_may_be_computed_once_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tiny_clip())
+    pixel_values = torch.randn(3, 3, 16, 16)
+    expected = model(pixel_values, PAIRS)
+    monkeypatch.setattr(troika_model, "BLOCK_BYTES", 1)
+    with torch.inference_mode():
+        texts = model.encode_text(PAIRS)
+        found = model.branch_logits(model.encode_image(pixel_values), texts)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_parts_of_troika_learn() -> None:
+    clip = tiny_clip()
+    model = make_model(clip).train()
+    logits = model(torch.randn(4, 3, 16, 16), PAIRS)
+    sum(branch.square().mean() for branch in logits).backward()  # type: ignore[union-attr]
+    learning = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learning == {n for n, _ in model.named_parameters() if not n.startswith("clip.")}
+    assert not any(parameter.requires_grad for parameter in clip.model.parameters())
+    assert model.training and not model.clip.training
+    assert not any(part.training for part in model.clip.modules())
+
+
+def test_dropout_is_drawn_in_training_only() -> None:
+    model = make_model(tiny_clip())
+    pixel_values = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(model.encode_text(PAIRS)[0], model.encode_text(PAIRS)[0])
+        first, again = model(pixel_values, PAIRS), model(pixel_values, PAIRS)
+        assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+        model.train()
+        assert not torch.equal(model.encode_text(PAIRS)[0], model.encode_text(PAIRS)[0])
+        statistics = model.attribute_disentangler.norm.running_mean.clone()
+        model(pixel_values, PAIRS)
+        assert not torch.equal(statistics, model.attribute_disentangler.norm.running_mean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context_length": 17}, "encodes at most 16 tokens"),
+        ({"context_length": 6}, "troika_train.context_length is 6"),
+        ({"context": "a photo of " * 7, "context_length": 16}, "takes 16 or more"),
+        ({"context": " "}, "context has no words"),
+    ],
+)
+def test_contexts_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Troika(tiny_clip(), VOCABULARY, make_config(**changes))
+
+
+def test_what_stands_behind_the_end_mark_has_no_influence() -> None:
+    shortest = make_model(tiny_clip(), context_length=7)
+    longer = make_model(tiny_clip(), context_length=12)
+    longer.load_state_dict(shortest.trained_state(), strict=False)
+    for one, other in zip(shortest.encode_text(PAIRS), longer.encode_text(PAIRS), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_other_clips_are_refused() -> None:
+    with pytest.raises(UnsupportedClipError, match="a class token"):
+        Troika(tiny_clip(pool_type="avg"), VOCABULARY, make_config())
+    clip = tiny_clip()
+    wrong = Clip(torch.nn.Linear(1, 1), clip.preprocess, clip.tokenizer, 16, clip.mean, clip.std)
+    with pytest.raises(UnsupportedClipError, match="found Linear"):
+        Troika(wrong, VOCABULARY, make_config())
+
+
+def test_heads_divide_the_width() -> None:
+    assert [attention_heads(d) for d in (32, 64, 128, 512, 768, 224)] == [1, 1, 2, 8, 12, 2]

@@ -1,0 +1,380 @@
+"""The training loop and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from compositional_prompts.clip.loading import Clip
+from compositional_prompts.params import TroikaTrain, read_params
+from compositional_prompts.troika import fitting
+from compositional_prompts.troika.checkpoint import (
+    CheckpointError,
+    TrainedState,
+    clip_fingerprint,
+    load_model,
+    save_model,
+)
+from compositional_prompts.troika.fitting import (
+    EpochRecord,
+    Labelled,
+    TrainingError,
+    fit,
+    training_batches,
+    validate,
+    weighted_loss,
+)
+from compositional_prompts.troika.model import BranchLogits, Troika, TroikaConfig
+from compositional_prompts.troika.pixels import Normalizer
+from compositional_prompts.troika.training import write_curve
+from compositional_prompts.troika.vocabulary import Vocabulary
+
+PAIRS = [("Canvas", "Boots"), ("Canvas", "Heels"), ("Wool", "Boots"), ("Wool", "Heels")]
+VOCABULARY = Vocabulary.of(PAIRS, [True, True, True, False], ["train"] * 3 + ["val"], "the test")
+INDICES = torch.from_numpy(VOCABULARY.pair_indices)
+SEEN = torch.tensor(VOCABULARY.seen)
+
+
+def tiny_clip(quick_gelu: bool = False, seed: int = 0) -> Clip:
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(
+        embed_dim=32,
+        vision_cfg={
+            "image_size": 16,
+            "layers": 2,
+            "width": 32,
+            "patch_size": 8,
+            "head_width": 16,
+        },
+        text_cfg={"context_length": 16, "width": 32, "heads": 2, "layers": 2, "vocab_size": 49408},
+        quick_gelu=quick_gelu,
+    )
+    model.eval().requires_grad_(False)
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        raise AssertionError("no image is read here")
+
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    return Clip(model, preprocess, tokenizer, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def make_params(tmp_path: Path, **changes: object) -> TroikaTrain:
+    document: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+    section = {key: document[key] for key in ("troika_train", "base")}
+    section["troika_train"].update({"adapter_dim": 8, "batch_size": 8, "epochs": 2, **changes})
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(section))
+    return read_params(path, TroikaTrain)[0]
+
+
+def coloured(columns: list[int], pairs: torch.Tensor, seen: torch.Tensor, seed: int) -> Labelled:
+    """Images whose left half tells the attribute and whose right half tells the object."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 40, (len(columns), 3, 16, 16), generator=generator)
+    for row, column in enumerate(columns):
+        attribute, name = pairs[column].tolist()
+        pixels[row, attribute, :, :8] += 200
+        pixels[row, 1 + name, :, 8:] += 200
+    return Labelled(pixels.to(torch.uint8), torch.tensor(columns, dtype=torch.long), pairs, seen)
+
+
+def train_data(images: int = 24) -> Labelled:
+    columns = [row % 3 for row in range(images)]
+    return coloured(columns, INDICES[:3], SEEN[:3], seed=1)
+
+
+def val_data(columns: list[int]) -> Labelled:
+    return coloured(columns, INDICES, SEEN, seed=2)
+
+
+def new_model(clip: Clip, params: TroikaTrain, seed: int = 3) -> Troika:
+    torch.manual_seed(seed)
+    return Troika(clip, VOCABULARY, TroikaConfig.from_params(params))
+
+
+def normalizer(clip: Clip) -> Normalizer:
+    return Normalizer(clip, torch.device("cpu"))
+
+
+def test_overfits_a_small_set(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path, epochs=40, augment=False, learning_rate=0.005, lr_step=100)
+    data = train_data()
+    model = new_model(clip, params)
+    outcome = fit(model, data, val_data([]), normalizer(clip), params, seed=0)
+    losses = [record.train_loss for record in outcome.records]
+    assert losses[-1] < 0.2 * losses[0]
+    assert validate(model, data, 8, normalizer(clip))["best_seen"] == 1.0
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    params = make_params(tmp_path)
+
+    def run(seed: int) -> dict[str, torch.Tensor]:
+        clip = tiny_clip()
+        outcome = fit(
+            new_model(clip, params), train_data(), val_data([0, 3]), normalizer(clip), params, seed
+        )
+        torch.rand(7)  # what happens to the global generator in between must not matter
+        return dict(outcome.state.last)
+
+    first, again, other = run(5), run(5), run(6)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["traction.gain"], other["traction.gain"])
+
+
+def test_every_epoch_trains_in_training_mode_and_validates_in_evaluation_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path, epochs=3)
+    model = new_model(clip, params)
+    modes: list[tuple[bool, bool]] = []
+    encode = model.encode_image
+
+    def spy(pixel_values: torch.Tensor) -> Any:
+        parts = {part.training for name, part in model.named_modules() if name[:4] != "clip"}
+        assert len(parts) == 1
+        assert not model.clip.training
+        modes.append((parts.pop(), torch.is_grad_enabled()))
+        return encode(pixel_values)
+
+    monkeypatch.setattr(model, "encode_image", spy)
+    fit(model, train_data(), val_data([0, 1, 3]), normalizer(clip), params, seed=0)
+    assert modes == ([(True, True)] * 3 + [(False, False)]) * 3
+
+
+def test_each_image_once_an_epoch_and_no_batch_of_one() -> None:
+    for images, size, sizes in ((9, 4, [4, 5]), (8, 4, [4, 4]), (3, 4, [3]), (10, 4, [4, 4, 2])):
+        batches = training_batches(images, size, torch.Generator().manual_seed(1))
+        assert [len(batch) for batch in batches] == sizes
+        assert sorted(torch.cat(batches).tolist()) == list(range(images))
+
+
+def test_loss_is_the_weighted_sum_over_the_branches(tmp_path: Path) -> None:
+    weights = {"composition": 0.5, "attribute": 2.0, "object": 3.0}
+    params = make_params(tmp_path, loss_weights=weights)
+    generator = torch.Generator().manual_seed(0)
+    logits = BranchLogits(
+        torch.randn(5, 3, generator=generator),
+        torch.randn(5, 2, generator=generator),
+        torch.randn(5, 2, generator=generator),
+    )
+    targets = torch.tensor([0, 2, 1, 1, 0])
+    expected = 0.0
+    for row, column in enumerate(targets.tolist()):
+        attribute, name = INDICES[column].tolist()
+        truths = {"composition": column, "attribute": attribute, "object": name}
+        for branch, truth in truths.items():
+            values = getattr(logits, branch)[row].double()
+            expected += weights[branch] * float(values.exp().sum().log() - values[truth]) / 5
+    assert float(weighted_loss(logits, targets, INDICES[:3], params)) == pytest.approx(expected)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_group(tmp_path: Path) -> None:
+    # Without dropout and batch norm, two half batches must step as one whole batch does.
+    still = {
+        "augment": False,
+        "epochs": 1,
+        "adapter_dropout": 0.0,
+        "attribute_dropout": 0.0,
+        "disentangler_dropout": 0.0,
+    }
+    data = train_data(16)
+    states = []
+    for size, accumulation in ((16, 1), (8, 2), (8, 3)):
+        clip = tiny_clip()
+        params = make_params(tmp_path, batch_size=size, gradient_accumulation=accumulation, **still)
+        model = new_model(clip, params)
+        model.attribute_disentangler.norm = torch.nn.Identity()  # type: ignore[assignment]
+        model.object_disentangler.norm = torch.nn.Identity()  # type: ignore[assignment]
+        outcome = fit(model, data, val_data([]), normalizer(clip), params, seed=0)
+        states.append(outcome.state.last["traction.layers.0.mlp.expand.weight"])
+    torch.testing.assert_close(states[1], states[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(states[2], states[0], atol=2e-5, rtol=0)
+
+
+def records_from(monkeypatch: pytest.MonkeyPatch, values: list[dict[str, float | None]]) -> None:
+    """Let validation return given metrics, epoch by epoch."""
+    remaining = iter(values)
+    empty = dict.fromkeys(
+        ("auc", "best_hm", "best_seen", "best_unseen", "attribute_accuracy", "object_accuracy")
+    )
+    monkeypatch.setattr(fitting, "validate", lambda *_: {**empty, **next(remaining)})
+
+
+def test_best_epoch_is_the_first_with_the_highest_auc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path, epochs=9, early_stopping=2)
+    records_from(monkeypatch, [{"auc": auc} for auc in (0.1, 0.3, 0.3, 0.2, 0.9)])
+    outcome = fit(
+        new_model(clip, params), train_data(), val_data([0, 3]), normalizer(clip), params, seed=0
+    )
+    assert outcome.selection == "val_auc"
+    assert (outcome.state.best_epoch, outcome.state.epochs) == (2, 4)
+    best, last = outcome.state.best["traction.gain"], outcome.state.last["traction.gain"]
+    assert not torch.equal(best, last)
+
+
+def test_without_unseen_validation_images_primitives_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path, epochs=3)
+    accuracies = [(0.9, 0.1), (0.5, 0.6), (1.0, 0.0)]
+    records_from(
+        monkeypatch, [{"attribute_accuracy": a, "object_accuracy": o} for a, o in accuracies]
+    )
+    outcome = fit(
+        new_model(clip, params), train_data(), val_data([0, 1]), normalizer(clip), params, seed=0
+    )
+    assert (outcome.selection, outcome.state.best_epoch) == ("val_primitive_hm", 2)
+
+
+def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path)
+    model = new_model(clip, params)
+    outcome = fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0)
+    assert (outcome.selection, outcome.state.best_epoch) == ("last_epoch", 2)
+    assert outcome.records[0].val_attribute_accuracy is None
+    write_curve(outcome.records, tmp_path / "curve.csv")
+    lines = (tmp_path / "curve.csv").read_text().splitlines()
+    assert lines[0] == (
+        "epoch,train_loss,val_auc,val_hm,val_best_seen,val_best_unseen,"
+        "val_attribute_accuracy,val_object_accuracy"
+    )
+    assert lines[1] == f"1,{round(outcome.records[0].train_loss, 4)},,,,,,"
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "message"),
+    [
+        (0, {}, "troika_train.epochs: 0"),
+        (1, {}, "1 training images in batches"),
+        (4, {"batch_size": 1}, "troika_train.batch_size = 1"),
+        (4, {"early_stopping": 1}, "early_stopping needs labelled validation images"),
+        (4, {"learning_rate": 1e30}, "lower troika_train.learning_rate"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    tmp_path: Path, images: int, changes: dict[str, object], message: str
+) -> None:
+    clip = tiny_clip()
+    params = make_params(tmp_path, **changes)
+    with pytest.raises((TrainingError, ValueError), match=message):
+        fit(
+            new_model(clip, params),
+            train_data(images),
+            val_data([]),
+            normalizer(clip),
+            params,
+            seed=0,
+        )
+
+
+# --- On disk --------------------------------------------------------------------------------------
+
+
+def saved_model(tmp_path: Path, clip: Clip) -> tuple[Path, Troika]:
+    params = make_params(tmp_path)
+    model = new_model(clip, params)
+    for tensor in model.trained_state().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor))
+    state = TrainedState(model.trained_state(), model.trained_state(), best_epoch=2, epochs=3)
+    directory = tmp_path / "troika"
+    save_model(directory, VOCABULARY, clip, model.config, state)
+    return directory, model
+
+
+def test_only_trained_tensors_are_saved_and_they_come_back(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    directory, model = saved_model(tmp_path, clip)
+    names = set(load_file(directory / "best.safetensors"))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    statistics = {name for name in names if ".norm.running_" in name or "num_batches" in name}
+    assert names == trained | statistics
+    assert len(statistics) == 6
+    document = json.loads((directory / "config.json").read_text())
+    assert (document["trained"], document["best_epoch"], document["epochs"]) == (True, 2, 3)
+    loaded = load_model(directory, VOCABULARY, tiny_clip())
+    assert loaded is not None and not loaded.training
+    assert loaded.config == model.config
+    for name, tensor in model.trained_state().items():
+        assert torch.equal(loaded.trained_state()[name], tensor), name
+
+
+def test_an_untrained_model_has_no_tensors(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    config = TroikaConfig.from_params(make_params(tmp_path))
+    saved_model(tmp_path, clip)
+    save_model(tmp_path / "troika", VOCABULARY, clip, config, None)
+    assert [path.name for path in (tmp_path / "troika").iterdir()] == ["config.json"]
+    assert load_model(tmp_path / "troika", VOCABULARY, clip) is None
+
+
+def test_unseen_pairs_may_differ_but_no_seen_pair_or_word(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    directory, _ = saved_model(tmp_path, clip)
+    fewer = Vocabulary.of(PAIRS[:3], [True] * 3, ["train"] * 3, "the test")
+    assert load_model(directory, fewer, clip) is not None
+    unseen = Vocabulary.of(PAIRS, [True, True, False, False], ["train"] * 2 + ["val"] * 2, "x")
+    with pytest.raises(CheckpointError, match=r"other seen pairs .* \['Wool_Boots'\]"):
+        load_model(directory, unseen, clip)
+    renamed = [*PAIRS[:3], ("Suede", "Heels")]
+    with pytest.raises(CheckpointError, match=r"other attributes .*table \['Suede'\]"):
+        load_model(directory, Vocabulary.of(renamed, [True] * 4, ["train"] * 4, "x"), clip)
+
+
+@pytest.mark.parametrize("change", [{"seed": 9}, {"quick_gelu": True}])
+def test_another_clip_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    directory, _ = saved_model(tmp_path, tiny_clip())
+    with pytest.raises(CheckpointError, match="but the CLIP at hand is"):
+        load_model(directory, VOCABULARY, tiny_clip(**change))
+
+
+def test_the_fingerprint_is_that_of_every_weight() -> None:
+    clip = tiny_clip()
+    before = clip_fingerprint(clip.model)
+    assert before == clip_fingerprint(tiny_clip().model)
+    clip.model.text_projection[3, 5] += 1e-3
+    assert clip_fingerprint(clip.model) != before
+
+
+def test_damaged_directories_are_refused_by_name(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    directory, _ = saved_model(tmp_path, clip)
+    path = directory / "best.safetensors"
+    tensors = load_file(path)
+    without = {name: tensor for name, tensor in tensors.items() if name != "traction.gain"}
+    save_file(without | {"surplus": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=r"missing \['traction.gain'\], left over \['surp"):
+        load_model(directory, VOCABULARY, clip)
+    save_file(tensors | {"traction.gain": torch.zeros(7)}, path)
+    with pytest.raises(CheckpointError, match=r"traction.gain is \[7\], expected \[32\]"):
+        load_model(directory, VOCABULARY, clip)
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 0}))
+    with pytest.raises(CheckpointError, match="has format 0, expected 1"):
+        load_model(directory, VOCABULARY, clip)
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        load_model(directory, VOCABULARY, clip)
+
+
+def test_the_curve_of_no_epoch_is_a_header(tmp_path: Path) -> None:
+    write_curve([], tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_text().count("\n") == 1
+    write_curve([EpochRecord(1, 0.123456, 0.5, 1.0, 1.0, 0.0, None, 0.25)], tmp_path / "c.csv")
+    assert (tmp_path / "c.csv").read_text().splitlines()[1] == "1,0.1235,0.5,1.0,1.0,0.0,,0.25"
