@@ -1,6 +1,6 @@
 """Stage blip2_features: the output of BLIP-2's frozen half for every image, once."""
 
-from compositional_prompts.captioner.features import compute_features
+from compositional_prompts.captioner.extraction import compute_features
 from compositional_prompts.captioner.loading import load_captioner
 from compositional_prompts.devices import resolve_device
 from compositional_prompts.params import Blip2Features, read_params

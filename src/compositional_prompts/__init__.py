@@ -1,1 +1,1 @@
-"""Product photos with a thin label in, rich captions out, and a BLIP-2 that writes them by itself."""
+"""From product photos with a thin label to rich captions, and a BLIP-2 that writes them."""

@@ -17,13 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compositional_prompts.batching import decoded_batches
-from compositional_prompts.captioner.loading import Captioner, query_features
-from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.catalog.schema import FEATURE_INDEX
 from compositional_prompts.catalog.tables import read_table, write_table
 from compositional_prompts.outputs import atomic_directory
-from compositional_prompts.stage import progress
 
 SHARD_BYTES = 64 * 2**20
 INDEX_FILE = "index.parquet"
@@ -67,24 +63,6 @@ def write_features(batches: Iterable[tuple[list[str], NDArray[np.float16]]], out
         table = pa.table(index, schema=FEATURE_INDEX)
         write_table(table, directory / INDEX_FILE, FEATURE_INDEX)
     return len(index["image_id"])
-
-
-@torch.inference_mode()
-def compute_features(
-    captioner: Captioner, catalog: Path, out: Path, *, batch_size: int, workers: int
-) -> int:
-    """Run the frozen half over every image of ``catalog`` once; return the number of images."""
-    batches = decoded_batches(catalog, captioner.preprocess, batch_size, workers)
-    total = -(-count_rows(catalog) // batch_size)
-    device = captioner.device
-
-    def computed() -> Iterable[tuple[list[str], NDArray[np.float16]]]:
-        for image_ids, pixel_values in progress(batches, "features", total):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                features = query_features(captioner.model, pixel_values.to(device))
-            yield image_ids, features.cpu().to(torch.float16).numpy()
-
-    return write_features(computed(), out)
 
 
 class FeatureStore:
