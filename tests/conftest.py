@@ -20,9 +20,7 @@ def real_photos() -> Path:
     """The folder of fashion-product-images-small; the test skips where it is not at hand."""
     named = os.environ.get("COMPOSITIONAL_PROMPTS_PHOTOS")
     folder = (
-        Path(named)
-        if named
-        else ROOT.parent / "shared" / "data" / "fashion-product-images-small"
+        Path(named) if named else ROOT.parent / "shared" / "data" / "fashion-product-images-small"
     )
     if not folder.is_dir():
         pytest.skip(

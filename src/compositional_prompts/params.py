@@ -115,7 +115,8 @@ class Blip2Source(Section):
 class Pretrain(Section):
     corpus: Literal["generated", "catalog"]
     images: Positive
-    clip_epochs: Positive
+    clip_image_epochs: Positive
+    clip_text_epochs: Positive
     clip_batch: Positive
     clip_learning_rate: Rate
     blip2_epochs: Positive

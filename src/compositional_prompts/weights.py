@@ -50,9 +50,7 @@ def _micro_pixels(image: Image.Image) -> Tensor:
 def _corpus_rows(params: Pretrain, table: Path, seed: int, workers: int) -> Iterator[Any]:
     if params.corpus == "catalog":
         return iterate_corpus(table)
-    return (
-        (row.image, row.caption) for row in generate_corpus(params.images, seed, workers)
-    )
+    return ((row.image, row.caption) for row in generate_corpus(params.images, seed, workers))
 
 
 def read_corpus(params: Pretrain, table: Path, seed: int, workers: int) -> Corpus:
@@ -100,7 +98,8 @@ class _MicroModels:
             self._clip = pretrain_clip(
                 self.corpus.images,
                 self.corpus.captions,
-                epochs=self._params.clip_epochs,
+                image_epochs=self._params.clip_image_epochs,
+                text_epochs=self._params.clip_text_epochs,
                 batch_size=self._params.clip_batch,
                 learning_rate=self._params.clip_learning_rate,
                 seed=self._seed,

@@ -34,9 +34,7 @@ def miniature(family: str = "opt", seed: int = 0) -> Captioner:
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(WORDS)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    processor = Blip2Processor(
-        BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES
-    )
+    processor = Blip2Processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

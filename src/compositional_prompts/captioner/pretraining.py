@@ -208,7 +208,7 @@ def pretrain_blip2(
 
     Args:
         clip: a micro CLIP, as :func:`compositional_prompts.clip.pretraining.pretrain_clip` gives.
-        images: uint8 ``[n, 3, 112, 112]``.
+        images: uint8 ``[n, 3, 96, 96]``.
         captions: ``n`` texts; each is written in another form now and then.
         epochs: passes over the pairs.
         batch_size: pairs a step.
@@ -260,9 +260,7 @@ def pretrain_blip2(
             optimizer.step()
             scheduler.step()
             total += loss.item()
-        logger.info(
-            "BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch
-        )
+        logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()
     return captioner
 

@@ -30,9 +30,7 @@ def fetch_captioner(
     """
     if source == "hub":
         try:
-            folder = Path(
-                snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS))
-            )
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
         except LocalEntryNotFoundError as error:
             pin = f" --revision {revision}" if revision else ""
             raise FileNotFoundError(

@@ -42,9 +42,7 @@ def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, work
                     writer = pq.ParquetWriter(temporary, schema, compression="zstd")
                 flat = pa.array(vectors.reshape(-1))
                 embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-                writer.write_batch(
-                    pa.record_batch([pa.array(image_ids), embedding], schema=schema)
-                )
+                writer.write_batch(pa.record_batch([pa.array(image_ids), embedding], schema=schema))
                 rows += len(image_ids)
         finally:
             if writer is not None:
