@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def random_captioner(captions: Sequence[str], width: int, layers: int, seed: int
     tokenizer = train_tokenizer(captions)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = Blip2Processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES)
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": width // 32,
@@ -113,7 +114,8 @@ def random_captioner(captions: Sequence[str], width: int, layers: int, seed: int
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(std=0.3)
-    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
+    text_config: Any = model.config.text_config
+    model.generation_config = GenerationConfig.from_model_config(text_config)
     model.eval().requires_grad_(False)
     return Captioner(model=model, processor=processor)
 

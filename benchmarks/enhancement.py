@@ -26,7 +26,8 @@ Vectors = NDArray[np.float32]
 def unit_vectors(rows: int, dimension: int, generator: np.random.Generator) -> Vectors:
     """Random L2-normalised vectors, float32 ``[rows, dimension]``."""
     vectors = generator.standard_normal((rows, dimension), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def by_batches(images: Vectors, words: Mapping[str, Vectors], batch_size: int) -> dict[str, Choice]:
@@ -71,7 +72,9 @@ def assert_same(
         AssertionError: a word, a cosine or a margin differs.
     """
     for group, choice in batched.items():
-        best, score, margin, chosen = (np.array(column) for column in zip(*looped[group]))
+        best, score, margin, chosen = (
+            np.array(column) for column in zip(*looped[group], strict=True)
+        )
         np.testing.assert_allclose(choice.score, score, atol=TOLERANCE)
         np.testing.assert_allclose(choice.margin, margin, atol=TOLERANCE)
         clear = margin > TOLERANCE

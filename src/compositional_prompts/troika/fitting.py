@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -265,7 +265,12 @@ def fit(
                 val_object_accuracy=metrics["object_accuracy"],
             )
         )
-        log.info("%s", records[-1])
+        measured = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3f}"
+            for name, value in asdict(records[-1]).items()
+            if name != "epoch" and value is not None
+        )
+        log.info("epoch %d of %d: %s", epoch, params.epochs, measured)
         value = _selection_value(selection, records[-1])
         if value > best_value:
             best_value, best_epoch, best = value, epoch, _snapshot(model)
