@@ -75,15 +75,16 @@ def random_captioner(captions: Sequence[str], width: int, layers: int, seed: int
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(captions)
+    tokenizer: Any = train_tokenizer(captions)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    processor = Blip2Processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES)
+    make_processor: Any = Blip2Processor
+    processor = make_processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=QUERIES)
     shape: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": width // 32,
     }
-    model = Blip2ForConditionalGeneration(
+    model: Any = Blip2ForConditionalGeneration(
         Blip2Config(
             vision_config=Blip2VisionConfig(
                 **shape, intermediate_size=4 * width, image_size=IMAGE_SIZE, patch_size=8
@@ -151,9 +152,10 @@ def train_epoch(
     """One epoch of AdamW on what requires a gradient."""
     trained = [p for p in captioner.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE)
-    for rows in torch.randperm(len(tokens)).split(batch_size):
+    order: Any = torch.randperm(len(tokens))
+    for rows in order.split(batch_size):
         queries = queries_of(rows.tolist())
-        loss = caption_loss(*caption_logits(captioner.model, queries, tokens.select(rows)))
+        loss: Any = caption_loss(*caption_logits(captioner.model, queries, tokens.select(rows)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -185,7 +187,7 @@ def compare_training(
     cache_seconds: float,
 ) -> None:
     """Time an epoch either way, after checking that both see the same loss."""
-    model = captioner.model
+    model: Any = captioner.model
     tokens = tokenize_captions(captioner, captions, MAX_TOKENS)
 
     def from_photos(rows: Sequence[int]) -> Tensor:

@@ -19,6 +19,7 @@ from compositional_prompts.captioner.loading import (
     IGNORED,
     Captioner,
     CaptionTokens,
+    bucketed_batches,
     caption_logits,
     caption_loss,
     tokenize_captions,
@@ -188,9 +189,7 @@ def finetune(
             # The Q-Former's output is cached in evaluation mode; only what follows it trains.
             captioner.model.language_model.train()
             totals = _Totals()
-            batches = torch.randperm(len(train_tokens), generator=generator).split(
-                params.batch_size
-            )
+            batches = bucketed_batches(train_tokens.mask.sum(1), params.batch_size, generator)
             for rows in progress(batches, f"fine-tuning epoch {epoch}/{params.epochs}"):
                 queries = features.read([train.image_ids[row] for row in rows.tolist()]).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -162,6 +162,30 @@ def tokenize_captions(
     return CaptionTokens(ids, mask)
 
 
+BUCKET_BATCHES = 16
+"""Batches that are sorted by length together: little padding, and still a random order."""
+
+
+def bucketed_batches(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Random batches of captions of similar length, every caption once.
+
+    Args:
+        lengths: tokens of each caption, int64 ``[n]``.
+        batch_size: captions a batch; the last batch may be smaller.
+        generator: of the order, on the CPU.
+
+    Returns:
+        Row numbers of each batch.
+    """
+    order = torch.randperm(len(lengths), generator=generator)
+    batches = [
+        batch
+        for bucket in order.split(BUCKET_BATCHES * batch_size)
+        for batch in bucket[lengths[bucket].argsort(stable=True)].split(batch_size)
+    ]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
 def caption_logits(
     model: Blip2ForConditionalGeneration, queries: Tensor, tokens: CaptionTokens
 ) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
 """A micro BLIP-2 trained from scratch, for machines that cannot reach the hub.
 
 As the published one (Li et al., 2023, section 3) it stands on a frozen vision tower taken from a
-CLIP; Q-Former, projection and an OPT language model are trained together to caption images. Same
-classes and files as Salesforce/blip2-opt-2.7b, only the configuration differs.
+CLIP; Q-Former, projection and an OPT language model are trained together to caption images. What
+the published one's first stage is for, queries that hold what a text says of an image, is done
+here by naming the words of the caption from the queries, as the micro CLIP's image tower does.
+Same classes and files as Salesforce/blip2-opt-2.7b, only the configuration differs.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from transformers import (
 from compositional_prompts.captioner.loading import (
     Captioner,
     attend_queries,
+    bucketed_batches,
     caption_logits,
     caption_loss,
     tokenize_captions,
@@ -40,7 +43,10 @@ from compositional_prompts.clip.pretraining import (
     MICRO_CONFIG,
     MICRO_PREPROCESS,
     cosine_with_warmup,
+    micro_tokenizer,
     normalised,
+    word_loss,
+    word_targets,
 )
 from compositional_prompts.devices import seed_everything
 from compositional_prompts.stage import progress
@@ -52,6 +58,7 @@ NUM_QUERY_TOKENS = 16
 MAX_CAPTION_TOKENS = 64
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 WEIGHT_DECAY = 0.05
+WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
 ENCODE_BATCH = 256
 
 
@@ -61,14 +68,14 @@ def written_forms(caption: str, rng: np.random.Generator) -> str:
     published one does.
     """
     form = rng.random()
-    if form < 0.6:
+    if form < 0.8:
         return caption
     words = re.sub(r"[,:]", "", caption).split()
-    if form < 0.7:
+    if form < 0.85:
         return caption.capitalize()
-    if form < 0.8:
-        return " ".join(word.capitalize() for word in words)
     if form < 0.9:
+        return " ".join(word.capitalize() for word in words)
+    if form < 0.95:
         return "_".join(word.capitalize() for word in words)
     return ".".join(word.capitalize() for word in words)
 
@@ -238,7 +245,9 @@ def pretrain_blip2(
     for module in trained:
         module.requires_grad_(True).train()
     model.query_tokens.requires_grad_(True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    words = word_targets(micro_tokenizer()(list(captions)))
+    head = nn.Linear(model.config.qformer_config.hidden_size, words.shape[1]).to(device)
+    parameters = [*(p for p in model.parameters() if p.requires_grad), *head.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -250,16 +259,18 @@ def pretrain_blip2(
     for epoch in range(epochs):
         tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
         total = 0.0
-        batches = torch.randperm(len(captions), generator=generator).split(batch_size)
+        batches = bucketed_batches(tokens.mask.sum(1), batch_size, generator)
         for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}"):
             queries = attend_queries(model, image_embeds[chosen].to(device).float())
-            loss = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
+            said = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
+            named = word_loss(head(queries.mean(1)), words[chosen].to(device))
+            loss = said + WORD_WEIGHT * named
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             scheduler.step()
-            total += loss.item()
+            total += said.item()
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()
     return captioner

@@ -136,6 +136,17 @@ def word_targets(tokens: Tensor) -> Tensor:
     return present[:, (share > 0) & (share < 1)]
 
 
+def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of naming a caption's words, summed over words, mean over captions.
+
+    Args:
+        logits: ``[n, words]``; :data:`WORD_PRIOR` is taken off, so that they may start at zero.
+        targets: as :func:`word_targets` gives, ``[n, words]``.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
+    return losses / len(targets)
+
+
 def _optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
     trained = [p for p in parameters if p.requires_grad]
     return torch.optim.AdamW(
@@ -192,10 +203,7 @@ def _train_image_tower(
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
             features = model.encode_image(batch.to(device))  # type: ignore[operator]
-            logits = head(F.layer_norm(features, (width,))) - WORD_PRIOR
-            loss = F.binary_cross_entropy_with_logits(
-                logits, targets[chosen].to(device), reduction="sum"
-            ) / len(chosen)
+            loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
             total += _step(loss, optimizer, scheduler)
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch

@@ -1,0 +1,182 @@
+"""The shipped sample through ``dvc repro``: its results, and what is recomputed when."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from browser import check_page
+from dvc_project import Project, ran
+
+pytestmark = pytest.mark.end_to_end
+
+UP_TO_DATE = "Data and pipelines are up to date."
+DOWNSTREAM_OF_ENHANCE = {"enhance", "finetune", "infer@finetuned", "score", "report"}
+CZSL = {"best_seen", "best_unseen", "best_hm", "auc", "attribute_accuracy", "object_accuracy"}
+
+
+def test_the_fine_tuned_captioner_reaches_the_reports_averages(sample_run: Project) -> None:
+    scores = sample_run.metrics("scores")
+    finetuned, base = scores["finetuned"], scores["base"]
+    assert finetuned["bleu"]["mean"] >= 0.777
+    assert finetuned["rouge2"]["mean"] >= 0.852
+    assert finetuned["rougeL"]["mean"] >= 0.920
+    for metric in ("bleu", "rouge2", "rougeL"):
+        assert base[metric]["mean"] < finetuned[metric]["mean"] / 2, metric
+
+
+def test_colors_of_the_enhanced_prompts_are_true(sample_run: Project) -> None:
+    color = sample_run.metrics("enhance")["color"]
+    assert color["accuracy"] >= 0.85
+    assert color["accuracy"] > color["majority_accuracy"]
+
+
+def test_troika_beats_zero_shot_clip(sample_run: Project) -> None:
+    troika = sample_run.metrics("troika")
+    for metric in ("auc", "best_hm"):
+        assert troika["closed"][metric] > troika["zero_shot_closed"][metric], metric
+
+
+def test_fine_tuning_teaches_the_attributes(sample_run: Project) -> None:
+    scores = sample_run.metrics("scores")
+    for attribute, finetuned in scores["finetuned"]["attributes"].items():
+        base = scores["base"]["attributes"][attribute]
+        assert finetuned["accuracy_vs_enhanced"] > base["accuracy_vs_enhanced"], attribute
+
+
+def test_metrics_have_the_promised_names(sample_run: Project) -> None:
+    scores = sample_run.metrics("scores")
+    for captioner in ("base", "finetuned"):
+        found = scores[captioner]
+        for metric in ("bleu", "rouge1", "rouge2", "rougeL", "cosine"):
+            spread = found[metric]
+            assert spread["worst"] <= spread["mean"] <= spread["best"], (captioner, metric)
+        preference = found["clip_preference"]
+        assert set(preference) == {"correct", "wrong", "tie"}
+        assert sum(preference.values()) == found["images"]
+        assert 0 <= found["exact_match"] <= 1
+        for attribute in ("color", "material"):
+            assert {"accuracy_vs_enhanced", "accuracy_vs_truth"} <= set(
+                found["attributes"][attribute]
+            )
+    enhance = sample_run.metrics("enhance")
+    for group in ("color", "material"):
+        expected = {"accuracy", "coverage", "majority_accuracy", "pixel_accuracy"}
+        assert expected <= set(enhance[group])
+    troika = sample_run.metrics("troika")
+    assert set(troika["closed"]) >= CZSL
+    assert set(troika["zero_shot_closed"]) >= CZSL
+    finetune = sample_run.metrics("finetune")
+    assert 0 < finetune["parameters"]["trainable"] < finetune["parameters"]["total"]
+    for loss in ("train_loss", "val_loss"):
+        assert finetune[loss]["min"] <= finetune[loss]["mean"] <= finetune[loss]["max"]
+    assert finetune["epochs"] >= 1
+    download = sample_run.metrics("download")
+    assert download["images"] > 0
+    assert download["rejected"] == {}
+
+
+def test_losses_fall_and_are_plotted(sample_run: Project) -> None:
+    with (sample_run.root / "metrics" / "plots" / "losses.csv").open() as file:
+        curve = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in curve] == list(range(1, len(curve) + 1))
+    assert len(curve) == sample_run.metrics("finetune")["epochs"]
+    assert float(curve[-1]["train_loss"]) < float(curve[0]["train_loss"]) / 2
+
+
+def test_every_stage_leaves_its_timing(sample_run: Project) -> None:
+    folder = sample_run.root / "metrics" / "timing"
+    for stage in sample_run.stages():
+        record = json.loads((folder / f"{stage.replace('@', '-')}.json").read_text())
+        assert record["rows"] > 0 or stage == "weights", stage
+        assert record["seconds"] > 0, stage
+        assert record["peak_memory_mib"] > 0, stage
+
+
+def test_the_page_reads_well(sample_run: Project) -> None:
+    check_page(sample_run.root / "reports" / "index.html")
+
+
+def test_a_second_run_does_nothing(sample_run: Project) -> None:
+    output = sample_run.dvc("repro")
+    assert ran(output) == []
+    assert UP_TO_DATE in output
+    assert sample_run.git("status", "--porcelain") == ""
+
+
+def test_results_are_read_from_git_alone(bare_clone: Project, sample_run: Project) -> None:
+    output = bare_clone.dvc("repro", "--dry", "--allow-missing")
+    assert ran(output) == []
+    assert UP_TO_DATE in output
+    shown = json.loads(bare_clone.dvc("metrics", "show", "--json"))[""]["data"]
+    assert shown["metrics/scores.json"]["data"] == sample_run.metrics("scores")
+    plots = json.loads(bare_clone.dvc("plots", "show", "--json", "--out", "plots"))
+    assert plots["errors"] == []
+    assert {"Losses", "Troika", "Confusion"} <= set(plots["data"])
+
+
+def test_a_title_rewrites_the_report_only(workspace: Project) -> None:
+    workspace.change({"report.title": "Shoes <by> any other name"})
+    assert ran(workspace.dvc("repro")) == ["report"]
+    page = (workspace.root / "reports" / "index.html").read_text()
+    assert "Shoes &lt;by&gt; any other name" in page
+
+
+def test_a_threshold_recomputes_only_what_follows_from_it(workspace: Project) -> None:
+    workspace.change({"enhance.threshold": 0.21})
+    status = json.loads(workspace.dvc("status", "--json"))
+    assert set(status) == {"enhance", "report"}  # the report shows params.yaml
+    workspace.change({"finetune.epochs": 1})
+    before = workspace.cached_outputs()
+    output = workspace.dvc("repro")
+    assert set(ran(output)) <= DOWNSTREAM_OF_ENHANCE
+    assert {"enhance", "finetune", "score", "report"} <= set(ran(output))
+    after = workspace.cached_outputs()
+    moved = {path for path in before if before[path] != after[path]}
+    assert {"data/prompts/enhanced.parquet", "models/blip2_lora", "data/scores.parquet"} <= moved
+    assert not moved & {"data/catalog", "models/clip", "models/troika", "data/features"}
+
+    differences = json.loads(workspace.dvc("metrics", "diff", "--json"))["diff"]
+    assert differences["metrics/finetune.json"]["epochs"]["new"] == 1
+    bleu = differences["metrics/scores.json"]["finetuned.bleu.mean"]
+    assert bleu["diff"] == pytest.approx(bleu["new"] - bleu["old"])
+    assert "metrics/troika.json" not in differences
+    parameters = json.loads(workspace.dvc("params", "diff", "--json"))["params.yaml"]
+    assert set(parameters) == {"enhance.threshold", "finetune.epochs"}
+    plots = json.loads(workspace.dvc("plots", "diff", "--json", "--out", "plots"))
+    assert plots["errors"] == []
+    assert any({"HEAD", "workspace"} <= set(plot["revisions"]) for plot in plots["data"]["Losses"])
+
+    # Back again: everything is in the run-cache.
+    workspace.git("checkout", "--", "params.yaml")
+    assert ran(workspace.dvc("repro")) == []
+    assert workspace.cached_outputs() == before
+
+
+def test_results_are_shared_through_a_remote(
+    workspace: Project, sample_run: Project, tmp_path: Path
+) -> None:
+    remote = str(tmp_path / "remote")
+    workspace.dvc("remote", "add", "--default", "--local", "storage", remote)
+    workspace.dvc("push", "--run-cache")
+
+    second = Project(tmp_path / "second", tmp_path / "second-home")
+    sample_run.git("clone", "--quiet", str(sample_run.root), str(second.root))
+    second.dvc("remote", "add", "--default", "--local", "storage", remote)
+    second.dvc("pull", "--run-cache")
+    assert json.loads(second.dvc("status", "--json")) == {}
+    output = second.dvc("repro")
+    assert ran(output) == []
+    assert UP_TO_DATE in output
+    assert (second.root / "reports" / "index.html").is_file()
+    assert second.git("status", "--porcelain") == ""
+
+
+def test_runs_repeat_exactly(workspace: Project) -> None:
+    before = workspace.cached_outputs()
+    stages = ("download", "split", "enhance")
+    output = workspace.dvc("repro", "--force", "--single-item", "--no-run-cache", *stages)
+    assert ran(output) == list(stages)
+    assert workspace.cached_outputs() == before

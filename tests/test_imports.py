@@ -1,0 +1,68 @@
+"""The direction of imports, as ``lint-imports`` holds it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """Check the package in ``root/src`` against the contracts in ``root/pyproject.toml``."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Package and contracts apart from the project, to be spoiled."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(
+        ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
+    return tmp_path
+
+
+def test_imports_point_one_way() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("catalog/tables.py", "import compositional_prompts.batching"),
+        ("enhancement/choice.py", "from compositional_prompts.clip.embedding import embed_texts"),
+        ("scoring/score.py", "from compositional_prompts.enhancement import vocabulary"),
+        ("clip/loading.py", "import compositional_prompts.captioner.loading"),
+        ("outputs.py", "from compositional_prompts.catalog import tables"),
+        ("reporting/tables.py", "import torch"),
+        ("stage.py", "import compositional_prompts.devices"),
+        ("params.py", "import compositional_prompts.weights"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(module: str, line: str, copy: Path) -> None:
+    path = copy / "src" / "compositional_prompts" / module
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    done = lint_imports(copy)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+
+
+def test_a_new_module_must_be_given_its_layer(copy: Path) -> None:
+    (copy / "src" / "compositional_prompts" / "novelty.py").write_text('"""New."""\n')
+    done = lint_imports(copy)
+    assert done.returncode == 1
+    assert "novelty" in done.stdout
