@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
+
+# Models of tests are too small to share among cores: threads would only wait for one another, and
+# with pytest-xdist for other tests' too. Stages that a test starts are not bound by it.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

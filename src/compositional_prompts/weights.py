@@ -44,7 +44,8 @@ class Corpus:
 
 def _micro_pixels(image: Image.Image) -> Tensor:
     size = MICRO_CONFIG["vision_cfg"]["image_size"]
-    return pil_to_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+    pixels: Tensor = pil_to_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+    return pixels
 
 
 def _corpus_rows(params: Pretrain, table: Path, seed: int, workers: int) -> Iterator[Any]:
@@ -167,6 +168,7 @@ def provide_weights(
         elif params.troika_clip.source == "pretrain":
             micro.save_clip(directory)
         else:
+            assert params.troika_clip.name is not None  # params.TroikaClipSource sees to it
             fetch_clip(
                 params.troika_clip.source,
                 params.troika_clip.name,

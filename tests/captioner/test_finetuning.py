@@ -90,11 +90,17 @@ def test_it_learns_the_captions_by_heart(tmp_path, store) -> None:
     # The base is random and frozen: attention alone could not learn what words look like.
     feed_forward = [f"layers.{layer}.fc{part}" for layer in (0, 1) for part in (1, 2)]
     everywhere = lora(r=16, alpha=32, target_modules=["q_proj", "v_proj", *feed_forward])
-    _, metrics = run(
-        tmp_path, store, train=TRAIN, val=TRAIN, epochs=60, learning_rate=0.01, lora=everywhere
+    captioner, metrics = run(
+        tmp_path, store, train=TRAIN, val=TRAIN, epochs=60, learning_rate=0.02, lora=everywhere
     )
-    assert metrics["train_loss"]["min"] < 0.25 * metrics["train_loss"]["max"]
+    # Not near zero: the frozen output embeddings are short, and logits cannot exceed their length.
+    assert metrics["train_loss"]["min"] < 0.5 * metrics["train_loss"]["max"]
     assert metrics["val_token_accuracy"] > 0.9
+    # The first token tells the captions apart: only the image says which of them is wanted.
+    captions = caption_images(
+        captioner, store, TRAIN.image_ids, batch_size=8, num_beams=1, max_new_tokens=40
+    )
+    assert captions == TRAIN.captions
 
 
 def test_only_the_adapter_changes(tmp_path, store) -> None:

@@ -37,7 +37,9 @@ def write_features(batches: Iterable[tuple[list[str], NDArray[np.float16]]], out
     Raises:
         ValueError: there is no batch at all.
     """
-    index: dict[str, list[str] | list[int]] = {"image_id": [], "shard": [], "row": []}
+    ids: list[str] = []
+    shards: list[int] = []
+    rows: list[int] = []
     pending: list[NDArray[np.float16]] = []
     shard = 0
     with atomic_directory(out) as directory:
@@ -50,19 +52,19 @@ def write_features(batches: Iterable[tuple[list[str], NDArray[np.float16]]], out
 
         for image_ids, features in batches:
             start = sum(len(part) for part in pending)
-            index["image_id"] += image_ids  # type: ignore[operator]
-            index["shard"] += [shard] * len(image_ids)  # type: ignore[operator]
-            index["row"] += list(range(start, start + len(image_ids)))  # type: ignore[operator]
+            ids += image_ids
+            shards += [shard] * len(image_ids)
+            rows += range(start, start + len(image_ids))
             pending.append(features)
             if sum(part.nbytes for part in pending) >= SHARD_BYTES:
                 flush()
         if pending:
             flush()
-        if not index["image_id"]:
+        if not ids:
             raise ValueError("The catalog has no images to compute features of.")
-        table = pa.table(index, schema=FEATURE_INDEX)
+        table = pa.table([ids, shards, rows], schema=FEATURE_INDEX)
         write_table(table, directory / INDEX_FILE, FEATURE_INDEX)
-    return len(index["image_id"])
+    return len(ids)
 
 
 class FeatureStore:

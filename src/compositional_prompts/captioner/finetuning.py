@@ -221,10 +221,10 @@ def finetune(
             )
             if not best or record.val_loss < history[best - 1].val_loss:
                 best = epoch
-                adapted.save_pretrained(directory, safe_serialization=True)
+                adapted.save_pretrained(str(directory), safe_serialization=True)
             if params.early_stopping is not None and epoch - best >= params.early_stopping:
                 break
-        adapted.save_pretrained(directory / LAST, safe_serialization=True)
+        adapted.save_pretrained(str(directory / LAST), safe_serialization=True)
         for card in directory.rglob("README.md"):
             card.unlink()  # PEFT's card is an empty form
     write_curve(history, curve)

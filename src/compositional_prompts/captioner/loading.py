@@ -55,7 +55,8 @@ class Captioner:
     @property
     def end_of_caption(self) -> int:
         """Token id that ends a caption: the one the checkpoint's generation stops at."""
-        for config in (self.model.generation_config, self.model.config.text_config):
+        configs: tuple[Any, ...] = (self.model.generation_config, self.model.config.text_config)
+        for config in configs:
             token = config.eos_token_id
             if token is not None:
                 return int(token[0] if isinstance(token, list | tuple) else token)
@@ -64,7 +65,7 @@ class Captioner:
     @property
     def begin_of_text(self) -> list[int]:
         """Token ids that stand between the image and a caption: one for OPT, none for T5."""
-        config = self.model.config
+        config: Any = self.model.config
         return [config.text_config.bos_token_id] if config.use_decoder_only_language_model else []
 
     @property
@@ -84,7 +85,7 @@ def load_captioner(directory: Path, device: torch.device) -> Captioner:
         raise FileNotFoundError(
             f"{directory / 'config.json'} is missing: run `dvc repro weights` to make it."
         )
-    model = Blip2ForConditionalGeneration.from_pretrained(
+    model: Any = Blip2ForConditionalGeneration.from_pretrained(
         directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
     model.to(device).eval().requires_grad_(False)

@@ -143,7 +143,7 @@ def _micro_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
             **special,
         ),
         num_query_tokens=NUM_QUERY_TOKENS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.get_vocab()["<image>"],
     )
 
 
@@ -232,7 +232,7 @@ def pretrain_blip2(
     tokenizer = train_tokenizer([text for texts in written for text in texts])
     # The processor adds the image token; the vocabulary must have it before the model is built.
     processor = Blip2Processor(_image_processor(), tokenizer, num_query_tokens=NUM_QUERY_TOKENS)
-    model = Blip2ForConditionalGeneration(_micro_config(tokenizer))
+    model: Any = Blip2ForConditionalGeneration(_micro_config(tokenizer))
     nn.init.normal_(model.query_tokens, std=0.02)
     copy_vision_tower(clip, model)
     model.generation_config = GenerationConfig.from_model_config(model.config.text_config)

@@ -12,7 +12,8 @@ from compositional_prompts.clip.loading import Clip
 
 
 def _device(clip: Clip) -> torch.device:
-    return next(clip.model.parameters()).device
+    device: torch.device = next(clip.model.parameters()).device
+    return device
 
 
 @torch.inference_mode()

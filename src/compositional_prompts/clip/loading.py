@@ -16,7 +16,7 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -35,7 +35,7 @@ class Clip:
         std: per-channel standard deviation that it divides by.
     """
 
-    model: nn.Module
+    model: Any
     preprocess: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     image_size: int
@@ -71,7 +71,7 @@ def load_clip(directory: Path, device: torch.device) -> Clip:
 
 
 def save_clip(
-    model: nn.Module,
+    model: Any,
     model_config: Mapping[str, Any],
     directory: Path,
 ) -> None:
@@ -81,11 +81,11 @@ def save_clip(
         model: an open_clip model with its ``visual.preprocess_cfg`` set.
         model_config: the ``model_cfg`` it was built from.
     """
-    settings = model.visual.preprocess_cfg  # type: ignore[union-attr]
+    settings = model.visual.preprocess_cfg
     config = {
         "model_cfg": model_config,
         "preprocess_cfg": {
-            key: settings[key]  # type: ignore[index]
+            key: settings[key]
             for key in ("mean", "std", "interpolation", "resize_mode")
         },
     }

@@ -44,7 +44,7 @@ MICRO_CONFIG: dict[str, Any] = {
 }
 """The micro CLIP's ``model_cfg``; the text side keeps CLIP's own vocabulary of 49,408 tokens."""
 
-MICRO_PREPROCESS = {
+MICRO_PREPROCESS: dict[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
     "interpolation": "bicubic",
@@ -77,7 +77,7 @@ def cosine_with_warmup(step: int, steps: int) -> float:
 
 def micro_clip(patch_dropout: float = 0.0) -> nn.Module:
     """A randomly initialised micro CLIP with its preprocessing attached."""
-    model = open_clip.CLIP(
+    model: nn.Module = open_clip.CLIP(
         embed_dim=MICRO_CONFIG["embed_dim"],
         vision_cfg=MICRO_CONFIG["vision_cfg"] | {"patch_dropout": patch_dropout},
         text_cfg=MICRO_CONFIG["text_cfg"],
@@ -116,7 +116,8 @@ def whitening_filters(images: Tensor, patch_size: int, filters: int) -> Tensor:
     deviations = variances.flip(0)[:filters].clamp(min=0).sqrt()
     weights = (directions.flip(1)[:, :filters] / (deviations + WHITENING_RIDGE * deviations[0])).T
     weights = weights * (PATCH_SCALE / (rows @ weights.T).std())
-    return weights.float().reshape(-1, 3, patch_size, patch_size)
+    filter_bank: Tensor = weights.float().reshape(-1, 3, patch_size, patch_size)
+    return filter_bank
 
 
 def word_targets(tokens: Tensor) -> Tensor:

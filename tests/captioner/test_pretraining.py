@@ -1,0 +1,177 @@
+"""Pretraining the micro BLIP-2: its parts, and the whole on a tiny corpus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from compositional_prompts.captioner.generation import generate_captions
+from compositional_prompts.captioner.loading import Captioner, load_captioner, query_features
+from compositional_prompts.captioner.pretraining import (
+    END,
+    PAD,
+    copy_vision_tower,
+    pretrain_blip2,
+    save_micro_captioner,
+    train_tokenizer,
+    written_forms,
+)
+from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip, normalised
+
+CPU = torch.device("cpu")
+SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
+CAPTIONS = ("a red boot", "a blue sandal, open toe")
+
+
+@pytest.fixture(scope="module")
+def clip() -> nn.Module:
+    """A micro CLIP whose every weight is random, biases and norms too."""
+    torch.manual_seed(6)
+    model = micro_clip().eval()
+    with torch.no_grad():
+        for parameter in model.visual.parameters():
+            parameter.normal_(std=0.15)
+    return model
+
+
+def pixels(images: int, seed: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, 3, SIZE, SIZE, generator=generator)
+
+
+def pretrained(clip: nn.Module, images: Tensor, seed: int = 1, epochs: int = 1) -> Captioner:
+    captions = [CAPTIONS[row % 2] for row in range(len(images))]
+    return pretrain_blip2(
+        clip,
+        images,
+        captions,
+        epochs=epochs,
+        batch_size=8,
+        learning_rate=2e-3,
+        seed=seed,
+        device=CPU,
+    )
+
+
+def two_kinds(images: int, seed: int) -> Tensor:
+    """uint8 images, red ones and blue ones in turn, as :data:`CAPTIONS` say."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 60, (images, 3, SIZE, SIZE), dtype=np.uint8)
+    pixels[0::2, 0] += 180
+    pixels[1::2, 2] += 180
+    return torch.from_numpy(pixels)
+
+
+@pytest.fixture(scope="module")
+def captioner(clip: nn.Module) -> Captioner:
+    return pretrained(clip, two_kinds(16, seed=8))
+
+
+def test_the_vision_tower_gives_the_features_of_clip(
+    clip: nn.Module, captioner: Captioner
+) -> None:
+    copy_vision_tower(clip, captioner.model)
+    visual = clip.visual
+    images = pixels(3)
+    with torch.inference_mode():
+        tokens = captioner.model.vision_model(pixel_values=images).last_hidden_state
+        visual.output_tokens = True
+        try:
+            pooled, patches = visual(images)
+        finally:
+            visual.output_tokens = False
+        expected = pooled, patches
+        found = tokens[:, 0] @ visual.proj, tokens[:, 1:]
+    assert patches.std() > 0.01
+    for theirs, ours in zip(expected, found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_frozen_tower_stays_as_it_was_copied(clip: nn.Module) -> None:
+    model = pretrained(clip, two_kinds(16, seed=9)).model
+    torch.testing.assert_close(
+        model.vision_model.embeddings.patch_embedding.weight, clip.visual.conv1.weight
+    )
+    assert torch.count_nonzero(model.vision_model.embeddings.patch_embedding.bias) == 0
+
+
+def test_the_same_seed_trains_the_same_captioner(clip: nn.Module) -> None:
+    images = two_kinds(16, seed=10)
+    first, second, other = (
+        pretrained(clip, images, seed=seed).model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(
+        first["language_projection.weight"], other["language_projection.weight"]
+    )
+
+
+def test_it_learns_to_caption(clip: nn.Module) -> None:
+    captioner = pretrained(clip, two_kinds(64, seed=11), epochs=12)
+    assert not captioner.model.training
+    with torch.inference_mode():
+        queries = query_features(captioner.model, normalised(two_kinds(8, seed=12)))
+        captions = generate_captions(captioner, queries, num_beams=1, max_new_tokens=20)
+    right = [words in caption.lower() for words, caption in zip(["red", "blue"] * 4, captions)]
+    assert sum(right) >= 7, captions
+
+
+def test_saved_and_loaded_it_says_the_same(captioner: Captioner, tmp_path: Path) -> None:
+    save_micro_captioner(captioner, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not list(tmp_path.glob("*.bin"))
+    loaded = load_captioner(tmp_path, CPU)
+    images = pixels(4)
+    said = []
+    for each in (captioner, loaded):
+        with torch.inference_mode():
+            queries = query_features(each.model, images)
+            said.append(generate_captions(each, queries, num_beams=2, max_new_tokens=12))
+    assert said[0] == said[1]
+    assert any(said[0])
+
+
+def test_the_processor_prepares_images_as_pretraining_does(captioner: Captioner) -> None:
+    raw = two_kinds(1, seed=13)
+    image = Image.fromarray(raw[0].permute(1, 2, 0).numpy())
+    torch.testing.assert_close(
+        captioner.preprocess(image), normalised(raw)[0], rtol=0, atol=1e-5
+    )
+
+
+def test_the_tokenizer_gives_back_every_text() -> None:
+    tokenizer = train_tokenizer(["a red boot", "A photo of Canvas_Sandals"])
+    texts = ["a red boot", "A photo of Canvas_Shoes.Oxfords", "  odd   spaces ", "Ünïcode ✓ \n", ""]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
+    assert end != pad
+    assert tokenizer("a red boot")["input_ids"][0] == end == tokenizer.bos_token_id
+
+
+def test_captions_are_written_as_the_web_writes_them() -> None:
+    rng = np.random.default_rng(14)
+    forms = Counter(written_forms("white boots, open: toe", rng) for _ in range(4000))
+    assert set(forms) == {
+        "white boots, open: toe",
+        "White boots, open: toe",
+        "White Boots Open Toe",
+        "White_Boots_Open_Toe",
+        "White.Boots.Open.Toe",
+    }
+    assert 0.55 < forms["white boots, open: toe"] / 4000 < 0.65
+    for form in set(forms) - {"white boots, open: toe"}:
+        assert 0.07 < forms[form] / 4000 < 0.13, form
+
+
+def test_an_empty_caption_stays_empty() -> None:
+    rng = np.random.default_rng(15)
+    assert {written_forms("", rng) for _ in range(50)} == {""}

@@ -1,0 +1,107 @@
+"""The vectors of a catalog's images and of the attribute words, as tables."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from compositional_prompts.catalog.schema import CATALOG, image_embeddings, word_embeddings
+from compositional_prompts.catalog.shards import CatalogRow, open_shards
+from compositional_prompts.catalog.tables import read_table
+from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_words
+from compositional_prompts.clip.embedding import embed_images, embed_texts
+from compositional_prompts.clip.loading import Clip, load_clip, save_clip
+from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip
+
+DIMENSION = MICRO_CONFIG["embed_dim"]
+IMAGES = 7
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    torch.manual_seed(4)
+    directory = tmp_path_factory.mktemp("clip")
+    save_clip(micro_clip(), MICRO_CONFIG, directory)
+    return load_clip(directory, torch.device("cpu"))
+
+
+@pytest.fixture
+def photos() -> dict[str, Image.Image]:
+    rng = np.random.default_rng(8)
+    return {
+        f"shoe-{number}": Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        for number in range(IMAGES)
+    }
+
+
+@pytest.fixture
+def catalog(photos: dict[str, Image.Image], tmp_path: Path) -> Path:
+    with open_shards(tmp_path / "catalog", shard_mib=1) as shards:
+        for image_id, photo in photos.items():
+            content = io.BytesIO()
+            photo.save(content, "PNG")
+            shards.write(
+                CatalogRow(
+                    image_id=image_id, product_id=image_id, image=content.getvalue(), path=image_id
+                )
+            )
+    return tmp_path / "catalog"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_every_image_has_its_own_vector(
+    batch_size: int, clip: Clip, catalog: Path, photos: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    out = tmp_path / "embeddings" / "images.parquet"
+    assert embed_catalog(clip, catalog, out, batch_size=batch_size, workers=2) == IMAGES
+    table = read_table(out, image_embeddings(DIMENSION))
+    found = dict(
+        zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True)
+    )
+    assert set(found) == set(photos)
+    for image_id, photo in photos.items():
+        expected = embed_images(clip, clip.preprocess(photo)[None])[0].numpy()
+        np.testing.assert_allclose(found[image_id], expected, atol=1e-5)
+    assert len({tuple(vector) for vector in found.values()}) == IMAGES
+
+
+def test_an_empty_catalog_is_an_error(clip: Clip, tmp_path: Path) -> None:
+    (tmp_path / "catalog").mkdir()
+    pq.write_table(CATALOG.empty_table(), tmp_path / "catalog" / "part-00000.parquet")
+    with pytest.raises(ValueError, match="no images to embed"):
+        embed_catalog(clip, tmp_path / "catalog", tmp_path / "out", batch_size=2, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_fails_leaves_no_table(clip: Clip, catalog: Path, tmp_path: Path) -> None:
+    (shard,) = catalog.glob("*.parquet")
+    table = pq.read_table(shard)
+    images = table["image"].to_pylist()
+    images[-1]["bytes"] = b"no image"
+    column = table.schema.get_field_index("image")
+    field = CATALOG.field("image")
+    pq.write_table(table.set_column(column, field, pa.array(images, field.type)), shard)
+    out = tmp_path / "embeddings" / "images.parquet"
+    with pytest.raises(OSError, match="cannot identify image"):
+        embed_catalog(clip, catalog, out, batch_size=2, workers=2)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_words_are_embedded_in_their_template(clip: Clip, tmp_path: Path) -> None:
+    attributes = {"material": ["leather", "canvas"], "color": ["red", "navy blue", "red{}"]}
+    embed_words(clip, attributes, "a {} shoe", tmp_path / "words.parquet")
+    table = read_table(tmp_path / "words.parquet", word_embeddings(DIMENSION))
+    assert table["group"].to_pylist() == ["material"] * 2 + ["color"] * 3
+    assert table["word"].to_pylist() == ["leather", "canvas", "red", "navy blue", "red{}"]
+    texts = ["a leather shoe", "a canvas shoe", "a red shoe", "a navy blue shoe", "a red{} shoe"]
+    expected = embed_texts(clip, texts, batch_size=1)
+    np.testing.assert_allclose(
+        np.array(table["embedding"].to_pylist()), expected.numpy(), atol=1e-5
+    )

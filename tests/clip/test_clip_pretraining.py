@@ -1,0 +1,168 @@
+"""The parts of pretraining against independent computations, and the whole on a tiny corpus."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compositional_prompts.clip.pretraining import (
+    BACKGROUND,
+    MICRO_CONFIG,
+    PATCH_SCALE,
+    WHITENING_RIDGE,
+    cosine_with_warmup,
+    micro_clip,
+    micro_tokenizer,
+    normalised,
+    pretrain_clip,
+    whitening_filters,
+    word_targets,
+)
+
+CPU = torch.device("cpu")
+SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
+COLORS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
+
+
+def smooth_images(count: int, seed: int) -> Tensor:
+    """Images whose neighbouring pixels and channels go together, as those of photographs do."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    coarse[:, 1] = 0.7 * coarse[:, 0] + 0.3 * coarse[:, 1]
+    noise = torch.randn(count, 3, 32, 32, generator=generator) * 8
+    images = F.interpolate(coarse, size=32, mode="bilinear") * 200 + noise
+    return images.clamp(0, 255).to(torch.uint8)
+
+
+def patches_of(images: Tensor, size: int) -> NDArray[np.float64]:
+    """Flattened patches that are not background, ``[patches, 3 * size**2]``, by plain slicing."""
+    pixels = images.numpy().astype(np.float64) / 127.5 - 1
+    side = pixels.shape[-1]
+    rows = [
+        pixels[image, :, top : top + size, left : left + size].ravel()
+        for image in range(len(pixels))
+        for top in range(0, side, size)
+        for left in range(0, side, size)
+    ]
+    return np.array([row for row in rows if (row < BACKGROUND).any()])
+
+
+def test_whitened_responses_are_uncorrelated_and_of_equal_strength() -> None:
+    images = smooth_images(60, seed=1)
+    filters = whitening_filters(images, patch_size=4, filters=20)
+    assert filters.shape == (20, 3, 4, 4)
+    assert filters.dtype == torch.float32
+    patches = patches_of(images, 4)
+    raw = np.cov(patches.T)
+    covariance = np.cov((patches @ filters.flatten(1).double().numpy().T).T)
+    deviations = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(deviations, deviations)
+    assert np.abs(correlation - np.eye(20)).max() < 1e-3
+    # The ridge alone makes weak components weaker: d / (d + ridge * largest) of full strength.
+    spectrum = np.sqrt(np.linalg.eigvalsh(raw)[::-1][:20])
+    expected = spectrum / (spectrum + WHITENING_RIDGE * spectrum[0])
+    np.testing.assert_allclose(deviations / deviations[0], expected / expected[0], rtol=1e-3)
+    assert np.sqrt(np.mean(deviations**2)) == pytest.approx(PATCH_SCALE, rel=1e-3)
+    # And it is an achievement: before, one direction is many times as strong as another.
+    assert spectrum[0] / spectrum[-1] > 3 * deviations[0] / deviations[-1]
+
+
+def test_background_does_not_shape_the_filters() -> None:
+    images = smooth_images(30, seed=2)
+    white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
+    alone = whitening_filters(images, patch_size=4, filters=6)
+    among_white = whitening_filters(torch.cat([images, white]), patch_size=4, filters=6)
+    torch.testing.assert_close(alone, among_white)
+
+
+def test_word_targets_are_the_words_of_each_caption() -> None:
+    captions = ["a red boot", "a blue boot, red lace", "a red red boot", "a pink boot"]
+    tokens = micro_tokenizer()(captions)
+    held = [set(row.tolist()) - {0} for row in tokens]
+    everywhere = set.intersection(*held)
+    words = sorted(set.union(*held) - everywhere)
+    expected = [[float(word in row) for word in words] for row in held]
+    assert word_targets(tokens).tolist() == expected
+    assert {int(tokens[0, 0]), int(tokens[0].max())} <= everywhere  # begin and end of text
+
+
+def test_pixels_are_normalised_as_the_loaded_model_does() -> None:
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    before = images.clone()
+    expected = (images.double() / 255 - 0.5) / 0.5
+    torch.testing.assert_close(normalised(images).double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(images, before)
+
+
+def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
+    rates = [cosine_with_warmup(step, 200) for step in range(200)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert max(rates) == 1
+    assert all(after <= before for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert rates[105] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
+    assert 0 <= rates[-1] < 1e-3
+    assert [cosine_with_warmup(step, 1) for step in (0, 1)] == [1.0, pytest.approx(1.0)]
+
+
+def corpus(pairs: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Patches of one color on white, and captions that name it."""
+    rng = np.random.default_rng(seed)
+    images = np.full((pairs, 3, SIZE, SIZE), 255, dtype=np.uint8)
+    captions = []
+    for image in images:
+        name = list(COLORS)[rng.integers(len(COLORS))]
+        top, left = rng.integers(0, SIZE // 2, 2)
+        noise = rng.normal(0, 12, (3, SIZE // 2, SIZE // 2))
+        color = np.array(COLORS[name])[:, None, None] + noise
+        image[:, top : top + SIZE // 2, left : left + SIZE // 2] = color.clip(0, 255)
+        captions.append(f"a {name} {rng.choice(['boot', 'shoe'])}")
+    return torch.from_numpy(images), captions
+
+
+def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int = 1) -> nn.Module:
+    return pretrain_clip(
+        images,
+        captions,
+        image_epochs=epochs,
+        text_epochs=epochs,
+        batch_size=16,
+        learning_rate=2e-3,
+        seed=seed,
+        device=CPU,
+    )
+
+
+def test_the_same_seed_trains_the_same_model() -> None:
+    images, captions = corpus(32, seed=3)
+    first, second, other = (
+        pretrained(images, captions, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["visual.proj"], other["visual.proj"])
+    assert set(first) == set(micro_clip().state_dict())
+
+
+def test_it_learns_to_name_colors_it_was_told() -> None:
+    images, captions = corpus(192, seed=4)
+    model = pretrained(images, captions, epochs=4)
+    assert not model.training
+    unseen, told = corpus(60, seed=5)
+    with torch.inference_mode():
+        words = model.encode_text(micro_tokenizer()([f"a {name} shoe" for name in COLORS]))
+        vectors = model.encode_image(normalised(unseen))
+    best = (F.normalize(vectors, dim=-1) @ F.normalize(words, dim=-1).T).argmax(1)
+    named = [list(COLORS)[index] for index in best.tolist()]
+    right = sum(name in caption for name, caption in zip(named, told, strict=True))
+    assert right / len(told) > 0.8
+
+
+def test_fewer_pairs_than_a_batch_are_an_error() -> None:
+    images, captions = corpus(15, seed=6)
+    with pytest.raises(ValueError, match=r"15 image-caption pairs.+lower weights\.pretrain"):
+        pretrained(images, captions)
