@@ -48,7 +48,12 @@ def lay_preset(name: str, params: Path, folder: Path) -> str:
         raise ParameterError(f"There is no preset {name!r}; available: {known}.")
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 120
+    yaml.width = 4096  # never break a line that somebody wrote in one
+    # ruamel would write null as nothing, and every such line would show up in the difference.
+    yaml.representer.add_representer(
+        type(None),
+        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
+    )
     before = params.read_text()
     document = yaml.load(before)
     _lay(document, yaml.load(preset.read_text()) or {}, "")
