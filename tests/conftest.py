@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
 # Models of tests are too small to share among cores: threads would only wait for one another, and
 # with pytest-xdist for other tests' too. Stages that a test starts are not bound by it.
 torch.set_num_threads(1)
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

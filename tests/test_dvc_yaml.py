@@ -77,7 +77,8 @@ def test_a_missing_and_a_stale_dependency_are_put_right(tmp_path: Path) -> None:
     shipped = (ROOT / "dvc.yaml").read_text()
     broken = shipped.replace("      - src/compositional_prompts/catalog/splits.py\n", "")
     broken = broken.replace(
-        "      - stages/split.py\n", "      - stages/split.py\n      - src/compositional_prompts/x.py\n"
+        "      - stages/split.py\n",
+        "      - stages/split.py\n      - src/compositional_prompts/x.py\n",
     )
     assert broken.count("\n") == shipped.count("\n")
     (tmp_path / "dvc.yaml").write_text(broken)

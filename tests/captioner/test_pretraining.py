@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.loading import Captioner, load_captioner, query_features
+from compositional_prompts.captioner.loading import (
+    Captioner,
+    bucketed_batches,
+    load_captioner,
+    query_features,
+)
 from compositional_prompts.captioner.pretraining import (
     END,
     PAD,
@@ -30,10 +36,10 @@ CAPTIONS = ("a red boot", "a blue sandal, open toe")
 
 
 @pytest.fixture(scope="module")
-def clip() -> nn.Module:
+def clip() -> Any:
     """A micro CLIP whose every weight is random, biases and norms too."""
     torch.manual_seed(6)
-    model = micro_clip().eval()
+    model: Any = micro_clip().eval()
     with torch.no_grad():
         for parameter in model.visual.parameters():
             parameter.normal_(std=0.15)
@@ -45,7 +51,7 @@ def pixels(images: int, seed: int = 7) -> Tensor:
     return torch.randn(images, 3, SIZE, SIZE, generator=generator)
 
 
-def pretrained(clip: nn.Module, images: Tensor, seed: int = 1, epochs: int = 1) -> Captioner:
+def pretrained(clip: Any, images: Tensor, seed: int = 1, epochs: int = 1) -> Captioner:
     captions = [CAPTIONS[row % 2] for row in range(len(images))]
     return pretrain_blip2(
         clip,
@@ -69,13 +75,21 @@ def two_kinds(images: int, seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def captioner(clip: nn.Module) -> Captioner:
-    return pretrained(clip, two_kinds(16, seed=8))
+def captioner(clip: Any) -> Captioner:
+    """One that has seen enough to caption what :func:`two_kinds` draws."""
+    return pretrained(clip, two_kinds(64, seed=8), epochs=12)
 
 
-def test_the_vision_tower_gives_the_features_of_clip(
-    clip: nn.Module, captioner: Captioner
-) -> None:
+def said(captioner: Captioner, images: Tensor, beams: int = 1) -> list[str]:
+    with torch.inference_mode():
+        queries = query_features(captioner.model, normalised(images))
+        captions: list[str] = generate_captions(
+            captioner, queries, num_beams=beams, max_new_tokens=20
+        )
+    return captions
+
+
+def test_the_vision_tower_gives_the_features_of_clip(clip: Any, captioner: Captioner) -> None:
     copy_vision_tower(clip, captioner.model)
     visual = clip.visual
     images = pixels(3)
@@ -93,7 +107,7 @@ def test_the_vision_tower_gives_the_features_of_clip(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_frozen_tower_stays_as_it_was_copied(clip: nn.Module) -> None:
+def test_the_frozen_tower_stays_as_it_was_copied(clip: Any) -> None:
     model = pretrained(clip, two_kinds(16, seed=9)).model
     torch.testing.assert_close(
         model.vision_model.embeddings.patch_embedding.weight, clip.visual.conv1.weight
@@ -101,25 +115,21 @@ def test_the_frozen_tower_stays_as_it_was_copied(clip: nn.Module) -> None:
     assert torch.count_nonzero(model.vision_model.embeddings.patch_embedding.bias) == 0
 
 
-def test_the_same_seed_trains_the_same_captioner(clip: nn.Module) -> None:
+def test_the_same_seed_trains_the_same_captioner(clip: Any) -> None:
     images = two_kinds(16, seed=10)
     first, second, other = (
         pretrained(clip, images, seed=seed).model.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(
-        first["language_projection.weight"], other["language_projection.weight"]
-    )
+    assert not torch.equal(first["language_projection.weight"], other["language_projection.weight"])
 
 
-def test_it_learns_to_caption(clip: nn.Module) -> None:
-    captioner = pretrained(clip, two_kinds(64, seed=11), epochs=12)
+def test_it_learns_to_caption(captioner: Captioner) -> None:
     assert not captioner.model.training
-    with torch.inference_mode():
-        queries = query_features(captioner.model, normalised(two_kinds(8, seed=12)))
-        captions = generate_captions(captioner, queries, num_beams=1, max_new_tokens=20)
-    right = [words in caption.lower() for words, caption in zip(["red", "blue"] * 4, captions)]
-    assert sum(right) >= 7, captions
+    captions = said(captioner, two_kinds(8, seed=12))
+    named = zip(["red", "blue"] * 4, captions, strict=True)
+    right = sum(1 for color, caption in named if color in caption.lower())
+    assert right >= 7, captions
 
 
 def test_saved_and_loaded_it_says_the_same(captioner: Captioner, tmp_path: Path) -> None:
@@ -128,22 +138,40 @@ def test_saved_and_loaded_it_says_the_same(captioner: Captioner, tmp_path: Path)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert not list(tmp_path.glob("*.bin"))
     loaded = load_captioner(tmp_path, CPU)
-    images = pixels(4)
-    said = []
-    for each in (captioner, loaded):
-        with torch.inference_mode():
-            queries = query_features(each.model, images)
-            said.append(generate_captions(each, queries, num_beams=2, max_new_tokens=12))
-    assert said[0] == said[1]
-    assert any(said[0])
+    saved = captioner.model.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.model.state_dict().items())
+    images = two_kinds(4, seed=13)
+    captions = said(captioner, images, beams=2)
+    assert said(loaded, images, beams=2) == captions
+    assert all(captions)
+
+
+def test_batches_hold_captions_of_similar_length_each_once() -> None:
+    lengths = torch.randint(5, 60, (1000,), generator=torch.Generator().manual_seed(16))
+    first, again, other = (
+        bucketed_batches(lengths, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert sorted(torch.cat(first).tolist()) == list(range(1000))
+    assert [len(batch) for batch in first].count(32) == 31
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    assert not torch.equal(torch.cat(first), torch.cat(other))
+    # Padding is what falls to the difference to a batch's longest.
+    padding = sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in first)
+    unsorted = sum(
+        int((lengths[batch].max() - lengths[batch]).sum()) for batch in torch.arange(1000).chunk(32)
+    )
+    assert padding < unsorted / 5
+
+
+def test_no_captions_give_no_batches() -> None:
+    empty = torch.empty(0, dtype=torch.long)
+    assert not torch.cat([empty, *bucketed_batches(empty, 4, torch.Generator())]).numel()
 
 
 def test_the_processor_prepares_images_as_pretraining_does(captioner: Captioner) -> None:
-    raw = two_kinds(1, seed=13)
+    raw = two_kinds(1, seed=17)
     image = Image.fromarray(raw[0].permute(1, 2, 0).numpy())
-    torch.testing.assert_close(
-        captioner.preprocess(image), normalised(raw)[0], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(captioner.preprocess(image), normalised(raw)[0], rtol=0, atol=1e-5)
 
 
 def test_the_tokenizer_gives_back_every_text() -> None:
@@ -167,9 +195,8 @@ def test_captions_are_written_as_the_web_writes_them() -> None:
         "White_Boots_Open_Toe",
         "White.Boots.Open.Toe",
     }
-    assert 0.55 < forms["white boots, open: toe"] / 4000 < 0.65
-    for form in set(forms) - {"white boots, open: toe"}:
-        assert 0.07 < forms[form] / 4000 < 0.13, form
+    assert forms["white boots, open: toe"] > 2000
+    assert min(forms.values()) > 100
 
 
 def test_an_empty_caption_stays_empty() -> None:

@@ -62,9 +62,7 @@ def test_every_image_has_its_own_vector(
     out = tmp_path / "embeddings" / "images.parquet"
     assert embed_catalog(clip, catalog, out, batch_size=batch_size, workers=2) == IMAGES
     table = read_table(out, image_embeddings(DIMENSION))
-    found = dict(
-        zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True)
-    )
+    found = dict(zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
     assert set(found) == set(photos)
     for image_id, photo in photos.items():
         expected = embed_images(clip, clip.preprocess(photo)[None])[0].numpy()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from compositional_prompts.clip.pretraining import (
@@ -104,7 +106,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
     rates = [cosine_with_warmup(step, 200) for step in range(200)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert max(rates) == 1
-    assert all(after <= before for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert all(after <= before for before, after in pairwise(rates[10:]))
     assert rates[105] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
     assert 0 <= rates[-1] < 1e-3
     assert [cosine_with_warmup(step, 1) for step in (0, 1)] == [1.0, pytest.approx(1.0)]
@@ -125,7 +127,7 @@ def corpus(pairs: int, seed: int) -> tuple[Tensor, list[str]]:
     return torch.from_numpy(images), captions
 
 
-def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int = 1) -> nn.Module:
+def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int = 1) -> Any:
     return pretrain_clip(
         images,
         captions,

@@ -16,7 +16,6 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
-from torch import nn
 
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.loading import CONFIG_FILE, WEIGHTS_FILE, load_clip, save_clip
@@ -29,13 +28,13 @@ REPOSITORY = "hf-hub:laion/CLIP-test"
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> Any:
     torch.manual_seed(9)
     return micro_clip().eval()
 
 
 @pytest.fixture(scope="module")
-def published(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published folder, with files beside the model that are none of ours to take."""
     folder = tmp_path_factory.mktemp("published")
     save_clip(model, MICRO_CONFIG, folder)
@@ -53,9 +52,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def known(
-    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[bool], None]:
+def known(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Makes open_clip know the micro CLIP by a name and its weights by the tag ``test``."""
     weights = tmp_path / "weights.safetensors"
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
@@ -64,23 +61,19 @@ def known(
         tags = {"test": {"url": "https://example.org/weights", "quick_gelu": quick_gelu}}
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, NAME, deepcopy(MICRO_CONFIG))
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, tags)
-        monkeypatch.setattr(
-            open_clip.factory, "download_pretrained", lambda *_, **__: str(weights)
-        )
+        monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(weights))
 
     return register
 
 
-def check_same_model(directory: Path, model: nn.Module) -> None:
+def check_same_model(directory: Path, model: Any) -> None:
     loaded = load_clip(directory, CPU)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.model.state_dict()[name]), name
     assert torch.isfinite(embed_texts(loaded, ["a red boot"], batch_size=1)).all()
 
 
-def test_a_folder_is_copied_without_pickles(
-    model: nn.Module, published: Path, directory: Path
-) -> None:
+def test_a_folder_is_copied_without_pickles(model: Any, published: Path, directory: Path) -> None:
     fetch_clip("path", str(published), None, directory)
     assert {path.name for path in directory.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, "vocab.txt"}
     check_same_model(directory, model)
@@ -101,7 +94,7 @@ def test_a_folder_that_is_no_clip_is_refused(
 
 
 def test_a_model_comes_by_its_name_and_tag(
-    model: nn.Module, known: Callable[[bool], None], directory: Path
+    model: Any, known: Callable[[bool], None], directory: Path
 ) -> None:
     known(False)
     fetch_clip("hub", NAME, "test", directory)
@@ -134,7 +127,7 @@ def test_an_unknown_tag_is_refused(directory: Path) -> None:
 
 
 def test_a_repository_is_copied_without_pickles(
-    model: nn.Module, published: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, published: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 

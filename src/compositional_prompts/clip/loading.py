@@ -85,8 +85,7 @@ def save_clip(
     config = {
         "model_cfg": model_config,
         "preprocess_cfg": {
-            key: settings[key]
-            for key in ("mean", "std", "interpolation", "resize_mode")
+            key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode")
         },
     }
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")

@@ -49,7 +49,8 @@ def fetch_clip(
         directory: where to write.
 
     Raises:
-        FileNotFoundError: the folder is no open_clip model.
+        FileNotFoundError: the folder is no open_clip model, or the hub is out of reach and the
+            repository not in the local cache.
         ValueError: the name is unknown, the weights tag is missing, or the weights were trained
             with another activation than the model has (cosines would be off by about 0.05).
         RuntimeError: the weights could not be downloaded.
@@ -59,10 +60,18 @@ def fetch_clip(
         return
     if name.startswith(HUB_PREFIX):
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         repository = name.removeprefix(HUB_PREFIX)
         patterns = ["*.json", "open_clip_model.safetensors", "*.txt", "*.model"]
-        folder = snapshot_download(repository, allow_patterns=patterns)
+        try:
+            folder = snapshot_download(repository, allow_patterns=patterns)
+        except LocalEntryNotFoundError as error:
+            raise FileNotFoundError(
+                f"weights: {repository} is neither within reach nor in the local cache. On a "
+                f"machine with a connection run `hf download {repository}` and bring its cache, or "
+                "set the source to path."
+            ) from error
         _copy_folder(Path(folder), directory)
         return
     if pretrained is None:

@@ -17,7 +17,7 @@ from compositional_prompts.batching import decoded_batches
 from compositional_prompts.catalog.schema import ORIGINAL_PROMPTS
 from compositional_prompts.catalog.tables import check_no_nulls, check_schema
 from compositional_prompts.clip.loading import Clip, load_clip
-from compositional_prompts.devices import resolve_device, seed_everything
+from compositional_prompts.devices import resolve_device
 from compositional_prompts.outputs import atomic_file
 from compositional_prompts.params import Base, TroikaPredict
 from compositional_prompts.stage import progress
@@ -223,13 +223,12 @@ def predict(
         model_directory: what training wrote; untrained, pairs are named by zero-shot CLIP.
         prompts: where ``original.parquet`` goes.
         params: ``troika_predict``.
-        base: seed, device and workers.
+        base: device and workers.
 
     Raises:
         CheckpointError: the model was trained with another vocabulary or CLIP.
         ValueError: a labelled test image is not in the catalog.
     """
-    seed_everything(base.seed)
     device = resolve_device(base.device)
     vocabulary = Vocabulary.read(pairs)
     test = ClosedWorldTest(splits, vocabulary, device)
