@@ -180,7 +180,7 @@ def test_the_tokenizer_gives_back_every_text() -> None:
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-    end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
+    end, pad = (tokenizer.convert_tokens_to_ids(token) for token in (END, PAD))
     assert end != pad
     assert tokenizer("a red boot")["input_ids"][0] == end == tokenizer.bos_token_id
 
