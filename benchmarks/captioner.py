@@ -41,17 +41,11 @@ from transformers import (
 
 from compositional_prompts.captioner.features import FeatureStore, write_features
 from compositional_prompts.captioner.finetuning import add_adapter
+from compositional_prompts.captioner.forward import caption_logits, caption_loss, query_features
 from compositional_prompts.captioner.generation import caption_images, generate_captions
-from compositional_prompts.captioner.loading import (
-    Captioner,
-    CaptionTokens,
-    caption_logits,
-    caption_loss,
-    load_captioner,
-    query_features,
-    tokenize_captions,
-)
+from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.pretraining import train_tokenizer
+from compositional_prompts.captioner.tokens import CaptionTokens, tokenize_captions
 from compositional_prompts.catalog.datasets.sample.generation import generate_catalog
 from compositional_prompts.params import Lora
 

@@ -22,7 +22,13 @@ from compositional_prompts.params import (
 
 SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 # Whose keys are the user's to choose.
-FREE = ("clip_embed.attributes", "enhance.reference_colors", "download.fashion_products.filters")
+FREE = (
+    "clip_embed.attributes",
+    "enhance.reference_colors",
+    "download.fashion_products.filters",
+    "finetune.lora.rank_pattern",
+    "finetune.lora.alpha_pattern",
+)
 
 
 def groups(document: dict[str, Any], where: str = "") -> Iterator[str]:

@@ -10,13 +10,32 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+def _number_or_auto(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value == "auto" or (whole and value >= 1):
+        return value
+    raise ValueError("must be a whole number of at least 1, or auto")
+
+
+BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
 
 
 class ParameterError(ValueError):
@@ -33,6 +52,8 @@ class Base(Section):
     seed: NonNegative
     device: Literal["cpu", "cuda", "auto"]
     workers: Positive
+    launcher: str
+    checkpoint_seconds: NonNegative
 
 
 class SampleDataset(Section):
@@ -132,21 +153,21 @@ class Weights(Section):
 
 
 class BranchWeights(Section):
-    composition: Annotated[float, Field(ge=0)]
-    attribute: Annotated[float, Field(ge=0)]
-    object: Annotated[float, Field(ge=0)]
+    composition: NonNegativeFloat
+    attribute: NonNegativeFloat
+    object: NonNegativeFloat
 
 
 class ScoreWeights(Section):
-    composition: Annotated[float, Field(ge=0)]
-    primitives: Annotated[float, Field(ge=0)]
+    composition: NonNegativeFloat
+    primitives: NonNegativeFloat
 
 
 class TroikaTrain(Section):
     epochs: NonNegative
     batch_size: Positive
     learning_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NonNegativeFloat
     lr_step: Positive
     lr_gamma: Rate
     gradient_accumulation: Positive
@@ -191,35 +212,76 @@ class Enhance(Section):
 
 
 class Blip2Features(Section):
-    batch_size: Positive
+    cache: bool
+    precision: Precision
+    dtype: Literal["float16", "bfloat16"]
+    batch_size: BatchSize
 
 
 class Lora(Section):
     r: Positive
     alpha: Positive
     dropout: Fraction
-    target_modules: Words
+    target_modules: Words | None
     bias: Literal["none", "all", "lora_only"]
+    use_dora: bool
+    use_rslora: bool
+    rank_pattern: dict[str, Positive]
+    alpha_pattern: dict[str, Positive]
 
 
 class Finetune(Section):
     lora: Lora
+    precision: Precision
     epochs: Positive
     batch_size: Positive
+    gradient_accumulation: Positive
+    gradient_checkpointing: bool
+    compile: bool
     learning_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["linear", "cosine", "constant"]
     warmup_ratio: Fraction
+    weight_decay: NonNegativeFloat
+    max_grad_norm: Rate | None
+    label_smoothing: Fraction
+    augment: bool
     max_tokens: Positive
     train_images: Positive | None
+    caption_every: Positive | None
+    caption_images: Positive
+    best_metric: Literal["val_loss", "val_token_accuracy", "val_bleu"]
     early_stopping: Positive | None
+
+    @model_validator(mode="after")
+    def _captions_for_bleu(self) -> Finetune:
+        if self.best_metric == "val_bleu" and self.caption_every is None:
+            raise ValueError("best_metric val_bleu needs caption_every, found null")
+        return self
+
+
+class Sampling(Section):
+    temperature: Rate
+    top_k: NonNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
 
 
 class Infer(Section):
     split: Literal["train", "val", "test"]
     images: Positive | None
-    batch_size: Positive
+    precision: Precision
+    batch_size: BatchSize
     num_beams: Positive
+    length_penalty: float
+    sampling: Sampling | None
+    grammar: bool
     max_new_tokens: Positive
+    shard_images: Positive
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Infer:
+        if self.sampling is not None and (self.num_beams > 1 or self.grammar):
+            raise ValueError("sampling goes with num_beams 1 and without grammar")
+        return self
 
 
 class Score(Section):

@@ -13,7 +13,14 @@ from ruamel.yaml import YAML
 from compositional_prompts.outputs import atomic_file
 from compositional_prompts.params import ParameterError, read_all_params
 
-REPLACED = ("attributes", "filters", "reference_colors")
+REPLACED = (
+    "attributes",
+    "filters",
+    "reference_colors",
+    "rank_pattern",
+    "alpha_pattern",
+    "sampling",
+)
 """Keys whose value is one thing and is replaced whole, not merged key by key."""
 
 

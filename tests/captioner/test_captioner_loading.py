@@ -6,14 +6,14 @@ import pytest
 import torch
 from micro_blip2 import IMAGE_SIZE, QUERIES, WORDS, miniature, save
 
-from compositional_prompts.captioner.loading import (
+from compositional_prompts.captioner.forward import (
     IGNORED,
     caption_logits,
     caption_loss,
-    load_captioner,
     query_features,
-    tokenize_captions,
 )
+from compositional_prompts.captioner.loading import load_captioner
+from compositional_prompts.captioner.tokens import tokenize_captions
 
 CPU = torch.device("cpu")
 

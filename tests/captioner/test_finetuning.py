@@ -20,13 +20,10 @@ from compositional_prompts.captioner.finetuning import (
     finetune,
     load_adapter,
 )
+from compositional_prompts.captioner.forward import caption_logits, caption_loss
 from compositional_prompts.captioner.generation import caption_images, generate_captions
-from compositional_prompts.captioner.loading import (
-    caption_logits,
-    caption_loss,
-    load_captioner,
-    tokenize_captions,
-)
+from compositional_prompts.captioner.loading import load_captioner
+from compositional_prompts.captioner.tokens import tokenize_captions
 from compositional_prompts.params import Finetune, Lora
 
 CPU = torch.device("cpu")
@@ -39,6 +36,10 @@ def lora(**changes) -> Lora:
         "dropout": 0.0,
         "target_modules": ["q_proj", "v_proj"],
         "bias": "none",
+        "use_dora": False,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
     }
     return Lora(**(values | changes))
 
@@ -47,12 +48,23 @@ def settings(**changes) -> Finetune:
     values = {
         "lora": lora(),
         "epochs": 3,
+        "precision": "float32",
         "batch_size": 4,
+        "gradient_accumulation": 1,
+        "gradient_checkpointing": False,
+        "compile": False,
         "learning_rate": 0.01,
-        "weight_decay": 0.0,
+        "schedule": "linear",
         "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "max_grad_norm": None,
+        "label_smoothing": 0.0,
+        "augment": False,
         "max_tokens": 60,
         "train_images": None,
+        "caption_every": None,
+        "caption_images": 4,
+        "best_metric": "val_loss",
         "early_stopping": None,
     }
     return Finetune(**(values | changes))

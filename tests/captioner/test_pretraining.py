@@ -12,13 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from compositional_prompts.captioner.forward import query_features
 from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.loading import (
-    Captioner,
-    bucketed_batches,
-    load_captioner,
-    query_features,
-)
+from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.pretraining import (
     END,
     PAD,
@@ -28,6 +24,7 @@ from compositional_prompts.captioner.pretraining import (
     train_tokenizer,
     written_forms,
 )
+from compositional_prompts.captioner.tokens import bucketed_batches
 from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip, normalised
 
 CPU = torch.device("cpu")

@@ -11,8 +11,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from micro_blip2 import WORDS, miniature, save
 
 from compositional_prompts.captioner import sources
-from compositional_prompts.captioner.loading import load_captioner, tokenize_captions
+from compositional_prompts.captioner.loading import load_captioner
 from compositional_prompts.captioner.sources import PATTERNS, fetch_captioner
+from compositional_prompts.captioner.tokens import tokenize_captions
 
 CPU = torch.device("cpu")
 HUB_NAME = "Salesforce/blip2-opt-2.7b"

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from compositional_prompts.batching import decoded_batches
 from compositional_prompts.captioner.features import write_features
-from compositional_prompts.captioner.loading import Captioner, query_features
+from compositional_prompts.captioner.forward import query_features
+from compositional_prompts.captioner.loading import Captioner
 from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.stage import progress
 

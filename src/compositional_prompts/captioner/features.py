@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -103,3 +104,15 @@ class FeatureStore:
             shard, row = self._place[image_id]
             features[position] = self._shards[shard][row]
         return torch.from_numpy(features).float()
+
+
+class ImageInputs(Protocol):
+    """What the captioner is fed from: cached query features, or pixels where there is no cache."""
+
+    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where the given images are, int64 ``[n]``; raises KeyError for an unknown one."""
+        ...
+
+    def read(self, positions: NDArray[np.int64]) -> Tensor:
+        """Query features ``[n, queries, width]`` or pixel_values ``[n, 3, H, W]``, on the CPU."""
+        ...

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, get_linear_schedule_with_warmup
 
 from compositional_prompts.captioner.features import FeatureStore
-from compositional_prompts.captioner.loading import (
-    IGNORED,
-    Captioner,
+from compositional_prompts.captioner.forward import IGNORED, caption_logits, caption_loss
+from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.tokens import (
     CaptionTokens,
     bucketed_batches,
-    caption_logits,
-    caption_loss,
     tokenize_captions,
 )
 from compositional_prompts.devices import seed_everything

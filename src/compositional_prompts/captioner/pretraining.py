@@ -31,14 +31,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from compositional_prompts.captioner.loading import (
-    Captioner,
-    attend_queries,
-    bucketed_batches,
-    caption_logits,
-    caption_loss,
-    tokenize_captions,
-)
+from compositional_prompts.captioner.forward import attend_queries, caption_logits, caption_loss
+from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.tokens import bucketed_batches, tokenize_captions
 from compositional_prompts.clip.pretraining import (
     MICRO_CONFIG,
     MICRO_PREPROCESS,
