@@ -1,5 +1,7 @@
 """The enhanced prompt's wording, and reading it back."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,3 +182,43 @@ def test_groups_that_cannot_name_a_phrase_are_refused(groups):
 def test_an_empty_name_is_refused():
     with pytest.raises(PromptError, match="must not be empty"):
         COLOR_AND_MATERIAL.format("Canvas", "", {"color": "red", "material": "rubber"})
+
+
+def test_alternatives_are_all_the_prompts_there_can_be():
+    template = PromptTemplate(["color", "heel_height"])
+    segments = template.alternatives(
+        [("Canvas", "Sandals"), ("Suede", "Boots"), ("Canvas", "Sandals")],
+        {"color": ["red", "navy blue"], "heel_height": ["low"]},
+    )
+    assert segments == [
+        ["A photo of "],
+        ["Canvas_Sandals", "Suede_Boots"],
+        [" with "],
+        ["red", "navy blue", "an unspecified", "{undefined}"],
+        [" color and "],
+        ["low", "an unspecified", "{undefined}"],
+        [" heel height"],
+    ]
+
+
+@given(templates_and_prompts(), st.lists(st.tuples(names, names), max_size=2))
+def test_every_choice_among_alternatives_is_a_prompt(case, pairs):
+    template, prompt = case
+    words = {group: [word] if word else [] for group, word in prompt.words.items()}
+    segments = template.alternatives([(prompt.attribute, prompt.object), *pairs], words)
+    captions = ["".join(parts) for parts in itertools.product(*segments)]
+    assert template.format(prompt.attribute, prompt.object, prompt.words) in captions
+    for caption in captions[:: max(1, len(captions) // 50)]:
+        read = template.parse(caption)
+        assert read is not None
+        assert all(word is None or word in words[group] for group, word in read.words.items())
+
+
+def test_alternatives_without_a_pair_or_with_words_that_cannot_be_read_are_refused():
+    words = {"color": ["red"], "material": []}
+    with pytest.raises(PromptError, match="at least one pair"):
+        COLOR_AND_MATERIAL.alternatives([], words)
+    with pytest.raises(PromptError, match="must not be empty"):
+        COLOR_AND_MATERIAL.alternatives([("Canvas", "")], words)
+    with pytest.raises(PromptError, match="reword"):
+        COLOR_AND_MATERIAL.alternatives([("A", "B")], words | {"color": ["red with"]})

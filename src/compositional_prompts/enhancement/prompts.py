@@ -113,15 +113,40 @@ class PromptTemplate:
         Raises:
             PromptError: ``attribute`` or ``object_`` is empty.
         """
-        if not attribute or not object_:
-            raise PromptError(
-                f"attribute and object must not be empty, found {attribute!r} and {object_!r}."
-            )
+        self._check_pair(attribute, object_)
         phrases = (
             (words[group] or self.fallback) + end
             for group, end in zip(self.groups, self._ends, strict=True)
         )
         return f"{PREFIX}{attribute}_{object_}{WITH}{''.join(phrases)}".removesuffix("\n")
+
+    def alternatives(
+        self, pairs: Iterable[tuple[str, str]], words: Mapping[str, Sequence[str]]
+    ) -> list[list[str]]:
+        """Every prompt there can be, as the texts that may stand in each of its places.
+
+        Args:
+            pairs: attribute and object of the pairs that may be named; repeats count once.
+            words: the words of each group; both wordings for a missing word are added.
+
+        Returns:
+            Segments: one alternative of each, joined in order, is a prompt that :meth:`parse`
+            reads, and every prompt of these pairs and words is among them.
+
+        Raises:
+            PromptError: there is no pair, a name is empty, or a word cannot be read back.
+        """
+        self.check_words(words)
+        names = dict.fromkeys(pairs)
+        if not names:
+            raise PromptError("the enhanced prompt needs at least one pair, found none.")
+        for attribute, object_ in names:
+            self._check_pair(attribute, object_)
+        segments = [[PREFIX], [f"{attribute}_{object_}" for attribute, object_ in names], [WITH]]
+        for group, end in zip(self.groups, self._ends, strict=True):
+            segments += [[*dict.fromkeys(words[group]), *FALLBACKS.values()], [end]]
+        segments[-1] = [segments[-1][0].removesuffix("\n")]
+        return segments
 
     def parse(self, text: str) -> Prompt | None:
         """Read a caption, or return None where it does not follow the template.
@@ -149,6 +174,13 @@ class PromptTemplate:
         if prompt is None:
             return None
         return {"attribute": prompt.attribute, "object": prompt.object, **prompt.words}
+
+    @staticmethod
+    def _check_pair(attribute: str, object_: str) -> None:
+        if not attribute or not object_:
+            raise PromptError(
+                f"attribute and object must not be empty, found {attribute!r} and {object_!r}."
+            )
 
     def _split_pair(self, pair: str) -> tuple[str, str]:
         for attribute in self._attributes:
