@@ -115,7 +115,12 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     assert "infer-finetuned" in page.words
     assert project.paths.params.read_text().splitlines()[0] in " ".join(page.text)
     assert "Truncated" in page.words and "Rare pair" in page.words
+    assert "Peak, GPU" in page.words and "4,321" in page.words
+    assert "BLEU of validation captions, over 2 epochs" in " ".join(
+        attributes.get("aria-label") or "" for _, attributes in page.elements
+    )
     assert {path.name for path in project.paths.figures.iterdir()} == {
+        "bleu.svg",
         "dataset.jpg",
         "loss.svg",
         "token_accuracy.svg",
@@ -178,15 +183,18 @@ def test_many_classes_are_capped(project: Any) -> None:
 
 
 def test_the_limits_follow_the_parameters(project: Any) -> None:
-    assert "The photos are drawn, not taken" in Page(project.build()).words
+    words = Page(project.build()).words
+    assert "The photos are drawn, not taken" in words and "Frozen features" in words
     params = yaml.safe_load(project.paths.params.read_text())
     params["download"]["dataset"] = "folder"
+    params["blip2_features"]["cache"] = False
     for model in ("clip", "blip2"):
         params["weights"][model]["source"] = "hub"
     project.paths.params.write_text(yaml.safe_dump(params))
     words = Page(project.build()).words
     assert "Your labels are the truth" in words
     assert "The photos are drawn" not in words and "Small models" not in words
+    assert "Frozen features" not in words
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ class ReportInputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a stage's run took: wall time, rows, and the peak memory of it and of its workers."""
+    """What a stage's run took: wall time, rows, and the peak memory of it, of its workers and, where
+    it used one, on the GPU.
+    """
 
     stage: str
     seconds: float
@@ -49,6 +51,7 @@ class Timing:
     rows_per_second: float | None
     peak_memory_mib: float | None
     peak_worker_memory_mib: float | None
+    peak_device_memory_mib: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ def read_results(metrics: Path) -> StageResults:
         losses=_read_curve(
             metrics,
             "plots/losses.csv",
-            ("epoch", "train_loss", "val_loss", "train_token_accuracy", "val_token_accuracy"),
+            (
+                *("epoch", "train_loss", "val_loss"),
+                *("train_token_accuracy", "val_token_accuracy", "val_bleu"),
+            ),
         ),
         troika_curve=_read_curve(
             metrics, "plots/troika.csv", ("epoch", "train_loss", "val_auc", "val_hm")
@@ -226,6 +232,7 @@ def _read_timings(directory: Path) -> list[Timing]:
                 rows_per_second=number(record, "rows_per_second"),
                 peak_memory_mib=number(record, "peak_memory_mib"),
                 peak_worker_memory_mib=number(record, "peak_worker_memory_mib"),
+                peak_device_memory_mib=number(record, "peak_device_memory_mib"),
             )
         )
     if not timings:

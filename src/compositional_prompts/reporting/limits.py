@@ -53,6 +53,14 @@ def limits(params: Params) -> list[Limit]:
                 "published for the full-size models.",
             )
         )
+    if params.blip2_features.cache:
+        found.append(
+            Limit(
+                "Frozen features, without dropout",
+                "The vision tower and Q-Former run once in evaluation mode and are read from a "
+                "cache. The original fine-tuning leaves the Q-Former's dropout (0.1) on.",
+            )
+        )
     found += [
         Limit(
             "The report's figures are a yardstick",
@@ -69,11 +77,6 @@ def limits(params: Params) -> list[Limit]:
             "The reference is made by machine",
             "Captions are scored against the enhanced prompts, which Troika and CLIP wrote and "
             "which can be wrong. Only the columns named truth compare with labels.",
-        ),
-        Limit(
-            "Frozen features, without dropout",
-            "The vision tower and Q-Former run once in evaluation mode and are read from a cache. "
-            "The original fine-tuning leaves the Q-Former's dropout (0.1) on.",
         ),
         Limit(
             "CLIP judges captions of its own making",

@@ -66,7 +66,8 @@ def build_report(paths: ReportPaths, title: str, gallery_images: int, seed: int)
     """Write ``paths.page`` and the files of ``paths.figures``; return the images shown.
 
     ``figures`` holds ``dataset.jpg`` (a contact sheet) and an SVG for every chart that has a point
-    to draw: ``loss.svg``, ``token_accuracy.svg``, ``troika_loss.svg``, ``troika.svg``. Both
+    to draw: ``loss.svg``, ``token_accuracy.svg``, ``bleu.svg``, ``troika_loss.svg``,
+    ``troika.svg``. Both
     outputs are the same bytes for the same inputs.
 
     Raises:
@@ -154,6 +155,13 @@ def _charts(results: StageResults) -> list[Chart]:
     return [
         _chart("loss", "Loss of fine-tuning", "nats a token", losses, _series("loss")),
         _chart("token_accuracy", "Token accuracy", "share", losses, _series("token_accuracy")),
+        _chart(
+            "bleu",
+            "BLEU of validation captions",
+            "mean of sentences",
+            _measured(losses, "val_bleu"),
+            {"val_bleu": "greedy captions"},
+        ),
         _chart("troika_loss", "Loss of Troika", "nats", troika, {"train_loss": "training"}),
         _chart(
             "troika",
@@ -163,6 +171,12 @@ def _charts(results: StageResults) -> list[Chart]:
             {"val_auc": "AUC", "val_hm": "harmonic mean"},
         ),
     ]
+
+
+def _measured(curve: Curve, column: str) -> Curve:
+    """The epochs of a curve at which ``column`` was measured."""
+    kept = [row for row, value in enumerate(curve[column]) if value is not None]
+    return {name: [values[row] for row in kept] for name, values in curve.items()}
 
 
 def _series(name: str) -> dict[str, str]:
