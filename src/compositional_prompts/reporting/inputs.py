@@ -41,7 +41,7 @@ class ReportInputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a stage's run took: wall time, rows, and the peak memory of it, of its workers and, where
+    """What a stage's run took: wall time, rows, and the peak memory of it, of its workers and, if
     it used one, on the GPU.
     """
 
