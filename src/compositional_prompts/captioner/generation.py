@@ -1,68 +1,183 @@
-"""Captions from query features by beam search."""
+"""Captions of images: by beam search, greedily, sampled, or among those of a grammar."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compositional_prompts.captioner.features import FeatureStore
+from compositional_prompts.captioner.beam_search import BeamSearch
+from compositional_prompts.captioner.constrained import search_grammar
+from compositional_prompts.captioner.decoders import (
+    Decoder,
+    TreeDecoder,
+    closed_up,
+    leave,
+    make_decoder,
+)
+from compositional_prompts.captioner.features import ImageInputs
+from compositional_prompts.captioner.forward import queries_of
 from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.sampling import draw_uniforms, image_seed, sample_tokens
+from compositional_prompts.captioner.token_automaton import TokenAutomaton
+from compositional_prompts.params import Sampling
 from compositional_prompts.stage import progress
 
 
 @torch.inference_mode()
 def generate_captions(
-    captioner: Captioner, queries: Tensor, *, num_beams: int, max_new_tokens: int
+    captioner: Captioner,
+    queries: Tensor,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    grammar: TokenAutomaton | None = None,
 ) -> list[str]:
     """Caption a batch of images.
 
     Args:
         captioner: the model, with or without an adapter in it.
-        queries: query features ``[n, queries, width]``.
+        queries: query features ``[n, queries, width]``, or pixel_values ``[n, 3, H, W]``.
         num_beams: width of the beam search; 1 is greedy.
         max_new_tokens: most tokens a caption may have.
+        length_penalty: the log-probability of a caption is divided by its number of tokens, its
+            end included, to this power.
+        sampling: the distribution to sample from, instead of searching for the best caption;
+            with ``num_beams`` 1.
+        seeds: of each image, for sampling.
+        grammar: the captions there may be; for OPT only.
 
     Returns:
         ``n`` captions without special tokens or surrounding white space.
+
+    Raises:
+        ValueError: the model has too few positions for so many tokens, a caption of the grammar
+            has more of them, the model does not support a grammar, sampling is asked for
+            without a seed an image, or together with beams or a grammar.
     """
-    model = captioner.model
-    device = captioner.device
-    projection = model.language_projection
-    embeds = projection(queries.to(device, projection.weight.dtype))
-    begin = captioner.begin_of_text
-    if begin:
-        start = model.get_input_embeddings()(torch.tensor(begin, device=device))
-        embeds = torch.cat([embeds, start.to(embeds.dtype).expand(len(embeds), -1, -1)], dim=1)
-    tokens = model.language_model.generate(
-        inputs_embeds=embeds,
-        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=device),
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        early_stopping=num_beams > 1,
-        eos_token_id=captioner.end_of_caption,
-        pad_token_id=captioner.padding,
-    )
+    _check_room(captioner, queries, max_new_tokens)
+    if not len(queries):
+        return []
+    with captioner.autocast():
+        queries = queries_of(captioner.model, queries.to(captioner.device))
+        decoder = make_decoder(captioner, queries, num_beams)
+        if sampling is not None:
+            if num_beams > 1 or grammar is not None or seeds is None or len(seeds) != len(queries):
+                raise ValueError(
+                    "Sampling needs num_beams 1, no grammar and a seed for every image; found "
+                    f"{num_beams} beams and {len(seeds or ())} seeds for {len(queries)} images."
+                )
+            uniforms = draw_uniforms(seeds, max_new_tokens).to(captioner.device)
+            tokens = sample_tokens(decoder, uniforms, sampling, captioner.end_of_caption)
+        elif grammar is not None:
+            if not isinstance(decoder, TreeDecoder):
+                text_config: Any = captioner.model.config.text_config
+                raise ValueError(
+                    "infer.grammar is for BLIP-2 with a decoder-only language model (OPT), found "
+                    f"{text_config.model_type}: set infer.grammar to false."
+                )
+            if grammar.longest > max_new_tokens:
+                raise ValueError(
+                    f"A caption of the grammar has {grammar.longest} tokens, more than "
+                    f"infer.max_new_tokens = {max_new_tokens}: raise it."
+                )
+            tokens = search_grammar(
+                decoder,
+                grammar.to(captioner.device),
+                images=len(queries),
+                num_beams=num_beams,
+                length_penalty=length_penalty,
+            )
+        else:
+            search = BeamSearch(
+                len(queries),
+                num_beams=num_beams,
+                max_new_tokens=max_new_tokens,
+                end=captioner.end_of_caption,
+                length_penalty=length_penalty,
+                device=captioner.device,
+            )
+            tokens = _search(decoder, search)
     captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [caption.strip() for caption in captions]
 
 
+def _check_room(captioner: Captioner, queries: Tensor, max_new_tokens: int) -> None:
+    config = captioner.model.config
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    if positions is None or not config.use_decoder_only_language_model:
+        return
+    # The last token is chosen, never read.
+    needed = config.num_query_tokens + len(captioner.begin_of_text) + max_new_tokens - 1
+    if needed > positions:
+        raise ValueError(
+            f"The language model has {positions} positions, and image and caption need {needed}: "
+            f"lower infer.max_new_tokens = {max_new_tokens} by {needed - positions}."
+        )
+
+
+def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
+    """Run a beam search to its end; token ids ``[images, most tokens]``, filled up with ends."""
+    texts = torch.empty_like(search.best)
+    places = torch.arange(len(texts), device=texts.device)
+    log_probs = decoder.begin()
+    while True:
+        chosen = search.advance(log_probs)
+        finished = int(search.done.sum())
+        if finished == len(places) or search.exhausted:
+            break
+        if leave(finished, len(places)):
+            texts[places] = search.best
+            rows = closed_up(search.done)
+            decoder.select(rows)
+            search.select(rows)
+            places, chosen = places[rows], chosen.select(rows)
+        log_probs = decoder.extend(chosen.parents, chosen.tokens)
+    texts[places] = search.best
+    return texts
+
+
 def caption_images(
     captioner: Captioner,
-    features: FeatureStore,
+    inputs: ImageInputs,
     image_ids: Sequence[str],
     *,
     batch_size: int,
     num_beams: int,
     max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    grammar: TokenAutomaton | None = None,
 ) -> list[str]:
-    """Caption the given images in batches, from their cached features, in their order."""
+    """Caption the given images in batches, in their order.
+
+    Arguments as those of :func:`generate_captions`, but:
+
+    Args:
+        captioner: the model, with or without an adapter in it.
+        inputs: where the images' features or pixels are read from.
+        image_ids: the images.
+        batch_size: images at once; never changes a caption.
+        seed: of sampling; each image has its own, drawn from this and its image_id.
+    """
     captions: list[str] = []
+    positions = inputs.positions(image_ids)
     for start in progress(range(0, len(image_ids), batch_size), "captions"):
-        queries = features.read(image_ids[start : start + batch_size])
+        rows = slice(start, start + batch_size)
         captions += generate_captions(
-            captioner, queries, num_beams=num_beams, max_new_tokens=max_new_tokens
+            captioner,
+            inputs.read(positions[rows]),
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            sampling=sampling,
+            seeds=[image_seed(seed, image_id) for image_id in image_ids[rows]],
+            grammar=grammar,
         )
     return captions
