@@ -43,6 +43,17 @@ def fingerprint(settings: Any, inputs: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file of a scratch folder where an output is made, and keep it.
+
+    A hard link where the file system allows it, which costs nothing; a copy to another one.
+    """
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextmanager
 def scratch_folder(stage: str, key: str, root: Path = SCRATCH) -> Iterator[Path]:
     """The folder of one run of a stage, ``root/stage/key``; made if it is not there.

@@ -1,46 +1,120 @@
-"""The frozen-feature cache."""
+"""The frozen-feature cache: its files, and reading rows of them."""
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from compositional_prompts.captioner import features
-from compositional_prompts.captioner.features import FeatureStore, write_features
+from compositional_prompts.captioner.features import (
+    DamagedShardError,
+    FeatureStore,
+    rows_per_shard,
+    write_features,
+    write_uncached,
+)
+
+QUERIES, WIDTH = 2, 3
 
 
-def batches(sizes, width=3, seed=0):
-    rng = np.random.default_rng(seed)
+def batches(sizes, dtype=torch.float16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     start = 0
     for size in sizes:
         ids = [f"image-{number}" for number in range(start, start + size)]
-        yield ids, rng.normal(size=(size, 2, width)).astype(np.float16)
+        yield ids, torch.randn(size, QUERIES, WIDTH, generator=generator).to(dtype)
         start += size
 
 
-def test_every_image_is_found_in_any_order(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(features, "SHARD_BYTES", 100)
-    written = list(batches([5, 7, 1]))
-    assert write_features(iter(written), tmp_path / "features") == 13
-    assert len(list((tmp_path / "features").glob("*.npy"))) > 1
+def written(directory, monkeypatch, sizes, dtype=torch.float16, shard_rows=4):
+    """A cache of shards of a few rows, with what was written into it."""
+    monkeypatch.setattr(features, "SHARD_BYTES", shard_rows * QUERIES * WIDTH * dtype.itemsize)
+    parts = list(batches(sizes, dtype))
+    assert write_features(iter(parts), directory) == sum(sizes)
+    return [i for ids, _ in parts for i in ids], torch.cat([values for _, values in parts])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_image_is_found_in_any_order(tmp_path, monkeypatch, dtype) -> None:
+    ids, values = written(tmp_path / "features", monkeypatch, [5, 7, 1, 9], dtype)
     store = FeatureStore(tmp_path / "features")
-    ids = [image_id for batch, _ in written for image_id in batch]
-    values = torch.from_numpy(np.concatenate([array for _, array in written])).float()
-    order = torch.randperm(13, generator=torch.Generator().manual_seed(3))
-    read = store.read([ids[row] for row in order.tolist()])
-    assert torch.equal(read, values[order])
-    assert read.dtype == torch.float32
+    assert (len(store), store.queries, store.width, store.dtype) == (22, QUERIES, WIDTH, dtype)
+    generator = np.random.default_rng(3)
+    for order in (np.arange(22), generator.permutation(22), generator.integers(0, 22, 60)):
+        read = store.read(store.positions([ids[row] for row in order]))
+        assert read.dtype == dtype
+        assert torch.equal(read, values[torch.from_numpy(order)])
 
 
-def test_an_unknown_image_is_named(tmp_path) -> None:
-    write_features(batches([2]), tmp_path / "features")
-    with pytest.raises(KeyError, match="stranger"):
-        FeatureStore(tmp_path / "features").read(["image-0", "stranger"])
+def test_more_neighbours_than_one_call_takes(tmp_path, monkeypatch) -> None:
+    _, values = written(tmp_path / "features", monkeypatch, [3000], shard_rows=2500)
+    assert torch.equal(FeatureStore(tmp_path / "features").read(np.arange(3000)), values)
+
+
+def test_the_files_are_plain_safetensors_with_an_index(tmp_path, monkeypatch) -> None:
+    ids, values = written(tmp_path / "features", monkeypatch, [5, 4])
+    names = sorted(path.name for path in (tmp_path / "features").iterdir())
+    shards = [f"features-0000{number}.safetensors" for number in range(3)]
+    assert names == [*shards, "features.json", "index.parquet"]
+    index = pl.read_parquet(tmp_path / "features" / "index.parquet")
+    assert index["image_id"].to_list() == ids
+    tensors = [load_file(tmp_path / "features" / shard)["features"] for shard in shards]
+    assert [len(tensor) for tensor in tensors] == [4, 4, 1]
+    for (_, shard, row), value in zip(index.iter_rows(), values, strict=True):
+        assert torch.equal(tensors[shard][row], value)
+    assert json.loads((tmp_path / "features" / "features.json").read_text()) == {
+        "cache": True,
+        "dtype": "float16",
+        "queries": QUERIES,
+        "width": WIDTH,
+        "images": 9,
+    }
+
+
+def test_shards_are_a_multiple_of_the_batch() -> None:
+    full_size = 32 * 768 * 2
+    assert rows_per_shard(full_size, 256) == 1280
+    assert rows_per_shard(full_size, 100) == 1300
+    assert rows_per_shard(full_size, 5000) == 5000
+
+
+def test_threads_share_a_store(tmp_path, monkeypatch) -> None:
+    _, values = written(tmp_path / "features", monkeypatch, [50])
+    store = FeatureStore(tmp_path / "features")
+    orders = [np.random.default_rng(seed).integers(0, 50, 30) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for order, read in zip(orders, pool.map(store.read, orders), strict=True):
+            assert torch.equal(read, values[torch.from_numpy(order)])
+
+
+def test_no_positions_and_one(tmp_path, monkeypatch) -> None:
+    _, values = written(tmp_path / "features", monkeypatch, [1])
+    store = FeatureStore(tmp_path / "features")
+    assert store.read(store.positions([])).shape == (0, QUERIES, WIDTH)
+    assert torch.equal(store.read(np.array([0])), values)
+
+
+def test_an_unknown_image_is_named(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [2])
+    with pytest.raises(KeyError, match=r"2 images .* 'stranger': run `dvc repro blip2_features`"):
+        FeatureStore(tmp_path / "features").positions(["image-0", "stranger", "another"])
+
+
+@pytest.mark.parametrize("position", [-1, 2])
+def test_a_position_that_is_not_there_is_named(tmp_path, monkeypatch, position) -> None:
+    written(tmp_path / "features", monkeypatch, [2])
+    with pytest.raises(IndexError, match=f"{position}"):
+        FeatureStore(tmp_path / "features").read(np.array([0, position]))
 
 
 def test_no_images_is_an_error_and_writes_nothing(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="no features"):
         write_features(iter(()), tmp_path / "features")
     assert not list(tmp_path.iterdir())
 
@@ -53,3 +127,57 @@ def test_an_interrupted_run_leaves_nothing(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_features(broken(), tmp_path / "features")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_cache_or_shard_is_named(tmp_path, monkeypatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"features\.json.*dvc repro blip2_features"):
+        FeatureStore(tmp_path / "features")
+    written(tmp_path / "features", monkeypatch, [9])
+    (tmp_path / "features" / "features-00001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="features-00001"):
+        FeatureStore(tmp_path / "features")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 30, -1])
+def test_a_cut_shard_is_named(tmp_path, monkeypatch, kept) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    shard = tmp_path / "features" / "features-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(DamagedShardError, match=r"features-00001.*dvc repro -f blip2_features"):
+        FeatureStore(tmp_path / "features")
+
+
+def test_a_shard_of_other_bytes_is_named(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    shard = tmp_path / "features" / "features-00000.safetensors"
+    content = shard.read_bytes()
+    for bad in (content.replace(b"F16", b"F99"), content.replace(b'{"feat', b'["feat')):
+        assert bad != content
+        shard.write_bytes(bad)
+        with pytest.raises(DamagedShardError, match="features-00000"):
+            FeatureStore(tmp_path / "features")
+
+
+def test_a_shard_that_shrinks_while_open_is_named(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    store = FeatureStore(tmp_path / "features")
+    shard = tmp_path / "features" / "features-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    store.read(np.arange(4))
+    with pytest.raises(DamagedShardError, match="features-00001"):
+        store.read(np.arange(9))
+
+
+def test_an_index_of_other_images_is_an_error(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    index = (tmp_path / "features" / "index.parquet").read_bytes()
+    written(tmp_path / "features", monkeypatch, [10])
+    (tmp_path / "features" / "index.parquet").write_bytes(index)
+    with pytest.raises(ValueError, match=r"10 images, index\.parquet has 9"):
+        FeatureStore(tmp_path / "features")
+
+
+def test_a_folder_without_a_cache_says_so(tmp_path) -> None:
+    write_uncached(tmp_path / "features")
+    with pytest.raises(ValueError, match=r"blip2_features\.cache"):
+        FeatureStore(tmp_path / "features")

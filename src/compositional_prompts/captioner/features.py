@@ -1,109 +1,192 @@
-"""The frozen-feature cache: Q-Former output of every image, computed once, memory-mapped after.
+"""The frozen-feature cache: Q-Former output of every image, computed once, read row by row after.
 
-``index.parquet`` (image_id, shard, row) says where an image's features are;
-``features-00000.npy`` and so on hold float16 arrays ``[rows, queries, width]``. Equal to the whole
-model in evaluation mode: in training mode transformers would switch on the frozen Q-Former's
-dropout, which a cache leaves out.
+``data/features/`` holds
+
+- ``features-00000.safetensors`` and so on, about 64 MiB each: one tensor, ``features``, of shape
+  ``[rows, queries, width]``;
+- ``index.parquet`` (image_id, shard, row), in the order of the shards: an image's position is
+  its row in it;
+- ``features.json``: ``cache`` true, with dtype, queries, width and images; or, where nothing is
+  cached, ``cache`` false and nothing beside it.
+
+The features are those of evaluation mode: in training mode transformers would switch on the frozen
+Q-Former's dropout, which a cache leaves out.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
-from compositional_prompts.catalog.schema import FEATURE_INDEX
+from compositional_prompts.catalog.random_access import find_rows
+from compositional_prompts.catalog.schema import FEATURE_INDEX, IMAGE_IDS
 from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.outputs import atomic_directory
+from compositional_prompts.outputs import atomic_directory, atomic_file
+from compositional_prompts.scratch import link_or_copy
 
 SHARD_BYTES = 64 * 2**20
 INDEX_FILE = "index.parquet"
+METADATA_FILE = "features.json"
+TENSOR = "features"
+
+SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+"""What features may be stored as, by its name in a safetensors header."""
+
+ROWS_A_CALL = 1024
+"""Rows of one ``preadv``: as many destinations as POSIX systems take (IOV_MAX)."""
+
+FeatureBatch = tuple[Sequence[str], Tensor]
+"""Image_ids and their features ``[n, queries, width]``."""
 
 
-def _shard_name(number: int) -> str:
-    return f"features-{number:05d}.npy"
+def shard_name(number: int) -> str:
+    return f"features-{number:05d}.safetensors"
 
 
-def write_features(batches: Iterable[tuple[list[str], NDArray[np.float16]]], out: Path) -> int:
-    """Write batches of (image_ids, float16 ``[n, queries, width]``) as shards; return the rows.
+def _ids_name(number: int) -> str:
+    return f"ids-{number:05d}.parquet"
 
-    Never more than one shard is in memory; ``out`` appears only when all are written.
+
+def rows_per_shard(row_bytes: int, unit: int) -> int:
+    """Rows of a shard of about :data:`SHARD_BYTES`: a multiple of ``unit``, at least one."""
+    return max(SHARD_BYTES // row_bytes // unit, 1) * unit
+
+
+def finished_shards(folder: Path) -> int:
+    """How many shards, from the first on, :func:`write_shards` has finished in ``folder``."""
+    number = 0
+    while (folder / shard_name(number)).is_file():
+        number += 1
+    return number
+
+
+def write_shards(
+    batches: Iterable[FeatureBatch], folder: Path, *, shard_rows: int, first: int = 0
+) -> None:
+    """Cut a stream of features into shards, each of which appears whole or not at all.
+
+    Memory holds one shard. The image_ids of a shard are written before it, so what
+    :func:`finished_shards` counts is complete.
+
+    Args:
+        batches: image_ids and features on the CPU, of one shape and dtype.
+        folder: where to; :func:`publish_shards` makes a cache of it.
+        shard_rows: images of every shard but the last.
+        first: number of the first shard to write.
+    """
+    number = first
+    ids: list[str] = []
+    buffer = torch.empty(0)
+
+    def flush() -> None:
+        nonlocal number
+        write_table(pa.table([ids], schema=IMAGE_IDS), folder / _ids_name(number), IMAGE_IDS)
+        with atomic_file(folder / shard_name(number)) as temporary:
+            save_file({TENSOR: buffer[: len(ids)]}, temporary)
+        number += 1
+        ids.clear()
+
+    for image_ids, features in batches:
+        if not len(buffer):
+            buffer = features.new_empty((shard_rows, *features.shape[1:]))
+        begin = 0
+        while begin < len(image_ids):
+            part = slice(begin, begin + shard_rows - len(ids))
+            rows = features[part]
+            buffer[len(ids) : len(ids) + len(rows)] = rows
+            ids += image_ids[part]
+            begin += len(rows)
+            if len(ids) == shard_rows:
+                flush()
+    if ids:
+        flush()
+
+
+def publish_shards(folder: Path, out: Path) -> int:
+    """Make a cache of the shards in ``folder``; it appears whole or not at all.
+
+    ``folder`` keeps its files, so that a run killed here loses nothing. They are linked, or copied
+    where ``out`` is on another file system.
+
+    Returns:
+        The number of images.
+    """
+    with atomic_directory(out) as directory:
+        images = 0
+        with pq.ParquetWriter(
+            directory / INDEX_FILE,
+            FEATURE_INDEX,
+            compression="zstd",
+            use_content_defined_chunking=True,
+        ) as index:
+            for number in range(finished_shards(folder)):
+                link_or_copy(folder / shard_name(number), directory / shard_name(number))
+                ids = read_table(folder / _ids_name(number), IMAGE_IDS).column("image_id")
+                place = [[number] * len(ids), range(len(ids))]
+                index.write_table(pa.table([ids, *place], schema=FEATURE_INDEX))
+                images += len(ids)
+        shard = _Shard.open(directory / shard_name(0))
+        metadata = {
+            "cache": True,
+            "dtype": str(shard.dtype).removeprefix("torch."),
+            "queries": shard.queries,
+            "width": shard.width,
+            "images": images,
+        }
+        (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    return images
+
+
+def write_features(batches: Iterable[FeatureBatch], out: Path) -> int:
+    """Write a cache in one go, from wherever its features come; return the number of images.
 
     Raises:
         ValueError: there is no batch at all.
     """
-    ids: list[str] = []
-    shards: list[int] = []
-    rows: list[int] = []
-    pending: list[NDArray[np.float16]] = []
-    shard = 0
+    stream = iter(batches)
+    head = next(stream, None)
+    if head is None:
+        raise ValueError("There are no features to write.")
+    row_bytes = head[1][0].numel() * head[1].element_size()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+        folder = Path(name)
+        write_shards(chain([head], stream), folder, shard_rows=rows_per_shard(row_bytes, 1))
+        return publish_shards(folder, out)
+
+
+def write_uncached(out: Path) -> None:
+    """Write a ``data/features/`` that says that there is no cache."""
     with atomic_directory(out) as directory:
-
-        def flush() -> None:
-            nonlocal shard
-            np.save(directory / _shard_name(shard), np.concatenate(pending), allow_pickle=False)
-            shard += 1
-            pending.clear()
-
-        for image_ids, features in batches:
-            start = sum(len(part) for part in pending)
-            ids += image_ids
-            shards += [shard] * len(image_ids)
-            rows += range(start, start + len(image_ids))
-            pending.append(features)
-            if sum(part.nbytes for part in pending) >= SHARD_BYTES:
-                flush()
-        if pending:
-            flush()
-        if not ids:
-            raise ValueError("The catalog has no images to compute features of.")
-        table = pa.table([ids, shards, rows], schema=FEATURE_INDEX)
-        write_table(table, directory / INDEX_FILE, FEATURE_INDEX)
-    return len(ids)
+        (directory / METADATA_FILE).write_text(json.dumps({"cache": False}, indent=2) + "\n")
 
 
-class FeatureStore:
-    """Random access to the cached features; shards are memory-mapped, not read."""
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """What ``features.json`` says.
 
-    def __init__(self, directory: Path) -> None:
-        """Open a cache.
-
-        Raises:
-            FileNotFoundError: the cache or one of its shards is missing.
-        """
-        index = read_table(directory / INDEX_FILE, FEATURE_INDEX)
-        shards = index.column("shard").to_pylist()
-        rows = index.column("row").to_pylist()
-        ids = index.column("image_id").to_pylist()
-        self._place = dict(zip(ids, zip(shards, rows, strict=True), strict=True))
-        self._shards = [
-            np.load(directory / _shard_name(number), mmap_mode="r", allow_pickle=False)
-            for number in range(max(shards) + 1)
-        ]
-
-    def read(self, image_ids: Sequence[str]) -> Tensor:
-        """Features of the given images, in their order: float32 ``[n, queries, width]``.
-
-        Raises:
-            KeyError: an image has no features.
-        """
-        missing = [image_id for image_id in image_ids if image_id not in self._place]
-        if missing:
-            raise KeyError(
-                f"{len(missing)} images have no features, among them {missing[0]!r}: "
-                "run `dvc repro blip2_features`."
-            )
-        features = np.empty((len(image_ids), *self._shards[0].shape[1:]), np.float16)
-        for position, image_id in enumerate(image_ids):
-            shard, row = self._place[image_id]
-            features[position] = self._shards[shard][row]
-        return torch.from_numpy(features).float()
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    path = directory / METADATA_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features` to make it.")
+    metadata: dict[str, Any] = json.loads(path.read_text())
+    return metadata
 
 
 class ImageInputs(Protocol):
@@ -116,3 +199,153 @@ class ImageInputs(Protocol):
     def read(self, positions: NDArray[np.int64]) -> Tensor:
         """Query features ``[n, queries, width]`` or pixel_values ``[n, 3, H, W]``, on the CPU."""
         ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch augmented images are drawn for; without effect where none are."""
+        ...
+
+
+class DamagedShardError(ValueError):
+    """A shard's bytes are not those of a shard."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({found}): run `dvc repro -f blip2_features` to make it again."
+        )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    offset: int
+    rows: int
+    queries: int
+    width: int
+    dtype: torch.dtype
+
+    @classmethod
+    def open(cls, path: Path) -> _Shard:
+        """Read a shard's header: https://github.com/huggingface/safetensors#format."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features`.")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            (length,) = struct.unpack("<Q", start) if len(start) == 8 else (size,)
+            if length > size - 8:
+                raise DamagedShardError(path, f"{size} bytes end in its header")
+            try:
+                header = json.loads(file.read(length))
+                tensor = header[TENSOR]
+                dtype = SAFETENSORS_DTYPES[tensor["dtype"]]
+                rows, queries, width = tensor["shape"]
+                begin, end = tensor["data_offsets"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise DamagedShardError(path, f"no readable header: {error!r}") from error
+        needed = rows * queries * width * dtype.itemsize
+        if end - begin != needed or size < 8 + length + end:
+            raise DamagedShardError(path, f"{size} bytes for {needed} of features")
+        return cls(path, 8 + length + begin, rows, queries, width, dtype)
+
+
+class FeatureStore:
+    """Random access to the cached features.
+
+    Rows are read with ``preadv`` straight into the result: what the operating system keeps of the
+    shards is its cache and no memory of the process, which memory-mapped pages would be. Nothing
+    is held open or changed between calls, so threads may share a store.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open a cache.
+
+        Raises:
+            FileNotFoundError: the cache or one of its shards is missing.
+            ValueError: ``directory`` says that there is no cache, or it is damaged.
+        """
+        metadata = read_metadata(directory)
+        if not metadata["cache"]:
+            raise ValueError(
+                f"{directory} holds no features: set blip2_features.cache to true, or read pixels."
+            )
+        self._directory = directory
+        self._images: int = metadata["images"]
+        self._shards: list[_Shard] = []
+        rows = 0
+        while rows < self._images:
+            shard = _Shard.open(directory / shard_name(len(self._shards)))
+            rows += shard.rows
+            self._shards.append(shard)
+        layouts = {(shard.queries, shard.width, shard.dtype) for shard in self._shards}
+        indexed = pq.read_metadata(directory / INDEX_FILE).num_rows
+        if len(layouts) != 1 or not rows == indexed == self._images:
+            raise ValueError(
+                f"{directory}: {METADATA_FILE} names {self._images} images, {INDEX_FILE} has "
+                f"{indexed} and the shards {rows}, in the layouts {layouts}: run "
+                "`dvc repro -f blip2_features` to make it again."
+            )
+        ((self.queries, self.width, self.dtype),) = layouts
+        sizes = [shard.rows for shard in self._shards]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return self._images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Features are the same in every epoch."""
+
+    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where the given images are, int64 ``[n]``. Reads the index: ask for many at once.
+
+        Raises:
+            KeyError: an image has no features.
+        """
+        index = read_table(self._directory / INDEX_FILE, FEATURE_INDEX, ["image_id"])
+        positions = find_rows(image_ids, index.column("image_id").combine_chunks())
+        missing = np.flatnonzero(positions < 0)
+        if len(missing):
+            raise KeyError(
+                f"{len(missing)} images have no features in {self._directory}, among them "
+                f"{image_ids[missing[0]]!r}: run `dvc repro blip2_features`."
+            )
+        return positions
+
+    def read(self, positions: NDArray[np.int64]) -> Tensor:
+        """Features at the given positions, in their order: ``[n, queries, width]``, as stored.
+
+        Raises:
+            IndexError: there is no such position.
+            DamagedShardError: a shard has become shorter since the cache was opened.
+        """
+        if len(positions) and not (positions.min() >= 0 and positions.max() < self._images):
+            raise IndexError(
+                f"positions {positions.min()} to {positions.max()} were asked for; "
+                f"{self._directory} has {self._images}."
+            )
+        features = torch.empty((len(positions), self.queries, self.width), dtype=self.dtype)
+        target = features.view(torch.uint8).flatten(1).numpy()
+        order = np.argsort(positions, kind="stable")
+        numbers = np.searchsorted(self._starts, positions[order], side="right") - 1
+        for group in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
+            if len(group):
+                self._read_shard(group, positions[group], target)
+        return features
+
+    def _read_shard(
+        self, targets: NDArray[np.intp], positions: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> None:
+        """Read sorted positions of one shard into the rows ``targets`` of ``out``."""
+        number = int(np.searchsorted(self._starts, positions[0], side="right")) - 1
+        shard = self._shards[number]
+        rows = positions - self._starts[number]
+        size = out.shape[1]
+        # Neighbours in the file are read by one call, wherever they go.
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        with shard.path.open("rb", buffering=0) as file:
+            for run in np.split(np.arange(len(rows)), breaks):
+                for begin in range(0, len(run), ROWS_A_CALL):
+                    part = run[begin : begin + ROWS_A_CALL]
+                    buffers = [out[target] for target in targets[part].tolist()]
+                    offset = shard.offset + int(rows[part[0]]) * size
+                    if os.preadv(file.fileno(), buffers, offset) != size * len(buffers):
+                        raise DamagedShardError(shard.path, "it has become shorter")

@@ -22,7 +22,7 @@ def count_rows(directory: Path) -> int:
     Raises:
         FileNotFoundError: the directory or its shards are not there.
     """
-    return sum(pq.read_metadata(shard).num_rows for shard in _shards(directory))
+    return sum(pq.read_metadata(shard).num_rows for shard in shard_files(directory))
 
 
 def iterate_batches(
@@ -45,7 +45,7 @@ def iterate_batches(
         SchemaError: a shard or a column asked for is not as the catalog is declared.
         ValueError: ``rows`` has a step or reaches outside the catalog, or ``batch_size`` is < 1.
     """
-    shards = _shards(directory)
+    shards = shard_files(directory)
     _check_columns(columns)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
@@ -83,8 +83,8 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     wanted = pa.array(image_ids, pa.string())
     schema = pa.schema([CATALOG.field(name) for name in columns])
     found = [schema.empty_table()]
-    for shard in _shards(directory):
-        with _open(shard) as file:
+    for shard in shard_files(directory):
+        with open_shard(shard) as file:
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, ["image_id"]).column("image_id")
                 mask = pc.is_in(ids, wanted)
@@ -103,7 +103,12 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     return table.take(positions)
 
 
-def _shards(directory: Path) -> list[Path]:
+def shard_files(directory: Path) -> list[Path]:
+    """The shards of the catalog, in its order.
+
+    Raises:
+        FileNotFoundError: the directory or its shards are not there.
+    """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: run `dvc repro download` to make it.")
     shards = sorted(directory.glob("*.parquet"))
@@ -114,7 +119,12 @@ def _shards(directory: Path) -> list[Path]:
     return shards
 
 
-def _open(shard: Path) -> pq.ParquetFile:
+def open_shard(shard: Path) -> pq.ParquetFile:
+    """Open a shard; the caller closes it.
+
+    Raises:
+        SchemaError: its columns are not as the catalog is declared.
+    """
     file = pq.ParquetFile(shard)
     try:
         check_schema(file.schema_arrow, CATALOG, shard)
@@ -138,7 +148,7 @@ def _selected(
     """The rows asked for, as the row groups cut them."""
     first = 0
     for shard in shards:
-        with _open(shard) as file:
+        with open_shard(shard) as file:
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
                 start, stop = 0, size

@@ -112,6 +112,9 @@ probable first; probabilities are a softmax over the closed world's pairs."""
 CAPTIONS = pa.schema([_required("image_id", pa.string()), _required("caption", pa.string())])
 """``data/captions/{base,finetuned}.parquet``."""
 
+IMAGE_IDS = pa.schema([_required("image_id", pa.string())])
+"""Which images a shard of features holds, in its order, while ``blip2_features`` is under way."""
+
 FEATURE_INDEX = pa.schema(
     [
         _required("image_id", pa.string()),
