@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,7 +43,8 @@ def test_a_missing_or_unknown_path_ends_the_stage(
     assert "--catal" in capsys.readouterr().err
 
 
-def test_timing_is_written(tmp_path: Path) -> None:
+def test_timing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     timing = tmp_path / "timing" / "split.json"
     with run_stage("split", timing) as run:
         run.rows = 120
@@ -60,6 +62,25 @@ def test_timing_is_written(tmp_path: Path) -> None:
     assert record["seconds"] >= 0
     assert record["rows_per_second"] > 0
     assert record["peak_memory_mib"] > 1
+
+
+def test_the_peak_of_a_gpu_that_was_used_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = [3 * 2**20, 40 * 2**20 + 1]
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: len(peaks),
+        max_memory_allocated=lambda device: peaks[device],
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with run_stage("finetune", tmp_path / "used.json"):
+        pass
+    assert json.loads((tmp_path / "used.json").read_text())["peak_device_memory_mib"] == 40
+    cuda.is_initialized = lambda: False
+    with run_stage("finetune", tmp_path / "unused.json"):
+        pass
+    assert "peak_device_memory_mib" not in json.loads((tmp_path / "unused.json").read_text())
 
 
 def test_a_stage_without_rows_has_a_rate_of_zero(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class StageRun:
 def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
 
+    Where this process computed on a GPU, the peak of what it had allocated there is among it.
     Nothing is written when the block fails.
     """
     # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
@@ -60,7 +61,7 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     seconds = time.perf_counter() - start
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    record = {
+    record: dict[str, str | float] = {
         "stage": name,
         "seconds": round(seconds, 2),
         "rows": run.rows,
@@ -68,5 +69,12 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
         "peak_memory_mib": round(own / 1024),
         "peak_worker_memory_mib": round(children / 1024),
     }
+    # Not imported: the stages that do without torch start without it.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peaks = [
+            torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())
+        ]
+        record["peak_device_memory_mib"] = round(max(peaks) / 2**20)
     with atomic_file(timing) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")

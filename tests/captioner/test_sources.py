@@ -1,18 +1,17 @@
-"""Bringing a BLIP-2 from a folder or from the hub, of which a folder here plays the part."""
+"""Bringing a BLIP-2 from a folder, or from a mirror of the hub's cache without a connection."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from micro_blip2 import WORDS, miniature, save
+from hub_cache import COMMIT, mirror, offline
+from micro_blip2 import WORDS, miniature, save, save_as_published
 
-from compositional_prompts.captioner import sources
 from compositional_prompts.captioner.loading import load_captioner
-from compositional_prompts.captioner.sources import PATTERNS, fetch_captioner
+from compositional_prompts.captioner.model_files import INDEX
+from compositional_prompts.captioner.sources import fetch_captioner
 from compositional_prompts.captioner.tokens import tokenize_captions
 
 CPU = torch.device("cpu")
@@ -53,44 +52,80 @@ def test_a_folder_is_copied_without_pickles(published: Path, directory: Path) ->
     check_same_captioner(directory, published)
 
 
-def test_a_repository_is_fetched_at_its_revision(
-    published: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    offline(tmp_path / "cache", monkeypatch)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_a_repository_is_taken_from_the_cache(
+    revision: str | None, published: Path, directory: Path, cache: Path
 ) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
-
-    def snapshot_download(repository: str, **options: Any) -> str:
-        calls.append((repository, options))
-        return str(published)
-
-    monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
-    fetch_captioner("hub", HUB_NAME, "abc123", directory)
+    mirror(cache, HUB_NAME, published, ("main", "v1"))
+    fetch_captioner("hub", HUB_NAME, revision, directory)
     check_same_captioner(directory, published)
-    assert calls == [(HUB_NAME, {"revision": "abc123", "allow_patterns": list(PATTERNS)})]
 
 
-@pytest.mark.parametrize(
-    ("revision", "command"),
-    [
-        ("abc123", f"hf download {HUB_NAME} --revision abc123"),
-        (None, f"hf download {HUB_NAME}`"),
-    ],
-)
 def test_a_hub_out_of_reach_is_named_with_the_way_out(
-    revision: str | None, command: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path, directory: Path, cache: Path
 ) -> None:
-    def snapshot_download(repository: str, **options: Any) -> str:
-        raise LocalEntryNotFoundError(f"{repository} is not in the cache")
-
-    monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
+    mirror(cache, HUB_NAME, published)
     with pytest.raises(FileNotFoundError) as raised:
-        fetch_captioner("hub", HUB_NAME, revision, directory)
-    assert command in str(raised.value)
+        fetch_captioner("hub", HUB_NAME, "abc123", directory)
+    assert f"hf download {HUB_NAME} --revision abc123" in str(raised.value)
     assert "weights.blip2" in str(raised.value)
     assert list(directory.iterdir()) == []
 
 
+def test_a_repository_of_pickles_is_refused(published: Path, directory: Path, cache: Path) -> None:
+    (mirror(cache, HUB_NAME, published) / "model.safetensors").unlink()
+    listing = cache / f"models--{HUB_NAME.replace('/', '--')}" / "trees" / f"{COMMIT}.json"
+    listing.unlink()  # a repository without it, not one whose file was lost
+    with pytest.raises(FileNotFoundError, match=r"only pytorch_model\.bin, a pickle"):
+        fetch_captioner("hub", HUB_NAME, None, directory)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    save_as_published(miniature("opt"), folder, shard_size="100KB")
+    (folder / "model.fp16.safetensors").write_bytes(b"a variant that is not loaded")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    return folder
+
+
+def test_the_shards_of_the_index_are_copied(sharded: Path, directory: Path) -> None:
+    fetch_captioner("path", str(sharded), None, directory)
+    names = {path.name for path in directory.iterdir()}
+    assert {path.name for path in sharded.glob("model-*-of-*.safetensors")} < names
+    assert INDEX in names
+    assert not names & {"model.fp16.safetensors", "pytorch_model.bin.index.json"}
+    original = miniature("opt").model.state_dict()
+    brought = load_captioner(directory, CPU).model.state_dict()
+    assert all(torch.equal(tensor, brought[name]) for name, tensor in original.items())
+
+
+def test_an_index_beside_whole_weights_is_left_out(sharded: Path, directory: Path) -> None:
+    miniature("opt").model.save_pretrained(sharded / "whole")
+    (sharded / "whole" / "model.safetensors").rename(sharded / "model.safetensors")
+    fetch_captioner("path", str(sharded), None, directory)
+    assert [path.name for path in directory.glob("model*")] == ["model.safetensors"]
+
+
+def test_a_missing_shard_is_refused(sharded: Path, directory: Path) -> None:
+    shard = max(sharded.glob("model-*-of-*.safetensors"))
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{shard.name} is missing"):
+        fetch_captioner("path", str(sharded), None, directory)
+    assert list(directory.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("missing", "need"), [("config.json", "config.json"), ("model.safetensors", "weights")]
+    ("missing", "need"),
+    [("config.json", "no config.json"), ("model.safetensors", "it needs safetensors weights")],
 )
 def test_a_folder_that_is_no_blip2_is_refused(
     missing: str, need: str, published: Path, directory: Path, tmp_path: Path
@@ -103,7 +138,7 @@ def test_a_folder_that_is_no_blip2_is_refused(
     if missing == "config.json":
         for other in folder.glob("*config.json"):
             other.unlink()
-    with pytest.raises(FileNotFoundError, match=f"no {need} "):
+    with pytest.raises(FileNotFoundError, match=need):
         fetch_captioner("path", str(folder), None, directory)
     assert list(directory.iterdir()) == []
 

@@ -8,12 +8,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import open_clip
 import open_clip.factory
 import open_clip.pretrained
 import pytest
 import torch
+from hub_cache import mirror, offline
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
@@ -126,34 +126,42 @@ def test_an_unknown_tag_is_refused(directory: Path) -> None:
         fetch_clip("hub", "ViT-B-32", "openia", directory)
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    offline(tmp_path / "cache", monkeypatch)
+    return tmp_path / "cache"
+
+
 def test_a_repository_is_copied_without_pickles(
-    model: Any, published: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, published: Path, directory: Path, cache: Path
 ) -> None:
-    calls: list[str] = []
-
-    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
-        calls.append(repository)
-        assert not any("bin" in pattern or pattern == "*" for pattern in allow_patterns)
-        return str(published)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    mirror(cache, "laion/CLIP-test", published)
     fetch_clip("hub", REPOSITORY, None, directory)
-    assert calls == ["laion/CLIP-test"]
     assert {path.name for path in directory.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, "vocab.txt"}
     check_same_model(directory, model)
 
 
-def out_of_reach(*_: Any, **__: Any) -> str:
-    raise LocalEntryNotFoundError("cannot find the snapshot on the local disk")
-
-
-def test_a_repository_out_of_reach_is_named(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_repository_of_pickles_is_refused(
+    published: Path, directory: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", out_of_reach)
+    folder = tmp_path / "pickles"
+    folder.mkdir()
+    for file in published.iterdir():
+        if file.name != WEIGHTS_FILE:
+            (folder / file.name).symlink_to(file)
+    with pytest.raises(FileNotFoundError, match=r"open_clip_pytorch_model\.bin is a pickle"):
+        fetch_clip("path", str(folder), None, directory)
+    assert list(directory.iterdir()) == []
+
+
+def test_a_repository_out_of_reach_is_named(directory: Path, cache: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"laion/CLIP-test.+hf download laion/CLIP-test"):
         fetch_clip("hub", REPOSITORY, None, directory)
     assert list(directory.iterdir()) == []
+
+
+def out_of_reach(*_: Any, **__: Any) -> str:
+    raise LocalEntryNotFoundError("cannot find the snapshot on the local disk")
 
 
 def test_weights_out_of_reach_are_named(

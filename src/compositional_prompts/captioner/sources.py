@@ -6,11 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from compositional_prompts.captioner.model_files import INDEX, WEIGHTS, weight_files
+from compositional_prompts.hub import fetch_snapshot
 
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Configuration, weights and tokenizer; never a pickle."""
+DESCRIPTIONS = ("*.json", "*.txt", "*.model")
+"""Configuration, processor and tokenizer."""
+
+PATTERNS = (*DESCRIPTIONS, "*.safetensors")
+"""What is taken from a repository; never a pickle."""
+
+PICKLE_INDEX = ".bin.index.json"
+"""How the index of a checkpoint in pickles ends: without them it is of no use."""
 
 
 def fetch_captioner(
@@ -25,26 +31,22 @@ def fetch_captioner(
         directory: where to write.
 
     Raises:
-        FileNotFoundError: the folder has no configuration or no safetensors weights, or the hub
-            is out of reach and the model not in the local cache.
+        FileNotFoundError: the folder or the repository has no configuration or no (or not all)
+            safetensors weights, or the hub is out of reach and the model not in the local cache.
+        ValueError: the name cannot be that of a repository, or an index of shards is broken.
     """
     if source == "hub":
-        try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
-        except LocalEntryNotFoundError as error:
-            pin = f" --revision {revision}" if revision else ""
-            raise FileNotFoundError(
-                f"weights.blip2: {name} is neither within reach nor in the local cache. On a "
-                f"machine with a connection run `hf download {name}{pin}` and bring its cache, or "
-                "set weights.blip2.source to path."
-            ) from error
+        folder = fetch_snapshot(name, revision, PATTERNS, "weights.blip2")
     else:
         folder = Path(name)
-    files = [file for pattern in PATTERNS for file in sorted(folder.glob(pattern))]
-    for need, suffix in (("config.json", "config.json"), ("weights", ".safetensors")):
-        if not any(file.name.endswith(suffix) for file in files):
-            raise FileNotFoundError(
-                f"{folder} is not a BLIP-2 in transformers' layout: no {need} ({suffix}) in it."
-            )
-    for file in files:
-        shutil.copyfile(file, directory / file.name)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a BLIP-2 in transformers' layout: no config.json in it."
+        )
+    weights = weight_files(folder)
+    described = [file for pattern in DESCRIPTIONS for file in sorted(folder.glob(pattern))]
+    if weights[0].name == WEIGHTS:
+        described = [file for file in described if file.name != INDEX]
+    for file in (*described, *weights):
+        if not file.name.endswith(PICKLE_INDEX):
+            shutil.copyfile(file, directory / file.name)

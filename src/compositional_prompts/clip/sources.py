@@ -11,6 +11,7 @@ from typing import Any, Literal
 import open_clip
 
 from compositional_prompts.clip.loading import CONFIG_FILE, WEIGHTS_FILE, save_clip
+from compositional_prompts.hub import fetch_snapshot
 
 HUB_PREFIX = "hf-hub:"
 
@@ -18,9 +19,11 @@ HUB_PREFIX = "hf-hub:"
 def _copy_folder(source: Path, directory: Path) -> None:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (source / name).is_file()]
     if missing:
+        pickles = sorted(file.name for file in source.glob("*.bin"))
+        beside = f" ({pickles[0]} is a pickle: those are never read)" if pickles else ""
         raise FileNotFoundError(
-            f"{source} is not an open_clip model folder: {missing[0]} is missing. It is written by "
-            "open_clip's save_for_hf(..., safe_serialization=True)."
+            f"{source} is not an open_clip model folder: {missing[0]} is missing{beside}. It is "
+            "written by open_clip's save_for_hf(..., safe_serialization=True)."
         )
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
@@ -50,7 +53,7 @@ def fetch_clip(
 
     Raises:
         FileNotFoundError: the folder is no open_clip model, or the hub is out of reach and the
-            repository not in the local cache.
+            repository not in the local cache; or it has pickles only.
         ValueError: the name is unknown, the weights tag is missing, or the weights were trained
             with another activation than the model has (cosines would be off by about 0.05).
         RuntimeError: the weights could not be downloaded.
@@ -59,20 +62,9 @@ def fetch_clip(
         _copy_folder(Path(name), directory)
         return
     if name.startswith(HUB_PREFIX):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
+        patterns = (WEIGHTS_FILE, "*.json", "*.txt", "*.model")
         repository = name.removeprefix(HUB_PREFIX)
-        patterns = ["*.json", "open_clip_model.safetensors", "*.txt", "*.model"]
-        try:
-            folder = snapshot_download(repository, allow_patterns=patterns)
-        except LocalEntryNotFoundError as error:
-            raise FileNotFoundError(
-                f"weights: {repository} is neither within reach nor in the local cache. On a "
-                f"machine with a connection run `hf download {repository}` and bring its cache, or "
-                "set the source to path."
-            ) from error
-        _copy_folder(Path(folder), directory)
+        _copy_folder(fetch_snapshot(repository, None, patterns, "weights"), directory)
         return
     if pretrained is None:
         raise ValueError(
