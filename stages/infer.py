@@ -1,44 +1,77 @@
-"""Stage infer: captions of the untrained or, with an adapter, of the fine-tuned BLIP-2."""
+"""Stage infer: captions of the untrained or, with an adapter, of the fine-tuned BLIP-2.
 
+``infer.grammar`` holds captions to the grammar that lies in the adapter's folder. The untrained
+model has no adapter and does not know the wording, so it writes freely all the same.
+"""
+
+import logging
 from pathlib import Path
 
-import pyarrow as pa
-
-from compositional_prompts.captioner.features import FeatureStore
-from compositional_prompts.captioner.finetuning import load_adapter
-from compositional_prompts.captioner.generation import caption_images
-from compositional_prompts.captioner.loading import load_captioner
+from compositional_prompts.captioner.adapters import load_adapter
+from compositional_prompts.captioner.features import read_metadata
+from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.inference import caption_split
+from compositional_prompts.captioner.inputs import open_inputs
+from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.selection import split_images
+from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.catalog.schema import CAPTIONS
 from compositional_prompts.catalog.tables import write_table
 from compositional_prompts.devices import resolve_device, seed_everything
 from compositional_prompts.params import Infer, read_params
+from compositional_prompts.scratch import fingerprint, scratch_folder
 from compositional_prompts.stage import path_arguments, run_stage
+
+logger = logging.getLogger("compositional_prompts.infer")
+
+
+def grammar_of(captioner: Captioner, adapter: Path | None) -> TokenAutomaton | None:
+    """The grammar that was learnt with the adapter."""
+    if adapter is None:
+        logger.info("infer.grammar has no effect on the untrained captioner")
+        return None
+    segments = read_grammar(adapter)
+    if segments is None:
+        raise FileNotFoundError(f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`.")
+    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
 
 
 def main() -> None:
     paths = path_arguments(
-        __doc__, "features", "splits", "blip2", "captions", "timing", optional=("adapter",)
-    )
+        __doc__, "features", "catalog", "splits", "blip2", "captions", "timing",
+        optional=("adapter",),
+    )  # fmt: skip
     params, base = read_params(paths.params, Infer)
     adapter: Path | None = paths.adapter
-    with run_stage(f"infer-{paths.captions.stem}", paths.timing) as run:
+    name = f"infer-{paths.captions.stem}"
+    with run_stage(name, paths.timing) as run:
         seed_everything(base.seed)
-        captioner = load_captioner(paths.blip2, resolve_device(base.device))
-        if adapter is not None:
-            load_adapter(captioner, adapter)
-        image_ids = split_images(paths.splits, params.split, params.images, base.seed)
-        captions = caption_images(
-            captioner,
-            FeatureStore(paths.features),
-            image_ids,
-            batch_size=params.batch_size,
-            num_beams=params.num_beams,
-            max_new_tokens=params.max_new_tokens,
-        )
-        table = pa.table([image_ids, captions], schema=CAPTIONS)
-        write_table(table, paths.captions, CAPTIONS)
-        run.rows = len(captions)
+        device = resolve_device(base.device)
+        cached = read_metadata(paths.features)["cache"]
+        settings = {
+            "params": params.model_dump(exclude={"batch_size"}),
+            "seed": base.seed,
+            "device": device.type,
+        }
+        read = [paths.features, paths.splits, paths.blip2, *([adapter] if adapter else [])]
+        key = fingerprint(settings, read if cached else [*read, paths.catalog])
+        with scratch_folder(name, key) as scratch:
+            captioner = load_captioner(
+                paths.blip2, device, params.precision, "language" if cached else "whole"
+            )
+            if adapter is not None:
+                load_adapter(captioner, adapter)
+            table = caption_split(
+                captioner,
+                open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
+                split_images(paths.splits, params.split, params.images, base.seed),
+                params,
+                seed=base.seed,
+                grammar=grammar_of(captioner, adapter) if params.grammar else None,
+                scratch=scratch,
+            )
+            write_table(table, paths.captions, CAPTIONS)
+        run.rows = len(table)
 
 
 if __name__ == "__main__":

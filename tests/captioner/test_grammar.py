@@ -176,5 +176,5 @@ def test_of_many_captions_every_alternative_is_checked(monkeypatch) -> None:
     for segment in range(2):
         broken = [list(alternatives) for alternatives in words]
         broken[segment].append(" {x}")
-        with pytest.raises(GrammarError, match="{x}"):
+        with pytest.raises(GrammarError, match=r"\{x\}"):
             compile_grammar(broken, tokenizer, tokenizer.eos_token_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ from compositional_prompts.captioner.token_automaton import TokenAutomaton
 from compositional_prompts.params import Sampling
 from compositional_prompts.stage import progress
 
+NEVER = -1
+"""A token that is never chosen."""
 
-@torch.inference_mode()
+
 def generate_captions(
     captioner: Captioner,
     queries: Tensor,
@@ -60,9 +63,42 @@ def generate_captions(
             has more of them, the model does not support a grammar, sampling is asked for
             without a seed an image, or together with beams or a grammar.
     """
-    _check_room(captioner, queries, max_new_tokens)
     if not len(queries):
         return []
+    tokens = generate_tokens(
+        captioner,
+        queries,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        sampling=sampling,
+        seeds=seeds,
+        grammar=grammar,
+    )
+    captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [caption.strip() for caption in captions]
+
+
+@torch.inference_mode()
+def generate_tokens(
+    captioner: Captioner,
+    queries: Tensor,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    grammar: TokenAutomaton | None = None,
+    ending: bool = True,
+) -> Tensor:
+    """As :func:`generate_captions`, to token ids, int64 ``[n, tokens]``, filled up with ends.
+
+    With ``ending`` false, captions are not ended before ``max_new_tokens``: the most costly there
+    can be, to measure with. (Those of a grammar end all the same.)
+    """
+    _check_room(captioner, queries, max_new_tokens)
+    end = captioner.end_of_caption if ending else NEVER
     with captioner.autocast():
         queries = queries_of(captioner.model, queries.to(captioner.device))
         decoder = make_decoder(captioner, queries, num_beams)
@@ -73,8 +109,8 @@ def generate_captions(
                     f"{num_beams} beams and {len(seeds or ())} seeds for {len(queries)} images."
                 )
             uniforms = draw_uniforms(seeds, max_new_tokens).to(captioner.device)
-            tokens = sample_tokens(decoder, uniforms, sampling, captioner.end_of_caption)
-        elif grammar is not None:
+            return sample_tokens(decoder, uniforms, sampling, end)
+        if grammar is not None:
             if not isinstance(decoder, TreeDecoder):
                 text_config: Any = captioner.model.config.text_config
                 raise ValueError(
@@ -86,25 +122,22 @@ def generate_captions(
                     f"A caption of the grammar has {grammar.longest} tokens, more than "
                     f"infer.max_new_tokens = {max_new_tokens}: raise it."
                 )
-            tokens = search_grammar(
+            return search_grammar(
                 decoder,
                 grammar.to(captioner.device),
                 images=len(queries),
                 num_beams=num_beams,
                 length_penalty=length_penalty,
             )
-        else:
-            search = BeamSearch(
-                len(queries),
-                num_beams=num_beams,
-                max_new_tokens=max_new_tokens,
-                end=captioner.end_of_caption,
-                length_penalty=length_penalty,
-                device=captioner.device,
-            )
-            tokens = _search(decoder, search)
-    captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [caption.strip() for caption in captions]
+        search = BeamSearch(
+            len(queries),
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            end=end,
+            length_penalty=length_penalty,
+            device=captioner.device,
+        )
+        return _search(decoder, search)
 
 
 def _check_room(captioner: Captioner, queries: Tensor, max_new_tokens: int) -> None:
@@ -167,12 +200,11 @@ def caption_images(
         seed: of sampling; each image has its own, drawn from this and its image_id.
     """
     captions: list[str] = []
-    positions = inputs.positions(image_ids)
-    for start in progress(range(0, len(image_ids), batch_size), "captions"):
-        rows = slice(start, start + batch_size)
+    batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
+    for rows, queries in _read_ahead(inputs, image_ids, progress(batches, "captions")):
         captions += generate_captions(
             captioner,
-            inputs.read(positions[rows]),
+            queries,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
@@ -181,3 +213,19 @@ def caption_images(
             grammar=grammar,
         )
     return captions
+
+
+def _read_ahead(
+    inputs: ImageInputs, image_ids: Sequence[str], batches: Iterable[slice]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Each batch with its inputs, which are read while the one before is captioned."""
+    positions = inputs.positions(image_ids)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: tuple[slice, Future[Tensor]] | None = None
+        for rows in batches:
+            reading = (rows, pool.submit(inputs.read, positions[rows]))
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = reading
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()

@@ -1,0 +1,133 @@
+"""Captions of many images: in shards that a killed run need not write again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from compositional_prompts.captioner.batch_size import largest_batch
+from compositional_prompts.captioner.features import ImageInputs
+from compositional_prompts.captioner.generation import caption_images, generate_tokens
+from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.token_automaton import TokenAutomaton
+from compositional_prompts.catalog.schema import CAPTIONS
+from compositional_prompts.catalog.tables import read_table, write_table
+from compositional_prompts.params import Infer
+from compositional_prompts.stage import progress
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BATCH = 1024
+"""Images at once that are tried at most where the batch size is found automatically."""
+
+
+def caption_split(
+    captioner: Captioner,
+    inputs: ImageInputs,
+    image_ids: Sequence[str],
+    params: Infer,
+    *,
+    seed: int,
+    grammar: TokenAutomaton | None,
+    scratch: Path,
+) -> pa.Table:
+    """Caption the given images; shards that ``scratch`` holds already are not captioned again.
+
+    Args:
+        captioner: the model, an adapter merged into it.
+        inputs: where the images' features or pixels are read from.
+        image_ids: the images.
+        params: how to caption them.
+        seed: of sampling.
+        grammar: the captions there may be.
+        scratch: folder of finished shards, of this run alone.
+
+    Returns:
+        A table of the schema ``CAPTIONS``, sorted by image_id.
+    """
+    positions = inputs.positions(image_ids)
+    # Read in the order in which they lie there, which costs least.
+    ordered = [image_ids[place] for place in positions.argsort(kind="stable").tolist()]
+    batch_size = params.batch_size
+    if batch_size == "auto":
+        batch_size = fitting_batch(captioner, inputs, ordered, params, grammar)
+
+    def caption(shard: Sequence[str]) -> list[str]:
+        return caption_images(
+            captioner,
+            inputs,
+            shard,
+            batch_size=batch_size,
+            num_beams=params.num_beams,
+            max_new_tokens=params.max_new_tokens,
+            length_penalty=params.length_penalty,
+            sampling=params.sampling,
+            seed=seed,
+            grammar=grammar,
+        )
+
+    return caption_in_shards(ordered, caption, scratch, params.shard_images)
+
+
+def fitting_batch(
+    captioner: Captioner,
+    inputs: ImageInputs,
+    image_ids: Sequence[str],
+    params: Infer,
+    grammar: TokenAutomaton | None,
+) -> int:
+    """The largest batch that fits into memory, tried with captions as long as they may be."""
+    positions = inputs.positions(image_ids[:LARGEST_BATCH])
+
+    def run(images: int) -> None:
+        generate_tokens(
+            captioner,
+            inputs.read(positions[:images]),
+            num_beams=params.num_beams,
+            max_new_tokens=params.max_new_tokens,
+            sampling=params.sampling,
+            seeds=range(images),
+            grammar=grammar,
+            ending=False,
+        )
+
+    return largest_batch(run, captioner.device, upper=len(positions))
+
+
+def caption_in_shards(
+    image_ids: Sequence[str],
+    caption: Callable[[Sequence[str]], list[str]],
+    folder: Path,
+    shard_images: int,
+) -> pa.Table:
+    """Caption images shard by shard, each of which appears in ``folder`` whole or not at all.
+
+    Args:
+        image_ids: the images, in the order in which they are captioned.
+        caption: captions of some of them.
+        folder: of the shards; those that are there are read, not captioned again.
+        shard_images: images a shard.
+
+    Returns:
+        A table of the schema ``CAPTIONS``, sorted by image_id.
+
+    Raises:
+        ValueError: a shard in ``folder`` holds other images: it is another run's.
+    """
+    tables = [CAPTIONS.empty_table()]
+    starts = range(0, len(image_ids), shard_images)
+    for number, start in enumerate(progress(starts, "shards")):
+        ids = list(image_ids[start : start + shard_images])
+        path = folder / f"captions-{number:05d}.parquet"
+        if path.is_file():
+            logger.info("shard %d of %d is there already", number + 1, len(starts))
+        else:
+            write_table(pa.table([ids, caption(ids)], schema=CAPTIONS), path, CAPTIONS)
+        table = read_table(path, CAPTIONS)
+        if table.column("image_id").to_pylist() != ids:
+            raise ValueError(f"{path} holds other images than this run's: remove {folder}.")
+        tables.append(table)
+    return pa.concat_tables(tables).sort_by("image_id").combine_chunks()
