@@ -1,36 +1,84 @@
-"""Stage finetune: LoRA fine-tuning of BLIP-2 on (image, enhanced prompt)."""
+"""Stage finetune: an adapter for BLIP-2 on (image, enhanced prompt).
 
-from compositional_prompts.captioner.features import FeatureStore
-from compositional_prompts.captioner.finetuning import CaptionPairs, finetune
+``base.launcher`` may start it in several processes, which train together.
+"""
+
+from contextlib import ExitStack
+
+from compositional_prompts.captioner.checkpoints import Checkpoints
+from compositional_prompts.captioner.features import read_metadata
+from compositional_prompts.captioner.finetuning import finetune
+from compositional_prompts.captioner.inputs import open_inputs
 from compositional_prompts.captioner.loading import load_captioner
+from compositional_prompts.captioner.processes import join_processes
 from compositional_prompts.captioner.selection import prompts_of, split_images
+from compositional_prompts.captioner.training import CaptionPairs
+from compositional_prompts.catalog.schema import PAIRS
+from compositional_prompts.catalog.tables import read_table
 from compositional_prompts.devices import resolve_device
+from compositional_prompts.enhancement.prompts import PromptTemplate
+from compositional_prompts.enhancement.vocabulary import read_vocabulary
 from compositional_prompts.outputs import write_metrics
 from compositional_prompts.params import Finetune, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.scoring.text_metrics import score_texts
+from compositional_prompts.scratch import fingerprint, scratch_folder
+from compositional_prompts.stage import StageRun, path_arguments, run_stage
 
 
 def main() -> None:
     paths = path_arguments(
-        __doc__,
-        "features", "prompts", "splits", "blip2", "adapter", "metrics", "curve", "timing",
+        __doc__, "features", "catalog", "prompts", "splits", "pairs", "words", "blip2",
+        "adapter", "metrics", "curve", "timing",
     )  # fmt: skip
     params, base = read_params(paths.params, Finetune)
-    with run_stage("finetune", paths.timing) as run:
+    accelerator = join_processes(resolve_device(base.device))
+    inputs = [paths.features, paths.prompts, paths.splits, paths.pairs, paths.words, paths.blip2]
+    cached = read_metadata(paths.features)["cache"]
+    settings = {
+        "params": params.model_dump(),
+        "seed": base.seed,
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+    }
+    with ExitStack() as stack:
+        run, checkpoints = StageRun(), Checkpoints(None, base.checkpoint_seconds)
+        if accelerator.is_main_process:
+            run = stack.enter_context(run_stage("finetune", paths.timing))
+            key = fingerprint(settings, inputs if cached else [*inputs, paths.catalog])
+            scratch = stack.enter_context(scratch_folder("finetune", key))
+            checkpoints = Checkpoints(scratch, base.checkpoint_seconds)
+        captioner = load_captioner(
+            paths.blip2, accelerator.device, params.precision, "language" if cached else "whole"
+        )
         train = split_images(paths.splits, "train", params.train_images, base.seed)
         val = split_images(paths.splits, "val", None, base.seed)
-        metrics = finetune(
-            load_captioner(paths.blip2, resolve_device(base.device)),
-            FeatureStore(paths.features),
+        pairs = read_table(paths.pairs, PAIRS).select(["attribute", "object"]).to_pylist()
+        words = read_vocabulary(paths.words).words
+        outcome = finetune(
+            captioner,
+            open_inputs(
+                paths.features, paths.catalog, captioner,
+                workers=base.workers, augment=params.augment, seed=base.seed,
+            ),
             CaptionPairs(train, prompts_of(paths.prompts, train)),
             CaptionPairs(val, prompts_of(paths.prompts, val)),
             params,
             seed=base.seed,
             adapter=paths.adapter,
             curve=paths.curve,
-        )
-        write_metrics(metrics, paths.metrics)
-        run.rows = len(train) * metrics["epochs"]
+            val_inputs=open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
+            accelerator=accelerator,
+            checkpoints=checkpoints,
+            score_captions=lambda captions, references: float(
+                score_texts(captions, references, "none")["bleu"].mean()
+            ),
+            grammar=PromptTemplate(list(words)).alternatives(
+                [(pair["attribute"], pair["object"]) for pair in pairs], words
+            ),
+        )  # fmt: skip
+        if accelerator.is_main_process:
+            write_metrics(outcome.metrics, paths.metrics)
+        run.rows = outcome.images
 
 
 if __name__ == "__main__":

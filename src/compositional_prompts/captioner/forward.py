@@ -8,6 +8,9 @@ checkpoints with and without an image token, or a ``num_query_tokens``, need no 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,3 +87,67 @@ def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="mean"
     )
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """Captions with the places where the next token is scored, worked out on the CPU, where
+    asking for them waits for no device.
+
+    Attributes:
+        ids: int64 ``[n, t]``, as :class:`CaptionTokens`.
+        mask: int64 ``[n, t]``; None where every token is text.
+        scored: int64 ``[m]``, the places that are scored among the ``n * t`` (OPT: ``t - 1``)
+            predictions; None where all are.
+        labels: int64 ``[m]``, what is to be predicted there.
+    """
+
+    ids: Tensor
+    mask: Tensor | None
+    scored: Tensor | None
+    labels: Tensor
+
+
+def score_places(model: Blip2ForConditionalGeneration, tokens: CaptionTokens) -> ScoredTokens:
+    """The places of ``tokens``, which are on the CPU, that the loss of ``model`` is of."""
+    # The begin-of-text token is constant: predicting it is not scored.
+    begin = 1 if model.config.use_decoder_only_language_model else 0
+    text = tokens.mask[:, begin:].bool()
+    labels = tokens.ids[:, begin:]
+    if text.all():
+        return ScoredTokens(tokens.ids, None, None, labels.flatten())
+    return ScoredTokens(tokens.ids, tokens.mask, text.flatten().nonzero()[:, 0], labels[text])
+
+
+def scored_logits(
+    model: Blip2ForConditionalGeneration, queries: Tensor, tokens: ScoredTokens
+) -> Tensor:
+    """Logits ``[m, vocabulary]`` that predict ``tokens.labels``.
+
+    Those of :func:`caption_logits` at labelled positions. With OPT the others, which the larger the
+    vocabulary the more they cost, are not computed.
+    """
+    language_model: Any = model.language_model
+    images = model.language_projection(queries.to(model.language_projection.weight.dtype))
+    if not model.config.use_decoder_only_language_model:
+        labels = tokens.ids
+        if tokens.mask is not None:
+            labels = labels.masked_fill(tokens.mask == 0, IGNORED)
+        logits: Tensor = language_model(
+            inputs_embeds=images,
+            decoder_input_ids=language_model.prepare_decoder_input_ids_from_labels(labels),
+            use_cache=False,
+        ).logits.flatten(0, 1)
+        return logits if tokens.scored is None else logits.index_select(0, tokens.scored)
+    inputs = torch.cat([images, model.get_input_embeddings()(tokens.ids).to(images.dtype)], dim=1)
+    attention = None
+    if tokens.mask is not None:
+        attention = torch.cat([tokens.mask.new_ones(images.shape[:2]), tokens.mask], dim=1)
+    hidden = language_model.model(
+        inputs_embeds=inputs, attention_mask=attention, use_cache=False
+    ).last_hidden_state
+    predicting = hidden[:, images.shape[1] : -1].flatten(0, 1)
+    if tokens.scored is not None:
+        predicting = predicting.index_select(0, tokens.scored)
+    text: Tensor = language_model.lm_head(predicting)
+    return text

@@ -63,6 +63,41 @@ def tokenize_captions(
     return CaptionTokens(ids, mask)
 
 
+@dataclass(frozen=True)
+class RepeatedCaptions:
+    """Captions of which many are the same, each distinct one kept once.
+
+    Attributes:
+        distinct: the tokens of the distinct captions, in the order in which they first occur.
+        which: int32 ``[n]``, which of them each row has.
+    """
+
+    distinct: CaptionTokens
+    which: Tensor
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, int64 ``[n]``."""
+        return self.distinct.mask.sum(1)[self.which]
+
+    def select(self, rows: Tensor) -> CaptionTokens:
+        """The given rows, cut to the longest of them."""
+        return self.distinct.select(self.which[rows])
+
+
+def tokenize_repeated(
+    captioner: Captioner, captions: Sequence[str], max_tokens: int
+) -> RepeatedCaptions:
+    """As :func:`tokenize_captions`, but each distinct caption once, in time and in memory."""
+    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    distinct = tokenize_captions(captioner, list(numbers), max_tokens)
+    which = torch.tensor([numbers[caption] for caption in captions], dtype=torch.int32)
+    return RepeatedCaptions(distinct, which)
+
+
 BUCKET_BATCHES = 16
 """Batches that are sorted by length together: little padding, and still a random order."""
 
