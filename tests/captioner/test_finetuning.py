@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from compositional_prompts.captioner.adapters import add_adapter, count_paramete
 from compositional_prompts.captioner.finetuning import LAST, finetune
 from compositional_prompts.captioner.forward import caption_logits, caption_loss
 from compositional_prompts.captioner.generation import generate_captions
+from compositional_prompts.captioner.grammar import read_grammar
 from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.tokens import tokenize_captions
 from compositional_prompts.captioner.training import CaptionPairs
@@ -73,6 +76,15 @@ IMAGE_IDS = [f"image-{number}" for number in range(12)]
 def store() -> MemoryInputs:
     features = np.random.default_rng(5).normal(size=(12, QUERIES, 32)).astype(np.float16)
     return MemoryInputs(IMAGE_IDS, torch.from_numpy(features))
+
+
+def without_dropout(captioner: Captioner) -> Captioner:
+    for module in captioner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    return captioner
 
 
 def captions_of(captioner, store, pairs, num_beams=1, max_new_tokens=40) -> list[str]:
@@ -228,3 +240,209 @@ def test_parameter_counts_of_the_report() -> None:
     captioner = Captioner(model, processor=None)
     adapted = add_adapter(captioner, lora(r=16, alpha=32, dropout=0.1, target_modules=None))
     assert count_parameters(captioner, adapted) == {"total": 3_749_922_816, "trainable": 5_242_880}
+
+
+@pytest.mark.parametrize("family", ["opt", "t5"])
+def test_accumulated_batches_are_one_large_batch(tmp_path, store, family) -> None:
+    # Captions of different lengths: a mean of the batches' means would be another loss.
+    train = CaptionPairs(IMAGE_IDS[:8], [WORDS[n % 3] for n in range(8)])
+    val = CaptionPairs(IMAGE_IDS[8:], [WORDS[n % 3] for n in range(4)])
+    options = {"train": train, "val": val, "epochs": 2, "lora": lora(target_modules=None)}
+    # All of the epoch in one step, since batches differ in what they hold.
+    for name, batch_size, accumulation in (("large", 8, 1), ("small", 2, 4)):
+        captioner = without_dropout(miniature(family))
+        run(
+            tmp_path,
+            store,
+            name,
+            captioner=captioner,
+            batch_size=batch_size,
+            gradient_accumulation=accumulation,
+            **options,
+        )
+    for large, small in zip(curve_of(tmp_path, "large"), curve_of(tmp_path, "small"), strict=True):
+        assert float(small["train_loss"]) == pytest.approx(float(large["train_loss"]), abs=1e-4)
+        assert float(small["val_loss"]) == pytest.approx(float(large["val_loss"]), abs=1e-4)
+    large, small = (tensors_of(tmp_path, name) for name in ("large", "small"))
+    for name, tensor in large.items():
+        torch.testing.assert_close(small[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_and_learning_rates(tmp_path, store) -> None:
+    options = {"batch_size": 2, "gradient_accumulation": 3, "epochs": 4, "learning_rate": 0.008}
+    # Four batches an epoch: a step of three and one of one.
+    for schedule, expected in {
+        "linear": [1 - step / 8 for step in (1, 3, 5, 7)],
+        "cosine": [(1 + math.cos(math.pi * step / 8)) / 2 for step in (1, 3, 5, 7)],
+        "constant": [1.0] * 4,
+    }.items():
+        _, metrics = run(tmp_path, store, schedule, schedule=schedule, **options)
+        assert metrics["steps"] == 8
+        rates = [float(row["learning_rate"]) for row in curve_of(tmp_path, schedule)]
+        assert rates == pytest.approx([0.008 * share for share in expected], rel=1e-3)
+    run(tmp_path, store, "warm", schedule="constant", warmup_ratio=0.5, **options)
+    rates = [float(row["learning_rate"]) for row in curve_of(tmp_path, "warm")]
+    assert rates == pytest.approx([0.008 * share for share in (0.25, 0.75, 1.0, 1.0)], rel=1e-3)
+
+
+def test_gradients_are_cut_to_the_largest_norm(tmp_path, store) -> None:
+    limits = {"free": None, "far": 1e6, "cut": 1e-3}
+    # One step of plain descent would show the norm; AdamW's first step hides it, its second not.
+    for name, limit in limits.items():
+        run(tmp_path, store, name, epochs=2, max_grad_norm=limit)
+    free, far, cut = (tensors_of(tmp_path, name) for name in limits)
+    assert all(torch.equal(free[name], far[name]) for name in free)
+    assert any(not torch.equal(free[name], cut[name]) for name in free)
+    assert float(curve_of(tmp_path, "free")[0]["grad_norm"]) > 0.01
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path, store) -> None:
+    dropout = {"lora": lora(dropout=0.3)}
+    run(tmp_path, store, "kept", **dropout)
+    captioner, _ = run(tmp_path, store, "again", gradient_checkpointing=True, **dropout)
+    assert not captioner.model.language_model.is_gradient_checkpointing
+    kept, again = tensors_of(tmp_path, "kept"), tensors_of(tmp_path, "again")
+    for name, tensor in kept.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"use_rslora": True, "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+        {"bias": "lora_only", "target_modules": ["k_proj", "out_proj"]},
+        {"target_modules": ["language_projection", "k_proj"]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_adapters_load_with_plain_peft(tmp_path, store, changes) -> None:
+    save(miniature("opt"), tmp_path / "blip2")
+    captioner = load_captioner(tmp_path / "blip2", CPU)
+    run(tmp_path, store, captioner=captioner, lora=lora(**changes), learning_rate=0.05)
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert str(tmp_path) not in json.dumps(config)
+    assert config["target_modules"] == sorted(config["target_modules"])
+    for name, value in changes.items():
+        assert config[name] == (sorted(value) if name == "target_modules" else value)
+    plain = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "blip2")
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "lora" / LAST)
+    captioner.model.eval()
+    tokens = tokenize_captions(captioner, VAL.captions, 60)
+    queries = store.read(store.positions(VAL.image_ids))
+    with torch.no_grad():
+        expected, labels = caption_logits(captioner.model, queries, tokens)
+        found, _ = caption_logits(loaded.eval().get_base_model(), queries, tokens)
+    torch.testing.assert_close(found, expected)
+    assert len(labels) == 4
+
+
+def test_the_default_modules_of_t5(tmp_path, store) -> None:
+    captioner = miniature("t5")
+    adapted = add_adapter(captioner, lora(target_modules=None))
+    names = {
+        name.split(".lora_")[0].split(".")[-1] for name in adapted.state_dict() if "lora_" in name
+    }
+    assert names == {"q", "v"}
+
+
+def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store) -> None:
+    asked: list[tuple[list[str], list[str]]] = []
+    scores = iter([0.1, 0.7, 0.7, 0.2, 0.6])
+
+    def score(captions, references) -> float:
+        asked.append((list(captions), list(references)))
+        return next(scores)
+
+    _, metrics = run(
+        tmp_path,
+        store,
+        epochs=9,
+        batch_size=2,
+        caption_every=2,
+        caption_images=3,
+        best_metric="val_bleu",
+        score_captions=score,
+    )
+    bleu = [row["val_bleu"] for row in curve_of(tmp_path)]
+    # The last epoch is always measured.
+    assert bleu == ["", "0.1", "", "0.7", "", "0.7", "", "0.2", "0.6"]
+    assert metrics["best_epoch"] == 4
+    assert metrics["best_metric"] == "val_bleu"
+    assert metrics["val_bleu"] == 0.7
+    assert all(len(captions) == len(references) == 3 for captions, references in asked)
+    assert all(references == asked[0][1] for _, references in asked)
+    assert set(asked[0][1]) <= set(VAL.captions)
+
+
+def test_early_stopping_waits_for_a_measurement(tmp_path, store) -> None:
+    scores = iter([0.5, 0.4, 0.3])
+    _, metrics = run(
+        tmp_path,
+        store,
+        epochs=20,
+        caption_every=3,
+        best_metric="val_bleu",
+        early_stopping=4,
+        score_captions=lambda captions, references: next(scores),
+    )
+    # Epoch 3 is best; 6 is three epochs later, 9 six.
+    assert metrics["epochs"] == 9
+    assert metrics["best_epoch"] == 3
+
+
+def test_captioning_on_the_way_does_not_disturb_training(tmp_path, store) -> None:
+    dropout = {"lora": lora(dropout=0.2)}
+    run(tmp_path, store, "quiet", **dropout)
+    run(tmp_path, store, "asked", caption_every=1, score_captions=lambda *texts: 0.0, **dropout)
+    assert (tmp_path / "quiet/last/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "asked/last/adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_captions_without_a_score_are_an_error(tmp_path, store) -> None:
+    with pytest.raises(ValueError, match="caption_every"):
+        run(tmp_path, store, caption_every=1)
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path, store) -> None:
+    features = torch.full((12, QUERIES, 32), float("nan"))
+    with pytest.raises(FloatingPointError, match=r"nan in epoch 1.*learning_rate"):
+        run(tmp_path, MemoryInputs(IMAGE_IDS, features))
+    assert not (tmp_path / "lora").exists()
+
+
+def test_the_epoch_reaches_augmentation(tmp_path, store) -> None:
+    run(tmp_path, store, val_inputs=MemoryInputs(IMAGE_IDS, store.read(np.arange(12))))
+    assert store.epochs == [1, 2, 3]
+
+
+def test_an_adapter_before_the_queries_learns_from_pixels(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    pixels = MemoryInputs(IMAGE_IDS, torch.randn(12, 3, 16, 16, generator=generator))
+    _, metrics = run(tmp_path, pixels, lora=lora(target_modules=["qkv", "query", "v_proj"]))
+    trained = [name for name, tensor in tensors_of(tmp_path).items() if tensor.abs().sum() > 0]
+    for part in ("vision_model", "qformer", "language_model"):
+        assert any(part in name and "lora_B" in name for name in trained)
+    assert metrics["train_loss"]["min"] < metrics["train_loss"]["max"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_with_a_float32_adapter(tmp_path, store, precision) -> None:
+    full = miniature("opt")
+    full.model.to(getattr(torch, precision))
+    captioner = Captioner(full.model, full.processor, precision)
+    _, metrics = run(
+        tmp_path, store, captioner=captioner, precision=precision, max_grad_norm=1.0, epochs=6
+    )
+    _, expected = run(tmp_path, store, "full", max_grad_norm=1.0, epochs=6)
+    assert {tensor.dtype for tensor in tensors_of(tmp_path).values()} == {torch.float32}
+    for key in ("min", "max"):
+        assert metrics["train_loss"][key] == pytest.approx(expected["train_loss"][key], rel=2e-2)
+
+
+def test_the_grammar_lies_beside_the_adapter(tmp_path, store) -> None:
+    grammar = [["A photo of "], ["Canvas_Sandals", "Suede_Boots"]]
+    run(tmp_path, store, epochs=1, grammar=grammar)
+    assert read_grammar(tmp_path / "lora") == grammar
+    assert not list((tmp_path / "lora").rglob("README.md"))
