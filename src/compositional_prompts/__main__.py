@@ -1,46 +1,254 @@
-"""The command ``compositional-prompts``: presets, and upkeep of the pipeline's definition."""
+"""The command ``compositional-prompts``: upkeep of the pipeline, and what it was made for."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
-from compositional_prompts.params import ParameterError
+from compositional_prompts.deployment import presence
+from compositional_prompts.deployment.printing import as_json, as_text, plain
+from compositional_prompts.params import ParameterError, Precision, read_all_params
 from compositional_prompts.pipeline import sync_dependencies
 from compositional_prompts.presets import available_presets, lay_preset
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
+BATCH_SIZE = 16
+"""Photos captioned at once: few enough for the first captions to come soon."""
+
+DONE, SOME_ASIDE, NOTHING_DONE = 0, 1, 2
+"""Exit statuses: all is done; some photos were set aside; nothing could be done."""
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "whole number of at least 1"  # what argparse calls a value it refuses
+
+
+def _photo(text: str) -> Path:
+    if text == "-":
+        raise argparse.ArgumentTypeError("standard input is not read: name files or folders")
+    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compositional-prompts", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_caption(commands)
+    _add_export(commands)
     preset = commands.add_parser(
         "preset", help="lay presets/NAME.yaml on params.yaml and print the difference"
     )
     preset.add_argument("name", nargs="?", help="without a name, list the presets")
-    commands.add_parser(
+    preset.set_defaults(run=_preset)
+    sync = commands.add_parser(
         "sync-deps", help="write the source files that each stage imports into dvc.yaml"
     )
+    sync.set_defaults(run=_sync)
     return parser
+
+
+def _add_caption(commands: Any) -> None:
+    caption = commands.add_parser(
+        "caption",
+        help="caption photos with the trained adapter",
+        description="Caption photos with the newest trained adapter, as params.yaml says under "
+        "infer. Prints PATH<TAB>CAPTION a photo, the caption alone for a single file, as soon as "
+        "a batch is done. A photo that cannot be used is named with its reason on standard error "
+        "(and as a line of JSON), and the others go through.",
+        epilog="Exit status: 0 all photos are captioned, 1 some were set aside, 2 nothing could "
+        "be done.",
+    )
+    add = caption.add_argument
+    add(
+        "photos", nargs="+", type=_photo, metavar="PHOTO",
+        help="an image file, or a folder that is searched through all its subfolders",
+    )  # fmt: skip
+    add("--json", action="store_true", help="print a line of JSON a photo")
+    add(
+        "--untrained", action="store_true",
+        help="add the caption of the model without the adapter (needs memory for both)",
+    )  # fmt: skip
+    add(
+        "--enhanced", action="store_true",
+        help="add the enhanced prompt: the pair by Troika, the words by CLIP",
+    )  # fmt: skip
+    add(
+        "--scores", action="store_true",
+        help="add CLIP's cosine of every word of the vocabulary, and the caption's words by place",
+    )  # fmt: skip
+    add("--adapter", type=Path, default=presence.ADAPTER, help="default: %(default)s")
+    add("--blip2", type=Path, default=presence.BLIP2, help="the base model; default: %(default)s")
+    add("--device", choices=["cpu", "cuda", "auto"], help="default: base.device")
+    add("--precision", choices=get_args(Precision), help="default: infer.precision")
+    add(
+        "--batch-size", type=_positive, default=BATCH_SIZE,
+        help="photos at once; default: %(default)s",
+    )  # fmt: skip
+    add("--num-beams", type=_positive, help="default: infer.num_beams")
+    add(
+        "--grammar", action=argparse.BooleanOptionalAction,
+        help="write only what enhance could have written; default: infer.grammar",
+    )  # fmt: skip
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    caption.set_defaults(run=_caption)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write the adapter or the merged model for plain transformers, with a model card",
+        description="Write the trained adapter, or with --merged the whole model with the adapter "
+        "in its weights, with processor, tokenizer, generation settings and a model card, into a "
+        "folder that transformers and peft load without this package.",
+    )
+    add = export.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write; it appears whole or not at all")
+    add("--merged", action="store_true", help="the whole model instead of the adapter")
+    add("--force", action="store_true", help="replace OUT if there is something in it")
+    add(
+        "--base", metavar="NAME",
+        help="where users of the adapter have its base model: a repository of the hub, or a "
+        "folder; default: the repository that weights.blip2 names, else --blip2",
+    )  # fmt: skip
+    add(
+        "--license", metavar="ID",
+        help="licence of what is exported, as the hub names it; default: mit for what this "
+        "project generates and trains all by itself, else other",
+    )  # fmt: skip
+    add("--adapter", type=Path, default=presence.ADAPTER, help="default: %(default)s")
+    add("--blip2", type=Path, default=presence.BLIP2, help="the base model; default: %(default)s")
+    add(
+        "--precision", choices=["float32", "bfloat16", "float16"],
+        help="of the merged weights; default: infer.precision",
+    )  # fmt: skip
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    export.set_defaults(run=_export)
+
+
+def _preset(arguments: argparse.Namespace) -> int:
+    if arguments.name is None:
+        print("\n".join(available_presets(PRESETS)))
+    else:
+        print(lay_preset(arguments.name, PARAMS, PRESETS) or "params.yaml is so already.")
+    return DONE
+
+
+def _sync(_: argparse.Namespace) -> int:
+    changed = sync_dependencies(Path())
+    print("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
+    return DONE
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    params = read_all_params(arguments.params)
+    needs = [presence.captioner_in(arguments.blip2), presence.adapter_in(arguments.adapter)]
+    if arguments.enhanced:
+        needs += presence.PAIR_NEEDS
+    if arguments.enhanced or arguments.scores:
+        needs += presence.WORD_NEEDS
+    presence.require(*needs)
+    captioning = _with_torch("compositional_prompts.deployment.captioning")
+    records = captioning.caption_photos(
+        arguments.photos,
+        captioning.with_overrides(
+            params,
+            device=arguments.device,
+            precision=arguments.precision,
+            num_beams=arguments.num_beams,
+            grammar=arguments.grammar,
+        ),
+        blip2=arguments.blip2,
+        adapter=arguments.adapter,
+        wishes=captioning.Wishes(arguments.untrained, arguments.enhanced, arguments.scores),
+        batch_size=arguments.batch_size,
+    )
+    single = len(arguments.photos) == 1 and not arguments.photos[0].is_dir()
+    return _print_records(records, arguments.json, with_path=not single)
+
+
+def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_path: bool) -> int:
+    captioned = aside = 0
+    for record in records:
+        if "error" in record:
+            aside += 1
+            detail = f" ({record['detail']})" if "detail" in record else ""
+            _complain(plain(f"{record['path']}: {record['error']}{detail}"))
+        else:
+            captioned += 1
+        if json_lines:
+            print(as_json(record), flush=True)
+        elif "caption" in record:
+            print(as_text(record, with_path), flush=True)
+    if not captioned:
+        return NOTHING_DONE
+    return SOME_ASIDE if aside else DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    params = read_all_params(arguments.params)
+    presence.require(
+        presence.captioner_in(arguments.blip2),
+        presence.adapter_in(arguments.adapter),
+        *presence.CARD_NEEDS,
+    )
+    exporting = _with_torch("compositional_prompts.deployment.export")
+    exporting.export(
+        arguments.out,
+        params,
+        blip2=arguments.blip2,
+        adapter=arguments.adapter,
+        merged=arguments.merged,
+        base=arguments.base,
+        license_id=arguments.license,
+        precision=arguments.precision,
+        force=arguments.force,
+    )
+    print(f"{arguments.out}: see its README.md")
+    return DONE
+
+
+def _with_torch(name: str) -> Any:
+    """A module that computes with torch: seconds to import, which other commands need not wait."""
+    # Nothing here needs the network: what is not on this machine is an error that says so.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        # Libraries telling one another what to change, and Pillow of odd metadata beside pixels
+        # that are fine.
+        warnings.simplefilter("ignore")
+    return importlib.import_module(name)
+
+
+def _complain(message: str) -> None:
+    print(f"compositional-prompts: {message}", file=sys.stderr)
 
 
 def main() -> None:
     """Run one command from the project's root; exit with 2 and a reason if it cannot be done."""
     arguments = _parser().parse_args()
     try:
-        if arguments.command == "sync-deps":
-            changed = sync_dependencies(Path())
-            print("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
-        elif arguments.name is None:
-            print("\n".join(available_presets(PRESETS)))
-        else:
-            print(lay_preset(arguments.name, PARAMS, PRESETS) or "params.yaml is so already.")
-    except (ParameterError, FileNotFoundError) as error:
-        print(f"compositional-prompts: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(arguments.run(arguments))
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(SOME_ASIDE)
+    except (ParameterError, ValueError, OSError, ImportError, RuntimeError) as error:
+        _complain(str(error))
+        sys.exit(NOTHING_DONE)
 
 
 if __name__ == "__main__":

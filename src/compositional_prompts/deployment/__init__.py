@@ -1,0 +1,1 @@
+"""What a trained pipeline is for: captions of new photos, and a model to hand on."""

@@ -1,0 +1,231 @@
+"""Captions of any photos by the trained captioner, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compositional_prompts.captioner.adapters import load_adapter
+from compositional_prompts.captioner.forward import query_features
+from compositional_prompts.captioner.generation import generate_captions
+from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.loading import Captioner, load_captioner
+from compositional_prompts.captioner.sampling import image_seed
+from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
+from compositional_prompts.deployment import presence
+from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
+from compositional_prompts.deployment.printing import encodable
+from compositional_prompts.deployment.suggestions import PairNamer, WordScorer, enhanced_prompts
+from compositional_prompts.devices import resolve_device
+from compositional_prompts.enhancement.prompts import PromptTemplate
+from compositional_prompts.outputs import rounded
+from compositional_prompts.params import Params
+
+Record = dict[str, Any]
+"""What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for
+beside it; as JSON can hold it."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted beside the captions.
+
+    Attributes:
+        untrained: the caption of the model without the adapter (and without a grammar); takes
+            memory for a second language model.
+        enhanced: the prompt by Troika and CLIP that such a photo would have been trained on.
+        scores: cosines of all words of the attribute groups, and the caption's words by place.
+    """
+
+    untrained: bool = False
+    enhanced: bool = False
+    scores: bool = False
+
+
+class PhotoCaptioner:
+    """The models that a command needs, loaded once."""
+
+    def __init__(self, params: Params, blip2: Path, adapter: Path, wishes: Wishes) -> None:
+        """Load them.
+
+        Args:
+            params: device, and how to caption, enhance and score.
+            blip2: folder of the base model.
+            adapter: folder of the adapter.
+            wishes: what is wanted beside the captions; only what they take is loaded.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            ValueError: an adapter, a grammar or a vocabulary does not fit.
+            RuntimeError: the device is not there, or not what the precision needs.
+        """
+        device = resolve_device(params.base.device)
+        self._params = params
+        self._wishes = wishes
+        self._captioner = load_captioner(blip2, device, params.infer.precision)
+        load_adapter(self._captioner, adapter)
+        self._grammar = _grammar(self._captioner, adapter) if params.infer.grammar else None
+        self._untrained: Captioner | None = None
+        self._pairs: PairNamer | None = None
+        self._words: WordScorer | None = None
+        self._prepare: dict[str, Callable[[Image.Image], Tensor]] = {
+            "captioner": self._captioner.preprocess
+        }
+        if wishes.untrained:
+            self._untrained = load_captioner(blip2, device, params.infer.precision, "language")
+        if wishes.enhanced:
+            self._pairs = PairNamer(presence.TROIKA_CLIP, presence.TROIKA, presence.PAIRS, device)
+            self._prepare["pairs"] = self._pairs.preprocess
+        if wishes.enhanced or wishes.scores:
+            self._words = WordScorer(presence.CLIP, params.clip_embed, device)
+            self._prepare["words"] = self._words.preprocess
+
+    def prepare(self, image: Image.Image) -> dict[str, Tensor]:
+        """An RGB image to what each of the models takes."""
+        return {name: prepare(image) for name, prepare in self._prepare.items()}
+
+    @torch.inference_mode()
+    def describe(
+        self, paths: Sequence[str], inputs: Sequence[Mapping[str, Tensor]]
+    ) -> list[Record]:
+        """Records of photos: their paths, and what :meth:`prepare` made of them."""
+        if not inputs:
+            return []
+        batch = {name: torch.stack([photo[name] for photo in inputs]) for name in self._prepare}
+        captioner = self._captioner
+        with captioner.autocast():
+            queries = query_features(captioner.model, batch["captioner"].to(captioner.device))
+        captions = self._captions(captioner, paths, queries, self._grammar)
+        records: list[Record] = [
+            {"path": path, "caption": caption}
+            for path, caption in zip(paths, captions, strict=True)
+        ]
+        if self._untrained is not None:
+            untrained = self._captions(self._untrained, paths, queries, None)
+            for record, caption in zip(records, untrained, strict=True):
+                record["untrained"] = caption
+        if self._words is not None:
+            self._add_suggestions(records, batch, self._words)
+        return records
+
+    def _captions(
+        self,
+        captioner: Captioner,
+        paths: Sequence[str],
+        queries: Tensor,
+        grammar: TokenAutomaton | None,
+    ) -> list[str]:
+        infer = self._params.infer
+        return generate_captions(
+            captioner,
+            queries,
+            num_beams=infer.num_beams,
+            max_new_tokens=infer.max_new_tokens,
+            length_penalty=infer.length_penalty,
+            sampling=infer.sampling,
+            seeds=[image_seed(self._params.base.seed, encodable(path)) for path in paths],
+            grammar=grammar,
+        )
+
+    def _add_suggestions(
+        self, records: Sequence[Record], batch: Mapping[str, Tensor], scorer: WordScorer
+    ) -> None:
+        scores = scorer(batch["words"])
+        if self._pairs is not None:
+            pairs = self._pairs(batch["pairs"])
+            prompts = enhanced_prompts(pairs, scores, scorer.words, self._params.enhance)
+            for record, prompt in zip(records, prompts, strict=True):
+                record["enhanced"] = rounded(prompt)
+        if self._wishes.scores:
+            template = PromptTemplate(tuple(scorer.words), self._params.enhance.fallback)
+            for row, record in enumerate(records):
+                record["slots"] = template.read_slots(record["caption"])
+                record["scores"] = {
+                    group: dict(zip(words, rounded(scores[group][row].tolist()), strict=True))
+                    for group, words in scorer.words.items()
+                }
+
+
+def caption_photos(
+    named: Iterable[Path],
+    params: Params,
+    *,
+    blip2: Path,
+    adapter: Path,
+    wishes: Wishes,
+    batch_size: int,
+) -> Iterator[Record]:
+    """Caption the photos of files and folders.
+
+    Memory holds the models, a few batches, and the paths of one folder.
+
+    Args:
+        named: files and folders.
+        params: as :class:`PhotoCaptioner`; and ``base.workers`` decode, ``download.max_pixels``
+            is the largest photo.
+        blip2: folder of the base model.
+        adapter: folder of the adapter.
+        wishes: what is wanted beside the captions.
+        batch_size: photos at once; never changes a result.
+
+    Yields:
+        A record a photo, in order, each batch as soon as it is done.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: as :class:`PhotoCaptioner`, before any photo.
+    """
+    models = PhotoCaptioner(params, blip2, adapter, wishes)
+    batches = read_photos(
+        find_photos(named),
+        models.prepare,
+        max_pixels=params.download.max_pixels,
+        batch_size=batch_size,
+        workers=params.base.workers,
+    )
+    for photos in batches:
+        usable = [photo for photo in photos if isinstance(photo, Prepared)]
+        described = iter(
+            models.describe([str(photo.path) for photo in usable], [p.inputs for p in usable])
+        )
+        for photo in photos:
+            yield _set_aside(photo) if isinstance(photo, SetAside) else next(described)
+
+
+def _set_aside(photo: SetAside) -> Record:
+    record = {"path": str(photo.path), "error": photo.reason}
+    return record | ({"detail": photo.detail} if photo.detail else {})
+
+
+def _grammar(captioner: Captioner, adapter: Path) -> TokenAutomaton:
+    segments = read_grammar(adapter)
+    if segments is None:
+        raise FileNotFoundError(
+            f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`, or caption with "
+            "--no-grammar."
+        )
+    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
+
+
+def with_overrides(params: Params, *, device: str | None, **infer: Any) -> Params:
+    """Parameters with what the command line says instead; None says nothing.
+
+    Args:
+        params: as in ``params.yaml``.
+        device: instead of ``base.device``.
+        infer: instead of keys of the section ``infer``.
+
+    Raises:
+        ValueError: the keys do not go together.
+    """
+    changes = {name: value for name, value in infer.items() if value is not None}
+    document = params.model_dump()
+    document["infer"] |= changes
+    if device is not None:
+        document["base"]["device"] = device
+    return Params.model_validate(document)

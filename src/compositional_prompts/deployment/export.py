@@ -1,0 +1,170 @@
+"""The trained captioner as a folder that plain transformers and peft load, with a model card."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from transformers import GenerationConfig
+
+from compositional_prompts.captioner.adapters import load_adapter
+from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.loading import (
+    QUANTIZED,
+    Captioner,
+    complete,
+    load_captioner,
+)
+from compositional_prompts.deployment.model_card import BaseModel, Exported, write_card
+from compositional_prompts.outputs import atomic_directory
+from compositional_prompts.params import Infer, Params, Precision
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+
+
+def export(
+    out: Path,
+    params: Params,
+    *,
+    blip2: Path,
+    adapter: Path,
+    merged: bool,
+    base: str | None = None,
+    license_id: str | None = None,
+    precision: Precision | None = None,
+    force: bool = False,
+) -> None:
+    """Write the adapter, or the merged model, with all that captioning with it takes.
+
+    Beside the weights (safetensors) lie processor, tokenizer, ``generation_config.json`` with the
+    settings of ``infer``, ``README.md``, and the grammar of captions where the adapter has one.
+    Of the adapters it is the best epoch's; the last one's stays behind.
+
+    Args:
+        out: folder to write; it appears whole or not at all.
+        params: where the base is from, how to caption, and what the card tells of training.
+        blip2: folder of the base model.
+        adapter: folder of the adapter.
+        merged: write the whole model instead of the adapter.
+        base: where users of the adapter have its base model, a repository or a folder; by default
+            the repository that ``weights.blip2`` names, else ``blip2``.
+        license_id: licence of the export as the hub names it.
+        precision: of merged weights; ``infer.precision`` by default, bfloat16 where that is 8 or
+            4 bits.
+        force: replace ``out`` if there is something in it.
+
+    Raises:
+        FileExistsError: there is something in ``out``, and ``force`` is not given.
+        FileNotFoundError: a model, the adapter or a metrics file is not there.
+        ValueError: the adapter does not fit the model.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not force):
+        raise FileExistsError(
+            f"{out} is a file: name a folder."
+            if out.is_file()
+            else f"{out} is not empty: name another folder, or replace it with --force."
+        )
+    precision = precision or params.infer.precision
+    if precision in QUANTIZED:
+        precision = "bfloat16"
+    captioner = load_captioner(blip2, torch.device("cpu"), precision)
+    rows = _token_rows(captioner)
+    # The adapter alone is merged too: one that does not fit its base is found here and not by
+    # whoever gets it.
+    load_adapter(captioner, adapter)
+    complete(captioner)
+    completed = _token_rows(captioner)
+    described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    with atomic_directory(out) as directory:
+        if merged:
+            captioner.model.save_pretrained(directory, safe_serialization=True)
+        else:
+            _copy_adapter(adapter, config, described, params, directory)
+        captioner.processor.save_pretrained(directory)
+        generation_config(captioner, params.infer).save_pretrained(directory)
+        grammar = read_grammar(adapter)
+        if grammar is not None:
+            shutil.copyfile(adapter / GRAMMAR_FILE, directory / GRAMMAR_FILE)
+        exported = Exported(
+            name=out.resolve().name,
+            merged=merged,
+            base=described,
+            dtype=precision,
+            begin="".join(captioner.tokenizer.convert_ids_to_tokens(captioner.begin_of_text)),
+            adapter=config,
+            grammar=grammar,
+            license_id=license_id,
+        )
+        write_card(exported, params, directory)
+        for path in directory.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner only
+
+
+def generation_config(captioner: Captioner, infer: Infer) -> GenerationConfig:
+    """The settings of ``infer`` as transformers has them; a grammar has no place among them."""
+    text: Any = captioner.model.config.text_config
+    settings: dict[str, Any] = {
+        "max_new_tokens": infer.max_new_tokens,
+        "bos_token_id": text.bos_token_id,
+        "eos_token_id": captioner.end_of_caption,
+        "pad_token_id": captioner.padding,
+        "decoder_start_token_id": getattr(text, "decoder_start_token_id", None),
+        "do_sample": infer.sampling is not None,
+        "num_beams": infer.num_beams,
+    }
+    if infer.sampling is not None:
+        settings |= infer.sampling.model_dump()
+    if infer.num_beams > 1:
+        settings |= {"early_stopping": True, "length_penalty": infer.length_penalty}
+    return GenerationConfig(**settings)
+
+
+def _token_rows(captioner: Captioner) -> int:
+    embedding: Any = captioner.model.get_input_embeddings()
+    return int(embedding.num_embeddings)
+
+
+def _base(
+    params: Params, blip2: Path, named: str | None, captioner: Captioner, resize: int
+) -> BaseModel:
+    """The base as users of the adapter have it, and what its files lack of what plain
+    transformers needs.
+    """
+    source = params.weights.blip2
+    written = json.loads((blip2 / "config.json").read_text())
+    options: dict[str, Any] = {}
+    if source.source == "hub" and named in (None, source.name) and source.revision is not None:
+        options["revision"] = source.revision
+    config: Any = captioner.model.config
+    for key in ("image_token_index", "num_query_tokens"):
+        if written.get(key) != getattr(config, key):
+            options[key] = getattr(config, key)
+    if named is None:
+        if source.source == "hub":
+            return BaseModel(source.name, True, options, resize)
+        # Where the folder lies on this machine is nobody's business.
+        local = blip2.name if blip2.is_absolute() else blip2.as_posix()
+        return BaseModel(local, False, options, resize, source.source == "pretrain")
+    repository = re.fullmatch(r"[\w.-]+/[\w.-]+", named) is not None and not Path(named).exists()
+    return BaseModel(named, repository, options, resize)
+
+
+def _copy_adapter(
+    adapter: Path, config: dict[str, Any], base: BaseModel, params: Params, directory: Path
+) -> None:
+    """Copy PEFT's two files, the configuration naming the base as users have it."""
+    weights = adapter / ADAPTER_WEIGHTS
+    with safe_open(weights, framework="pt"):  # a pickle under this name ends here
+        shutil.copyfile(weights, directory / ADAPTER_WEIGHTS)
+    named = config | {
+        "base_model_name_or_path": base.name,
+        "revision": base.options.get("revision"),
+    }
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,53 @@
+"""Records of photos as lines of text or of JSON, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+# Paths and captions come from outside: what would move a terminal's cursor, or end a line, is
+# written as an escape.
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """One line of JSON; what of a path is not UTF-8 as the escapes that Python reads back."""
+    return encodable(json.dumps(record, ensure_ascii=False, allow_nan=False))
+
+
+def as_text(record: Mapping[str, Any], with_path: bool) -> str:
+    """``path<TAB>caption``, or the caption alone; an indented line for whatever is beside it."""
+    caption = plain(record["caption"])
+    first = f"{plain(record['path'])}\t{caption}" if with_path else caption
+    return "\n".join([first, *(f"    {name:<12}{text}" for name, text in _details(record))])
+
+
+def plain(text: str) -> str:
+    """Text that may stand in one line of a terminal."""
+    return encodable(text.translate(_CONTROL))
+
+
+def encodable(text: str) -> str:
+    """Text with escapes for what a path that is not UTF-8 leaves in it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _details(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "untrained" in record:
+        yield "untrained", plain(record["untrained"])
+    if "enhanced" in record:
+        enhanced = record["enhanced"]
+        yield "enhanced", plain(enhanced["prompt"])
+        pair = f"{enhanced['attribute']}_{enhanced['object']}"
+        yield "pair", f"{plain(pair)} {enhanced['probability']:.2f}"
+    if "slots" in record:
+        slots = record["slots"]
+        yield "says", "nothing in the places of a prompt" if slots is None else plain(_slots(slots))
+    for group, scores in record.get("scores", {}).items():
+        ranked = sorted(scores.items(), key=lambda item: -item[1])
+        yield group, "  ".join(f"{plain(word)} {score:.3f}" for word, score in ranked)
+
+
+def _slots(slots: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{place} {'-' if word is None else word}" for place, word in slots.items())

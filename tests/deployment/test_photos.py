@@ -1,0 +1,78 @@
+"""Photos are found and read a few batches ahead, in order, whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compositional_prompts.deployment.photos import (
+    PREFETCHED_BATCHES,
+    Prepared,
+    SetAside,
+    find_photos,
+    read_photos,
+)
+
+
+def write_photos(folder: Path, count: int) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{number:03d}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(path)
+    return paths
+
+
+def red(image: Image.Image) -> int:
+    return int(np.asarray(image)[0, 0, 0])
+
+
+def test_no_more_is_read_than_a_few_batches_ahead(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 40)
+    taken = 0
+
+    def counted() -> Iterator[Path]:
+        nonlocal taken
+        for path in paths:
+            taken += 1
+            yield path
+
+    batches = read_photos(counted(), red, max_pixels=4, batch_size=3, workers=2)
+    reds: list[int] = []
+    for done, batch in enumerate(batches, start=1):
+        assert taken <= (done + PREFETCHED_BATCHES) * 3
+        reds += [photo.inputs for photo in batch if isinstance(photo, Prepared)]
+    assert reds == list(range(40))
+    assert done == 14
+
+
+def test_reading_can_be_left_in_the_middle(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 20)
+    batches = read_photos(paths, red, max_pixels=4, batch_size=2, workers=2)
+    next(batches)
+    batches.close()
+
+
+def test_what_cannot_be_used_stays_in_its_place(tmp_path: Path) -> None:
+    first, second = write_photos(tmp_path / "photos", 2)
+    found = [first, SetAside(Path("folder"), "unusable_folder"), tmp_path / "none.png", second]
+    (batch,) = read_photos(found, red, max_pixels=4, batch_size=9, workers=1)
+    assert batch == [
+        Prepared(first, 0),
+        SetAside(Path("folder"), "unusable_folder"),
+        SetAside(tmp_path / "none.png", "inaccessible", "No such file or directory"),
+        Prepared(second, 1),
+    ]
+
+
+def test_folders_and_files_come_as_they_are_named(tmp_path: Path) -> None:
+    inside = write_photos(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "notes.txt").write_text("no photo")
+    named = [Path("b.jpg"), tmp_path / "photos", Path("a.jpg")]
+    assert list(find_photos(named)) == [Path("b.jpg"), *inside, Path("a.jpg")]
+
+
+def test_no_photos_no_batches() -> None:
+    assert list(read_photos([], red, max_pixels=4, batch_size=2, workers=1)) == []
