@@ -116,7 +116,7 @@ def _add_export(commands: Any) -> None:
     add = export.add_argument
     add("out", type=Path, metavar="OUT", help="folder to write; it appears whole or not at all")
     add("--merged", action="store_true", help="the whole model instead of the adapter")
-    add("--force", action="store_true", help="replace OUT if there is something in it")
+    add("--force", action="store_true", help="replace OUT if it is an earlier export")
     add(
         "--base", metavar="NAME",
         help="where users of the adapter have its base model: a repository of the hub, or a "

@@ -233,20 +233,30 @@ def test_a_folder_with_something_in_it_is_refused(own_project: Path, run: Run) -
     assert "params.yaml is a file" in err
 
 
+def test_force_replaces_exports_only(own_project: Path, run: Run) -> None:
+    before = sorted(own_project.rglob("*"))
+    for name in (".", "models", "models/blip2", "data"):
+        status, _, err = run("export", name, "--force")
+        assert status == 2
+        assert "no earlier export" in err
+    assert sorted(own_project.rglob("*")) == before
+
+
 def test_a_failure_leaves_what_was_there(
     own_project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (own_project / "out" / "old").mkdir(parents=True)
-    (own_project / "out" / "old" / "mine.txt").write_text("mine")
+    assert run("export", "out/old")[0] == 0
+    before = {path: path.read_bytes() for path in (own_project / "out" / "old").iterdir()}
 
     def fail(*_: Any) -> None:
         raise ValueError("no card today")
 
     monkeypatch.setattr(export_module, "write_card", fail)
     for name in ("old", "new"):
-        status, _, err = run("export", f"out/{name}", "--force")
+        status, _, err = run("export", f"out/{name}", "--force", "--merged")
         assert (status, err) == (2, "compositional-prompts: no card today\n")
-    assert [path.name for path in (own_project / "out").rglob("*")] == ["old", "mine.txt"]
+    assert [path.name for path in (own_project / "out").iterdir()] == ["old"]
+    assert {path: path.read_bytes() for path in (own_project / "out" / "old").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from safetensors import safe_open
 from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from compositional_prompts.captioner.adapters import load_adapter
 from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
@@ -20,7 +21,7 @@ from compositional_prompts.captioner.loading import (
     complete,
     load_captioner,
 )
-from compositional_prompts.deployment.model_card import BaseModel, Exported, write_card
+from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
 from compositional_prompts.outputs import atomic_directory
 from compositional_prompts.params import Infer, Params, Precision
 
@@ -57,19 +58,15 @@ def export(
         license_id: licence of the export as the hub names it.
         precision: of merged weights; ``infer.precision`` by default, bfloat16 where that is 8 or
             4 bits.
-        force: replace ``out`` if there is something in it.
+        force: replace ``out`` if there is an earlier export in it.
 
     Raises:
-        FileExistsError: there is something in ``out``, and ``force`` is not given.
+        FileExistsError: there is something in ``out``, and ``force`` is not given or it is no
+            earlier export.
         FileNotFoundError: a model, the adapter or a metrics file is not there.
         ValueError: the adapter does not fit the model.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not force):
-        raise FileExistsError(
-            f"{out} is a file: name a folder."
-            if out.is_file()
-            else f"{out} is not empty: name another folder, or replace it with --force."
-        )
+    _check_place(out, force)
     precision = precision or params.infer.precision
     if precision in QUANTIZED:
         precision = "bfloat16"
@@ -105,6 +102,22 @@ def export(
         write_card(exported, params, directory)
         for path in directory.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only
+
+
+def _check_place(out: Path, force: bool) -> None:
+    if out.is_file():
+        raise FileExistsError(f"{out} is a file: name a folder.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not force:
+        raise FileExistsError(f"{out} is not empty: name another folder, or replace it: --force.")
+    # A slip of the hand must not cost a folder of something else.
+    card, settings = out / "README.md", out / GENERATION_CONFIG_NAME
+    if not (card.is_file() and settings.is_file() and PIPELINE in card.read_text("utf-8")):
+        raise FileExistsError(
+            f"{out} is no earlier export (a {card.name} of {PIPELINE} and a {settings.name}), and "
+            "only such are replaced: name another folder."
+        )
 
 
 def generation_config(captioner: Captioner, infer: Infer) -> GenerationConfig:

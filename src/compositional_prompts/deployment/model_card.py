@@ -19,6 +19,9 @@ from compositional_prompts.deployment import presence
 from compositional_prompts.enhancement.prompts import FALLBACKS, PromptTemplate
 from compositional_prompts.params import Infer, Params
 
+PIPELINE: Final = "compositional-prompts"
+"""What every card names as its maker, in its text and among its tags."""
+
 TEMPLATE: Final = "model_card.md.jinja"
 HUB: Final = "https://huggingface.co"
 
@@ -212,7 +215,7 @@ def _metadata(
         license_name="see-licence" if license_id == "other" else None,
         license_link="#licence" if license_id == "other" else None,
         pipeline_tag="image-to-text",
-        tags=["blip-2", "image-captioning", "product-photos", "compositional-prompts", "lora"],
+        tags=["blip-2", "image-captioning", "product-photos", PIPELINE, "lora"],
         model_name=" ".join(exported.name.split()),
         eval_results=[
             EvalResult(
