@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ class Checkpoints:
         if self._path is None or not self._path.is_file():
             return None
         try:
+            with zipfile.ZipFile(self._path) as archive:
+                if bad := archive.testzip():  # torch writes checksums, and does not read them
+                    raise ValueError(f"the checksum of {bad} is wrong")
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         # torch says in a dozen ways that a file is not its own.
         except Exception as error:

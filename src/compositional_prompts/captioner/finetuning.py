@@ -465,6 +465,8 @@ def finetune(
             "finetune.precision float16 scales gradients, which FSDP spreads over processes: "
             "set it to bfloat16."
         )
+    if accelerator.num_processes > 1:
+        logger.info("%d processes train together", accelerator.num_processes)
     seed_everything(seed)
     train_tokens = tokenize_repeated(captioner, train.captions, params.max_tokens)
     val_tokens = tokenize_repeated(captioner, val.captions, params.max_tokens)

@@ -1,0 +1,144 @@
+"""A small fine-tuning run; as a script, one that is killed again and again until it is through."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from memory_inputs import MemoryInputs
+from micro_blip2 import QUERIES, WORDS, miniature
+
+from compositional_prompts.captioner.checkpoints import Checkpoints
+from compositional_prompts.captioner.finetuning import LAST, finetune
+from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.training import CaptionPairs
+from compositional_prompts.params import Finetune, Lora
+
+WRITTEN = ("adapter_model.safetensors", f"{LAST}/adapter_model.safetensors", "adapter_config.json")
+STEPS = 16
+
+
+def settings(precision: str) -> Finetune:
+    """Four epochs of four steps; the last step of an epoch has one batch, the others two."""
+    return Finetune(
+        lora=Lora(
+            r=4,
+            alpha=8,
+            dropout=0.2,
+            target_modules=None,
+            bias="none",
+            use_dora=False,
+            use_rslora=False,
+            rank_pattern={},
+            alpha_pattern={},
+        ),
+        precision=precision,
+        epochs=4,
+        batch_size=3,
+        gradient_accumulation=2,
+        gradient_checkpointing=False,
+        compile=False,
+        learning_rate=0.01,
+        schedule="cosine",
+        warmup_ratio=0.2,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        label_smoothing=0.1,
+        augment=False,
+        max_tokens=60,
+        train_images=None,
+        caption_every=2,
+        caption_images=2,
+        best_metric="val_loss",
+        early_stopping=None,
+    )
+
+
+def train(
+    folder: Path,
+    scratch: Path | None = None,
+    after_step: Callable[[int], None] | None = None,
+    precision: str = "float32",
+) -> None:
+    """Write adapter, curve and metrics into ``folder``; go on from what is in ``scratch``."""
+    captioner = miniature("opt")
+    if precision != "float32":
+        captioner.model.to(getattr(torch, precision))
+        captioner = Captioner(captioner.model, captioner.processor, precision)
+    ids = [f"image-{number}" for number in range(25)]
+    features = torch.randn(25, QUERIES, 32, generator=torch.Generator().manual_seed(11))
+    captions = [WORDS[number % 3] for number in range(25)]
+    outcome = finetune(
+        captioner,
+        MemoryInputs(ids, features),
+        CaptionPairs(ids[:20], captions[:20]),
+        CaptionPairs(ids[20:], captions[20:]),
+        settings(precision),
+        seed=3,
+        adapter=folder / "lora",
+        curve=folder / "curve.csv",
+        checkpoints=Checkpoints(scratch, 0),
+        score_captions=lambda said, _: sum(map(len, said)) / 1000,
+        after_step=after_step,
+    )
+    (folder / "metrics.json").write_text(json.dumps(outcome.metrics))
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Everything that a run writes, byte for byte."""
+    files = [folder / "lora" / name for name in WRITTEN]
+    files += [folder / "curve.csv", folder / "metrics.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def tell(pipe: int, step: int) -> None:
+    """Say that a step is done."""
+    os.write(pipe, b".")
+
+
+def killed_at_random(folder: Path, seed: int) -> int:
+    """Run :func:`train` in processes of their own, kill -9 each after some steps and a moment
+    more, until one ends by itself; return how many were killed.
+    """
+    rng = random.Random(seed)
+    kills = 0
+    while True:
+        reading, writing = os.pipe()
+        process = os.fork()
+        if process == 0:
+            status = 1
+            with contextlib.suppress(Exception):
+                train(folder, folder / "scratch", partial(tell, writing))
+                status = 0
+            os._exit(status)
+        os.close(writing)
+        ends = rng.randint(2, 6)
+        seen = 0
+        while seen < ends and os.read(reading, 1):
+            seen += 1
+        time.sleep(rng.random() * 0.03)
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        os.close(reading)
+        if os.WIFEXITED(status):
+            if os.WEXITSTATUS(status):
+                raise RuntimeError("the run failed")
+            return kills
+        kills += 1
+
+
+if __name__ == "__main__":
+    # Forked before anything is computed: torch's threads do not survive a fork.
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    (target / "scratch").mkdir(parents=True)
+    print(killed_at_random(target, int(sys.argv[2])))
