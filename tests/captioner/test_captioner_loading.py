@@ -228,7 +228,7 @@ def check_plain_transformers(exported: Path, captioner: Captioner) -> None:
     assert [caption.strip() for caption in captions] == wanted
 
 
-def test_a_new_row_of_the_embedding_is_the_mean_of_the_others(tmp_path: Path) -> None:
+def test_a_new_row_of_the_embedding_is_the_mean_of_the_others() -> None:
     for family in ("opt", "t5"):
         captioner = miniature(family, image_token=False)
         tables = (captioner.model.get_input_embeddings(), captioner.model.get_output_embeddings())
