@@ -22,7 +22,7 @@ from compositional_prompts.captioner import extraction
 from compositional_prompts.captioner.extraction import compute_features
 from compositional_prompts.captioner.features import FeatureStore
 from compositional_prompts.captioner.forward import caption_logits, caption_loss, queries_of
-from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.pixels import PixelInputs
 from compositional_prompts.captioner.tokens import tokenize_captions
 from compositional_prompts.catalog.images import decode_rgb
@@ -151,6 +151,18 @@ def test_every_image_has_its_own_features_whatever_the_batches(tmp_path, catalog
         store = computed(captioner, directory, folder, batch_size=batch_size, shard_rows=shard_rows)
         read = store.read(store.positions(names))
         torch.testing.assert_close(read, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_frozen_half_alone_is_enough_at_any_precision(tmp_path, catalog) -> None:
+    directory, _ = catalog
+    captioner = miniature()
+    save(captioner, tmp_path / "blip2")
+    exact = computed(captioner, directory, tmp_path / "exact").read(np.arange(IMAGES))
+    for precision, tolerance in (("float32", 1e-5), ("float16", 0.02), ("bfloat16", 0.1)):
+        half = load_captioner(tmp_path / "blip2", torch.device("cpu"), precision, half="frozen")
+        assert not hasattr(half.model, "language_model")
+        read = computed(half, directory, tmp_path / precision).read(np.arange(IMAGES))
+        assert float((read - exact).abs().max()) < tolerance * float(exact.std())
 
 
 def test_finished_shards_are_not_computed_again(tmp_path, catalog, monkeypatch) -> None:

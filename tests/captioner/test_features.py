@@ -133,6 +133,10 @@ def test_a_missing_cache_or_shard_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"features\.json.*dvc repro blip2_features"):
         FeatureStore(tmp_path / "features")
     written(tmp_path / "features", monkeypatch, [9])
+    (tmp_path / "features" / "index.parquet").rename(tmp_path / "index.parquet")
+    with pytest.raises(FileNotFoundError, match=r"index\.parquet.*dvc repro blip2_features"):
+        FeatureStore(tmp_path / "features")
+    (tmp_path / "index.parquet").rename(tmp_path / "features" / "index.parquet")
     (tmp_path / "features" / "features-00001.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="features-00001"):
         FeatureStore(tmp_path / "features")

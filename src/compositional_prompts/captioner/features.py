@@ -20,7 +20,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compositional_prompts.catalog.random_access import find_rows
+from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, find_rows
 from compositional_prompts.catalog.schema import FEATURE_INDEX, IMAGE_IDS
-from compositional_prompts.catalog.tables import read_table, write_table
+from compositional_prompts.catalog.tables import check_schema, read_table, write_table
 from compositional_prompts.outputs import atomic_directory, atomic_file
 from compositional_prompts.scratch import link_or_copy
 
@@ -248,6 +248,14 @@ class _Shard:
         return cls(path, 8 + length + begin, rows, queries, width, dtype)
 
 
+def _count_indexed(index: Path) -> int:
+    """The rows of an index, its columns checked."""
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing: run `dvc repro blip2_features`.")
+    check_schema(pq.read_schema(index), FEATURE_INDEX, index)
+    return int(pq.read_metadata(index).num_rows)
+
+
 class FeatureStore:
     """Random access to the cached features.
 
@@ -277,7 +285,7 @@ class FeatureStore:
             rows += shard.rows
             self._shards.append(shard)
         layouts = {(shard.queries, shard.width, shard.dtype) for shard in self._shards}
-        indexed = pq.read_metadata(directory / INDEX_FILE).num_rows
+        indexed = _count_indexed(directory / INDEX_FILE)
         if len(layouts) != 1 or not rows == indexed == self._images:
             raise ValueError(
                 f"{directory}: {METADATA_FILE} names {self._images} images, {INDEX_FILE} has "
@@ -300,8 +308,9 @@ class FeatureStore:
         Raises:
             KeyError: an image has no features.
         """
-        index = read_table(self._directory / INDEX_FILE, FEATURE_INDEX, ["image_id"])
-        positions = find_rows(image_ids, index.column("image_id").combine_chunks())
+        with pq.ParquetFile(self._directory / INDEX_FILE) as index:
+            parts = index.iter_batches(NAMES_AT_ONCE, columns=["image_id"])
+            positions = find_rows(image_ids, (part.column("image_id") for part in parts))
         missing = np.flatnonzero(positions < 0)
         if len(missing):
             raise KeyError(
@@ -325,27 +334,46 @@ class FeatureStore:
         features = torch.empty((len(positions), self.queries, self.width), dtype=self.dtype)
         target = features.view(torch.uint8).flatten(1).numpy()
         order = np.argsort(positions, kind="stable")
-        numbers = np.searchsorted(self._starts, positions[order], side="right") - 1
-        for group in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
-            if len(group):
-                self._read_shard(group, positions[group], target)
+        ordered = positions[order]
+        numbers = np.searchsorted(self._starts, ordered, side="right") - 1
+        # Neighbours in a shard are read by one call, wherever they go.
+        apart = (np.diff(ordered) != 1) | (np.diff(numbers) != 0)
+        begins = np.concatenate([[0], np.flatnonzero(apart) + 1]).tolist() if len(order) else []
+        rows = (ordered - self._starts[numbers]).tolist()
+        targets = [memoryview(target[row]) for row in order.tolist()]
+        with _OpenShard() as shard:
+            for begin, end in pairwise([*begins, len(order)]):
+                for first in range(begin, end, ROWS_A_CALL):
+                    shard.read(
+                        self._shards[numbers[begin]],
+                        rows[first],
+                        targets[first : min(first + ROWS_A_CALL, end)],
+                    )
         return features
 
-    def _read_shard(
-        self, targets: NDArray[np.intp], positions: NDArray[np.int64], out: NDArray[np.uint8]
-    ) -> None:
-        """Read sorted positions of one shard into the rows ``targets`` of ``out``."""
-        number = int(np.searchsorted(self._starts, positions[0], side="right")) - 1
-        shard = self._shards[number]
-        rows = positions - self._starts[number]
-        size = out.shape[1]
-        # Neighbours in the file are read by one call, wherever they go.
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        with shard.path.open("rb", buffering=0) as file:
-            for run in np.split(np.arange(len(rows)), breaks):
-                for begin in range(0, len(run), ROWS_A_CALL):
-                    part = run[begin : begin + ROWS_A_CALL]
-                    buffers = [out[target] for target in targets[part].tolist()]
-                    offset = shard.offset + int(rows[part[0]]) * size
-                    if os.preadv(file.fileno(), buffers, offset) != size * len(buffers):
-                        raise DamagedShardError(shard.path, "it has become shorter")
+
+class _OpenShard:
+    """At most one open shard, the last one read: rows come sorted by shard."""
+
+    def __init__(self) -> None:
+        self._shard: _Shard | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> _OpenShard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shard is not None:
+            os.close(self._descriptor)
+
+    def read(self, shard: _Shard, row: int, targets: list[memoryview]) -> None:
+        """Read consecutive rows from ``row`` on."""
+        if shard is not self._shard:
+            self.__exit__()
+            self._shard = None
+            self._descriptor = os.open(shard.path, os.O_RDONLY)
+            self._shard = shard
+        size = targets[0].nbytes
+        read = os.preadv(self._descriptor, targets, shard.offset + row * size)
+        if read != size * len(targets):
+            raise DamagedShardError(shard.path, "it has become shorter")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.random_access import CatalogImages, find_rows
-from compositional_prompts.catalog.reading import read_labels
+from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, CatalogImages, find_rows
+from compositional_prompts.catalog.reading import iterate_batches
 
 FLIP_PROBABILITY = 0.5
 CROP_AREA = (0.5, 1.0)
@@ -56,7 +56,9 @@ def augmented(image: Image.Image, generator: np.random.Generator) -> Image.Image
 
     It is not resized: preprocessing brings every image to the model's size, in one resampling.
     """
-    cropped: Image.Image = transforms.crop(image, *random_crop(image.height, image.width, generator))
+    cropped: Image.Image = transforms.crop(
+        image, *random_crop(image.height, image.width, generator)
+    )
     if generator.random() < FLIP_PROBABILITY:
         cropped = transforms.horizontal_flip(cropped)
     return cropped
@@ -110,8 +112,8 @@ class PixelInputs:
         Raises:
             KeyError: an image is not in the catalog.
         """
-        names = read_labels(self._catalog, ["image_id"]).column("image_id").combine_chunks()
-        positions = find_rows(image_ids, names)
+        parts = iterate_batches(self._catalog, ["image_id"], batch_size=NAMES_AT_ONCE)
+        positions = find_rows(image_ids, (part.column("image_id") for part in parts))
         missing = np.flatnonzero(positions < 0)
         if len(missing):
             raise KeyError(
