@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from compositional_prompts.__main__ import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -52,26 +54,32 @@ def test_help_names_all_commands_and_their_options() -> None:
         (["export"], "OUT"),
     ],
 )
-def test_usage_errors(arguments: list[str], named: str) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "usage:" in done.stderr
-    assert named in done.stderr
+def test_usage_errors(
+    arguments: list[str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["compositional-prompts", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert captured.out == ""
+    assert "usage:" in captured.err
+    assert named in captured.err
 
 
 def test_elsewhere_than_in_a_project(tmp_path: Path) -> None:
-    for arguments in (["caption", "a.jpg"], ["export", "out"]):
-        done = command(*arguments, cwd=tmp_path)
-        assert done.returncode == 2
-        assert "params.yaml is missing: run from the root of the project" in done.stderr
-        assert "Traceback" not in done.stderr
+    done = command("caption", "a.jpg", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "params.yaml is missing: run from the root of the project" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     script = (
         "import sys; from compositional_prompts import __main__ as m; "
-        "m._preset = None; "
         "records = ({'path': str(n), 'caption': 'c' * 1000} for n in range(1000)); "
         "m._caption = lambda _: m._print_records(records, False, True); "
         "sys.argv = ['compositional-prompts', 'caption', 'a.jpg']; m.main()"
