@@ -336,8 +336,9 @@ class RowDecoder:
         return log_probs
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        # What the encoder said is the same for all beams of an image.
-        self._cache.self_attention_cache.reorder_cache(self._rows_of(parents))
+        if self._num_beams > 1:
+            # What the encoder said is the same for all beams of an image.
+            self._cache.self_attention_cache.reorder_cache(self._rows_of(parents))
         return self._log_probs(tokens.flatten()[:, None]).unflatten(0, parents.shape).squeeze(2)
 
     def select(self, rows: Tensor) -> None:

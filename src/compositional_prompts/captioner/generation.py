@@ -26,6 +26,9 @@ from compositional_prompts.captioner.token_automaton import TokenAutomaton
 from compositional_prompts.params import Sampling
 from compositional_prompts.stage import progress
 
+GPU_STEPS = 4
+"""Steps after which it is asked again which images are done, on a GPU."""
+
 NEVER = -1
 """A token that is never chosen."""
 
@@ -159,10 +162,14 @@ def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
     texts = torch.empty_like(search.best)
     places = torch.arange(len(texts), device=texts.device)
     log_probs = decoder.begin()
+    # To ask what is done, a GPU has to be waited for.
+    pause = GPU_STEPS if texts.device.type == "cuda" else 1
     while True:
         chosen = search.advance(log_probs)
-        finished = int(search.done.sum())
-        if finished == len(places) or search.exhausted:
+        if search.exhausted:
+            break
+        finished = int(search.done.sum()) if search.length % pause == 0 else 0
+        if finished == len(places):
             break
         if leave(finished, len(places)):
             texts[places] = search.best
