@@ -1,4 +1,4 @@
-"""A small fine-tuning run; as a script, one that is killed again and again until it is through."""
+"""A small fine-tuning run; as a script, in processes that are killed or that train together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature
+from torch.distributed.fsdp import FSDPModule
 
 from compositional_prompts.captioner.checkpoints import Checkpoints
 from compositional_prompts.captioner.finetuning import LAST, finetune
 from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.processes import join_processes
 from compositional_prompts.captioner.training import CaptionPairs
 from compositional_prompts.params import Finetune, Lora
 
@@ -27,13 +31,13 @@ WRITTEN = ("adapter_model.safetensors", f"{LAST}/adapter_model.safetensors", "ad
 STEPS = 16
 
 
-def settings(precision: str) -> Finetune:
+def settings(precision: str, dropout: float) -> Finetune:
     """Four epochs of four steps; the last step of an epoch has one batch, the others two."""
     return Finetune(
         lora=Lora(
             r=4,
             alpha=8,
-            dropout=0.2,
+            dropout=dropout,
             target_modules=None,
             bias="none",
             use_dora=False,
@@ -68,9 +72,15 @@ def train(
     scratch: Path | None = None,
     after_step: Callable[[int], None] | None = None,
     precision: str = "float32",
+    dropout: float = 0.2,
+    accelerator: Accelerator | None = None,
 ) -> None:
     """Write adapter, curve and metrics into ``folder``; go on from what is in ``scratch``."""
     captioner = miniature("opt")
+    if not dropout:
+        for module in captioner.model.language_model.modules():
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
     if precision != "float32":
         captioner.model.to(getattr(torch, precision))
         captioner = Captioner(captioner.model, captioner.processor, precision)
@@ -82,14 +92,17 @@ def train(
         MemoryInputs(ids, features),
         CaptionPairs(ids[:20], captions[:20]),
         CaptionPairs(ids[20:], captions[20:]),
-        settings(precision),
+        settings(precision, dropout),
         seed=3,
         adapter=folder / "lora",
         curve=folder / "curve.csv",
         checkpoints=Checkpoints(scratch, 0),
         score_captions=lambda said, _: sum(map(len, said)) / 1000,
         after_step=after_step,
+        accelerator=accelerator,
     )
+    if accelerator is not None and not accelerator.is_main_process:
+        return
     (folder / "metrics.json").write_text(json.dumps(outcome.metrics))
 
 
@@ -136,9 +149,45 @@ def killed_at_random(folder: Path, seed: int) -> int:
         kills += 1
 
 
+class StoppedError(Exception):
+    pass
+
+
+def together(folder: Path) -> None:
+    """Train under DDP, and under FSDP in two goes, in the processes that a launcher started."""
+    accelerator = join_processes(torch.device("cpu"))
+    train(folder / "ddp", dropout=0.0, accelerator=accelerator)
+    # Accelerate has FSDP on GPUs only; what it does with a model is the same on a CPU.
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=False,
+    )
+    sharded: set[str] = set()
+
+    def stop(step: int) -> None:
+        if step == 6:
+            (model,) = accelerator._models[-1:]
+            for name, module in model.named_modules():
+                if isinstance(module, FSDPModule):
+                    sharded.add(name.rpartition(".")[2])
+            raise StoppedError
+
+    scratch = folder / "scratch" if accelerator.is_main_process else None
+    with contextlib.suppress(StoppedError):
+        train(folder / "fsdp", scratch, stop, dropout=0.0, accelerator=accelerator)
+    train(folder / "fsdp", scratch, dropout=0.0, accelerator=accelerator)
+    if accelerator.is_main_process:
+        print(json.dumps({"processes": accelerator.num_processes, "sharded": sorted(sharded)}))
+
+
 if __name__ == "__main__":
-    # Forked before anything is computed: torch's threads do not survive a fork.
+    # Before anything is computed: torch's threads do not survive a fork.
     torch.set_num_threads(1)
-    target = Path(sys.argv[1])
-    (target / "scratch").mkdir(parents=True)
-    print(killed_at_random(target, int(sys.argv[2])))
+    mode, target = sys.argv[1], Path(sys.argv[2])
+    (target / "scratch").mkdir(parents=True, exist_ok=True)
+    if mode == "killed":
+        print(killed_at_random(target, seed=5))
+    else:
+        together(target)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
+from finetune_run import train
 from micro_blip2 import QUERIES, miniature, save
 from safetensors.torch import load_file
 
@@ -196,3 +197,30 @@ def test_two_processes_train_as_one(project, alone, project_root, tmp_path) -> N
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
     assert read_grammar(tmp_path / "lora") == read_grammar(alone / "lora")
+
+
+def test_sharing_gradients_or_the_model_gives_the_same_losses(tmp_path, project_root) -> None:
+    script = Path(__file__).with_name("finetune_run.py")
+    done = subprocess.run(
+        [*TOGETHER, str(script), "together", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project_root / "src")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    # Every layer of the language model is sharded by itself, and the whole ("").
+    assert report == {"processes": 2, "sharded": ["", "0", "1"]}
+    train(tmp_path / "alone", dropout=0.0)
+    expected = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    tensors = load_file(tmp_path / "alone" / "lora" / "last" / "adapter_model.safetensors")
+    for kind in ("ddp", "fsdp"):
+        found = json.loads((tmp_path / kind / "metrics.json").read_text())
+        for name in ("train_loss", "val_loss"):
+            for key, loss in expected[name].items():
+                assert found[name][key] == pytest.approx(loss, abs=1e-5), (kind, name, key)
+        assert found["parameters"] == expected["parameters"]
+        adapter = load_file(tmp_path / kind / "lora" / "last" / "adapter_model.safetensors")
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(adapter[name], tensor, rtol=1e-3, atol=1e-5)

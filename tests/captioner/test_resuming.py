@@ -67,7 +67,7 @@ def test_a_scaled_run_goes_on_with_its_scale(tmp_path) -> None:
 def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path, undisturbed) -> None:
     script = Path(__file__).with_name("finetune_run.py")
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "killed", "5"],
+        [sys.executable, script, "killed", tmp_path / "killed"],
         capture_output=True,
         text=True,
         timeout=240,
