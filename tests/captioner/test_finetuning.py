@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -446,3 +447,27 @@ def test_the_grammar_lies_beside_the_adapter(tmp_path, store) -> None:
     run(tmp_path, store, epochs=1, grammar=grammar)
     assert read_grammar(tmp_path / "lora") == grammar
     assert not list((tmp_path / "lora").rglob("README.md"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++")
+def test_a_compiled_model_computes_the_same_losses(tmp_path, store) -> None:
+    def one_layer() -> Captioner:
+        captioner = without_dropout(miniature())
+        decoder = captioner.model.language_model.model.decoder
+        decoder.layers = decoder.layers[:1]
+        return captioner
+
+    # Compiling takes ten seconds a variant: captions of one length, and layers, need fewer.
+    train = CaptionPairs(IMAGE_IDS[:8], WORDS[:1] * 8)
+    options = {"train": train, "val": train, "epochs": 1, "batch_size": 8}
+    _, eager = run(tmp_path, store, captioner=one_layer(), **options)
+    captioner, compiled = run(
+        tmp_path, store, "compiled", captioner=one_layer(), compile=True, **options
+    )
+    for name in ("train_loss", "val_loss"):
+        assert compiled[name]["min"] == pytest.approx(eager[name]["min"], abs=1e-5)
+    plain, found = tensors_of(tmp_path), tensors_of(tmp_path, "compiled")
+    for name, tensor in plain.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+    layers = captioner.model.language_model.model.decoder.layers
+    assert all(layer._compiled_call_impl is None for layer in layers)
