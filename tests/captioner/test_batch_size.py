@@ -55,7 +55,13 @@ def test_what_fails_for_want_of_memory_is_not_taken() -> None:
 def test_a_larger_batch_must_be_faster() -> None:
     # 1 s a call and 0.1 s an image: 2 images gain 83 %, ..., 64 gain 13 %, 256 less than 5 %.
     meter = FakeMeter(10**9, each=100, seconds=lambda size: 1 + 0.1 * size)
-    assert largest_batch(meter.run, CPU, upper=1024, meter=meter) == 128
+    assert largest_batch(meter.run, CPU, upper=4096, meter=meter) == 128
+    assert max(meter.sizes) == 512
+
+
+def test_one_slow_measurement_does_not_end_the_search() -> None:
+    meter = FakeMeter(10**9, each=100, seconds=lambda size: 9.0 if size == 2 else 1 + 0.1 * size)
+    assert largest_batch(meter.run, CPU, upper=4096, meter=meter) == 128
 
 
 def test_not_even_one_image_fits() -> None:

@@ -23,8 +23,14 @@ else runs on the machine.
 LEAST_GAIN = 1.05
 """On a CPU a batch twice as large must be at least so many times as fast, image for image."""
 
-REPEATS = 2
-"""Runs of a batch on a CPU, the faster of which counts: a machine is never quite idle."""
+PATIENCE = 2
+"""Doublings in a row without that gain that end the search."""
+
+LEAST_REPEATS = 2
+MEASURED_SECONDS = 0.5
+"""A batch on a CPU is run so often and so long, and its fastest run counts: a machine is never
+quite idle.
+"""
 
 SAMPLE_SECONDS = 0.005
 
@@ -34,7 +40,7 @@ class Cost:
     """What one batch took.
 
     Attributes:
-        memory: bytes at the peak, beyond what was in use before.
+        memory: bytes at the peak, beyond what was in use before any batch.
         seconds: wall time; None where speed does not limit the batch.
     """
 
@@ -76,31 +82,39 @@ class CudaMeter:
 class CpuMeter:
     """Resident memory of this process, sampled while a batch runs, and its time."""
 
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        # What earlier batches freed stays with the process and serves the next: it is no less
+        # theirs for that.
+        self._before = self._resident()
+
+    def _resident(self) -> int:
+        return int(self._process.memory_info().rss)
+
     def free(self) -> int:
-        return int(psutil.virtual_memory().available)
+        return int(psutil.virtual_memory().available) + self._resident() - self._before
 
     def measure(self, run: Callable[[], object]) -> Cost:
-        process = psutil.Process()
-        before = peak = process.memory_info().rss
+        peak = self._resident()
         finished = threading.Event()
 
         def sample() -> None:
             nonlocal peak
             while not finished.wait(SAMPLE_SECONDS):
-                peak = max(peak, process.memory_info().rss)
+                peak = max(peak, self._resident())
 
         sampler = threading.Thread(target=sample)
         sampler.start()
         try:
-            seconds = []
-            for _ in range(REPEATS):
+            seconds: list[float] = []
+            while len(seconds) < LEAST_REPEATS or sum(seconds) < MEASURED_SECONDS:
                 start = time.perf_counter()
                 run()
                 seconds.append(time.perf_counter() - start)
         finally:
             finished.set()
             sampler.join()
-        return Cost(peak - before, min(seconds))
+        return Cost(peak - self._before, min(seconds))
 
 
 def largest_batch(
@@ -112,8 +126,8 @@ def largest_batch(
 ) -> int:
     """The largest power of two of images that fits into memory.
 
-    The batch is doubled while twice the memory that the last one took is there. On a CPU, where a
-    larger batch soon costs memory and gains nothing, also only while doubling it gains speed.
+    The batch is doubled while twice the memory that the last one took is there. On a CPU, where
+    larger batches soon gain nothing, it is the largest that was 5 % faster than half of it.
 
     Args:
         run: computes one batch of the given size; called with 1, 2, 4 and so on.
@@ -127,6 +141,7 @@ def largest_batch(
     if meter is None:
         meter = CudaMeter(device) if device.type == "cuda" else CpuMeter()
     best, seconds_an_image = 0, float("inf")
+    fruitless = 0
     size = 1
     while size <= upper:
         free = meter.free()
@@ -138,11 +153,15 @@ def largest_batch(
             raise
         if cost.memory > USABLE * free:
             break
-        if cost.seconds is not None:
-            if cost.seconds / size * LEAST_GAIN > seconds_an_image:
+        needed = seconds_an_image / LEAST_GAIN ** (fruitless + 1)
+        if cost.seconds is None or cost.seconds / size <= needed:
+            best, fruitless = size, 0
+            if cost.seconds is not None:
+                seconds_an_image = cost.seconds / size
+        else:
+            fruitless += 1
+            if fruitless == PATIENCE:
                 break
-            seconds_an_image = cost.seconds / size
-        best = size
         if 2 * cost.memory > USABLE * free:
             break
         size *= 2
