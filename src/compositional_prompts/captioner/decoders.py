@@ -89,6 +89,8 @@ class _EntryLayer(CacheLayerMixin):
     """Keys and values of a layer, ``[images, heads, capacity, width]``, ``length`` of them used."""
 
     is_sliding = False
+    keys: Any  # a tensor from the first update on
+    values: Any
 
     def __init__(self) -> None:
         super().__init__()
@@ -338,8 +340,10 @@ class RowDecoder:
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         if self._num_beams > 1:
             # What the encoder said is the same for all beams of an image.
-            self._cache.self_attention_cache.reorder_cache(self._rows_of(parents))
-        return self._log_probs(tokens.flatten()[:, None]).unflatten(0, parents.shape).squeeze(2)
+            cache: Any = self._cache.self_attention_cache
+            cache.reorder_cache(self._rows_of(parents))
+        log_probs = self._log_probs(tokens.flatten()[:, None])
+        return log_probs.view(*parents.shape, -1)
 
     def select(self, rows: Tensor) -> None:
         beams = torch.arange(self._num_beams, device=rows.device)

@@ -59,7 +59,7 @@ class TokenAutomaton:
     longest: int
 
     def to(self, device: torch.device) -> TokenAutomaton:
-        values = {
+        values: dict[str, Any] = {
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in vars(self).items()
         }
