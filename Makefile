@@ -34,7 +34,7 @@ lint: $(INSTALLED) ## check style, types and the direction of imports
 	mypy
 	lint-imports
 
-bench: $(INSTALLED) ## run the benchmarks
+bench: $(INSTALLED) ## run the benchmarks, some on what make repro has made
 	for script in benchmarks/*.py; do python "$$script" || exit 1; done
 
 clean: ## remove the environment, caches and scratch files; results and the DVC cache stay

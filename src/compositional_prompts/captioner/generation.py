@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from compositional_prompts.captioner.decoders import (
 from compositional_prompts.captioner.features import ImageInputs
 from compositional_prompts.captioner.forward import queries_of
 from compositional_prompts.captioner.loading import Captioner
+from compositional_prompts.captioner.prefetch import prefetched
 from compositional_prompts.captioner.sampling import draw_uniforms, image_seed, sample_tokens
 from compositional_prompts.captioner.token_automaton import TokenAutomaton
 from compositional_prompts.params import Sampling
@@ -207,8 +207,10 @@ def caption_images(
         seed: of sampling; each image has its own, drawn from this and its image_id.
     """
     captions: list[str] = []
+    positions = inputs.positions(image_ids)
     batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
-    for rows, queries in _read_ahead(inputs, image_ids, progress(batches, "captions")):
+    read = prefetched(batches, lambda rows: (rows, inputs.read(positions[rows])))
+    for rows, queries in progress(read, "captions", len(batches)):
         captions += generate_captions(
             captioner,
             queries,
@@ -220,19 +222,3 @@ def caption_images(
             grammar=grammar,
         )
     return captions
-
-
-def _read_ahead(
-    inputs: ImageInputs, image_ids: Sequence[str], batches: Iterable[slice]
-) -> Iterator[tuple[slice, Tensor]]:
-    """Each batch with its inputs, which are read while the one before is captioned."""
-    positions = inputs.positions(image_ids)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: tuple[slice, Future[Tensor]] | None = None
-        for rows in batches:
-            reading = (rows, pool.submit(inputs.read, positions[rows]))
-            if ahead is not None:
-                yield ahead[0], ahead[1].result()
-            ahead = reading
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
