@@ -43,7 +43,11 @@ def _photo(text: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="compositional-prompts", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="compositional-prompts",
+        description="Caption photos with what the pipeline has trained, hand it on, and look after "
+        "the pipeline itself.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
