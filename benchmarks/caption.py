@@ -17,9 +17,7 @@ It measures the models and data of a project in which `dvc repro` has run:
 from __future__ import annotations
 
 import argparse
-import gc
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from measuring.resources import peak_memory
 from peft import PeftModel
 from torch import Tensor
 
@@ -47,8 +45,6 @@ from compositional_prompts.devices import resolve_device
 from compositional_prompts.enhancement.prompts import PromptTemplate
 from compositional_prompts.enhancement.vocabulary import read_vocabulary
 
-SAMPLE_SECONDS = 0.005
-
 
 @dataclass
 class Measured:
@@ -57,34 +53,6 @@ class Measured:
     captions: list[str]
     seconds: float
     memory: float
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Fill the list with the block's peak memory, MiB beyond what was in use before."""
-    result: list[float] = []
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        yield result
-        result.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-        return
-    process = psutil.Process()
-    before = peak = process.memory_info().rss
-    finished = threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not finished.wait(SAMPLE_SECONDS):
-            peak = max(peak, process.memory_info().rss)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    yield result
-    finished.set()
-    sampler.join()
-    result.append((peak - before) / 2**20)
 
 
 def measure(run: Callable[[], list[str]], device: torch.device, repeats: int) -> Measured:

@@ -8,11 +8,11 @@ are left out.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
+from measuring.resources import best_time
 from numpy.typing import NDArray
 
 from compositional_prompts.enhancement.choice import Choice, choose, score_images
@@ -81,16 +81,6 @@ def assert_same(
         np.testing.assert_array_equal(choice.best[clear], best[clear])
         clear = np.abs(score - THRESHOLD) > TOLERANCE
         np.testing.assert_array_equal(choice.chosen[clear], chosen[clear])
-
-
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of ``repeats`` runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main() -> None:

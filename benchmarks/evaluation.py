@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from measuring.resources import best_time
 from numpy.typing import NDArray
 
 from compositional_prompts.troika.evaluation import World, czsl_metrics, judge
@@ -46,16 +47,6 @@ def by_biases(scores: Scores, truth: Pairs, seen: NDArray[np.bool_]) -> dict[str
         "best_hm": float(max(2 * s * u / (s + u) if s + u else 0.0 for s, u in curve)),
         "auc": float(sum((u1 - u0) * (s0 + s1) / 2 for (s0, u0), (s1, u1) in steps)),
     }
-
-
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of ``repeats`` runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main() -> None:

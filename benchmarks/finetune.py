@@ -29,19 +29,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
+from measuring.resources import peak_memory
 from torch import Tensor
 from transformers import (
     Blip2Config,
@@ -77,7 +74,6 @@ from compositional_prompts.stage import progress
 REPORT_BATCH = 3
 VOCABULARY = 1001
 IMAGE_SIZE = 96
-SAMPLE_SECONDS = 0.01
 VALIDATION = 64
 
 
@@ -154,44 +150,6 @@ class Measured:
     memory: float
     train_losses: list[float]
     val_losses: list[float]
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Fill the list with the block's peak memory, MiB beyond what was in use before.
-
-    On the CPU memory of the process' own: what it maps or caches of files is not counted.
-    """
-    result: list[float] = []
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        yield result
-        result.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-        return
-    process = psutil.Process()
-
-    def used() -> int:
-        memory = process.memory_info()
-        return int(memory.rss - memory.shared)
-
-    before = peak = used()
-    finished = threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not finished.wait(SAMPLE_SECONDS):
-            peak = max(peak, used())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        yield result
-    finally:
-        finished.set()
-        sampler.join()
-    result.append((peak - before) / 2**20)
 
 
 def drawn(images: int, seed: int, prefix: str) -> Data:

@@ -1,0 +1,1 @@
+"""What the benchmarks share: how time and memory are measured."""
