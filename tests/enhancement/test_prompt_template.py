@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compositional_prompts.enhancement.prompts import Prompt, PromptError, PromptTemplate
@@ -201,6 +201,13 @@ def test_alternatives_are_all_the_prompts_there_can_be():
     ]
 
 
+UNDERSCORE = (
+    PromptTemplate(["color"]),
+    Prompt("0", "0", {"color": None}),
+)
+
+
+@example(UNDERSCORE, [("_", "0")])
 @given(templates_and_prompts(), st.lists(st.tuples(names, names), max_size=2))
 def test_every_choice_among_alternatives_is_a_prompt(case, pairs):
     template, prompt = case
@@ -208,8 +215,11 @@ def test_every_choice_among_alternatives_is_a_prompt(case, pairs):
     segments = template.alternatives([(prompt.attribute, prompt.object), *pairs], words)
     captions = ["".join(parts) for parts in itertools.product(*segments)]
     assert template.format(prompt.attribute, prompt.object, prompt.words) in captions
+    # Whoever reads knows the attributes, or one with an underscore would be cut there.
+    attributes = [prompt.attribute, *(attribute for attribute, _ in pairs)]
+    reader = PromptTemplate(template.groups, attributes=attributes)
     for caption in captions[:: max(1, len(captions) // 50)]:
-        read = template.parse(caption)
+        read = reader.parse(caption)
         assert read is not None
         assert all(word is None or word in words[group] for group, word in read.words.items())
 
