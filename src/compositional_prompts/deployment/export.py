@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from compositional_prompts.captioner.adapters import load_adapter
+from compositional_prompts.captioner.adapters import CONFIG_FILE, load_adapter
 from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
 from compositional_prompts.captioner.loading import (
     QUANTIZED,
@@ -25,7 +25,6 @@ from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exp
 from compositional_prompts.outputs import atomic_directory
 from compositional_prompts.params import Infer, Params, Precision
 
-ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
 
@@ -78,7 +77,7 @@ def export(
     complete(captioner)
     completed = _token_rows(captioner)
     described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
-    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    config = json.loads((adapter / CONFIG_FILE).read_text())
     with atomic_directory(out) as directory:
         if merged:
             captioner.model.save_pretrained(directory, safe_serialization=True)
@@ -180,4 +179,4 @@ def _copy_adapter(
         "base_model_name_or_path": base.name,
         "revision": base.options.get("revision"),
     }
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
+    (directory / CONFIG_FILE).write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
