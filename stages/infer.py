@@ -9,12 +9,10 @@ from pathlib import Path
 
 from compositional_prompts.captioner.adapters import load_adapter
 from compositional_prompts.captioner.features import read_metadata
-from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
-from compositional_prompts.captioner.inference import caption_split
+from compositional_prompts.captioner.inference import caption_split, grammar_of
 from compositional_prompts.captioner.inputs import open_inputs
-from compositional_prompts.captioner.loading import Captioner, load_captioner
+from compositional_prompts.captioner.loading import load_captioner
 from compositional_prompts.captioner.selection import split_images
-from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.catalog.schema import CAPTIONS
 from compositional_prompts.catalog.tables import write_table
 from compositional_prompts.devices import resolve_device, seed_everything
@@ -23,17 +21,6 @@ from compositional_prompts.scratch import fingerprint, scratch_folder
 from compositional_prompts.stage import path_arguments, run_stage
 
 logger = logging.getLogger("compositional_prompts.infer")
-
-
-def grammar_of(captioner: Captioner, adapter: Path | None) -> TokenAutomaton | None:
-    """The grammar that was learnt with the adapter."""
-    if adapter is None:
-        logger.info("infer.grammar has no effect on the untrained captioner")
-        return None
-    segments = read_grammar(adapter)
-    if segments is None:
-        raise FileNotFoundError(f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`.")
-    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
 
 
 def main() -> None:
@@ -59,15 +46,19 @@ def main() -> None:
             captioner = load_captioner(
                 paths.blip2, device, params.precision, "language" if cached else "whole"
             )
+            grammar = None
             if adapter is not None:
                 load_adapter(captioner, adapter)
+                grammar = grammar_of(captioner, adapter) if params.grammar else None
+            elif params.grammar:
+                logger.info("infer.grammar has no effect on the untrained captioner")
             table = caption_split(
                 captioner,
                 open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
                 split_images(paths.splits, params.split, params.images, base.seed),
                 params,
                 seed=base.seed,
-                grammar=grammar_of(captioner, adapter) if params.grammar else None,
+                grammar=grammar,
                 scratch=scratch,
             )
             write_table(table, paths.captions, CAPTIONS)

@@ -11,8 +11,9 @@ import pyarrow as pa
 from compositional_prompts.captioner.batch_size import largest_batch
 from compositional_prompts.captioner.features import ImageInputs
 from compositional_prompts.captioner.generation import caption_images, generate_tokens
+from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
 from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.token_automaton import TokenAutomaton
+from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.catalog.schema import CAPTIONS
 from compositional_prompts.catalog.tables import read_table, write_table
 from compositional_prompts.params import Infer
@@ -22,6 +23,22 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 1024
 """Images at once that are tried at most where the batch size is found automatically."""
+
+
+def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
+    """The grammar that was learnt with the adapter, for the captioner's tokenizer.
+
+    Raises:
+        FileNotFoundError: the adapter has none.
+        ValueError: it cannot be read, or written token by token.
+    """
+    segments = read_grammar(adapter)
+    if segments is None:
+        raise FileNotFoundError(
+            f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`, or caption without "
+            "infer.grammar (--no-grammar)."
+        )
+    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
 
 
 def caption_split(

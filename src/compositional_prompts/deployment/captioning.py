@@ -14,10 +14,10 @@ from torch import Tensor
 from compositional_prompts.captioner.adapters import load_adapter
 from compositional_prompts.captioner.forward import query_features
 from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.inference import grammar_of
 from compositional_prompts.captioner.loading import Captioner, load_captioner
 from compositional_prompts.captioner.sampling import image_seed
-from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
+from compositional_prompts.captioner.token_automaton import TokenAutomaton
 from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
@@ -70,7 +70,7 @@ class PhotoCaptioner:
         self._wishes = wishes
         self._captioner = load_captioner(blip2, device, params.infer.precision)
         load_adapter(self._captioner, adapter)
-        self._grammar = _grammar(self._captioner, adapter) if params.infer.grammar else None
+        self._grammar = grammar_of(self._captioner, adapter) if params.infer.grammar else None
         self._untrained: Captioner | None = None
         self._pairs: PairNamer | None = None
         self._words: WordScorer | None = None
@@ -200,16 +200,6 @@ def caption_photos(
 def _set_aside(photo: SetAside) -> Record:
     record = {"path": str(photo.path), "error": photo.reason}
     return record | ({"detail": photo.detail} if photo.detail else {})
-
-
-def _grammar(captioner: Captioner, adapter: Path) -> TokenAutomaton:
-    segments = read_grammar(adapter)
-    if segments is None:
-        raise FileNotFoundError(
-            f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`, or caption with "
-            "--no-grammar."
-        )
-    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
 
 
 def with_overrides(params: Params, *, device: str | None, **infer: Any) -> Params:
