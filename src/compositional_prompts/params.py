@@ -181,13 +181,42 @@ class TroikaTrain(Section):
     traction_dropout: Fraction
     loss_weights: BranchWeights
     score_weights: ScoreWeights
+    precision: Literal["float32", "bfloat16"]
     augment: bool
     early_stopping: Positive | None
 
 
+class Feasibility(Section):
+    vectors: Literal["clip", "glove"]
+    glove: str | None
+    thresholds: Positive
+    masking: Literal["exclude", "multiply"]
+
+    @model_validator(mode="after")
+    def _file_for_glove(self) -> Feasibility:
+        if self.vectors == "glove" and self.glove is None:
+            raise ValueError("vectors glove needs the file in glove, found null")
+        return self
+
+
 class TroikaPredict(Section):
     batch_size: Positive
+    block_mib: Positive
     top_k: Positive
+    worlds: Annotated[list[Literal["closed", "open"]], Field(min_length=1)]
+    protocol: Literal["exact", "sampled"]
+    feasibility: Feasibility
+
+    @model_validator(mode="after")
+    def _valid(self) -> TroikaPredict:
+        if len(set(self.worlds)) != len(self.worlds):
+            raise ValueError(f"worlds names one twice: {self.worlds}")
+        if self.feasibility.masking == "multiply" and self.protocol != "sampled":
+            raise ValueError(
+                "feasibility.masking multiply goes with protocol sampled only: it is there to "
+                "compare with published numbers"
+            )
+        return self
 
 
 class ClipEmbed(Section):

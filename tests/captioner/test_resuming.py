@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetune_run import STEPS, train, written
 
-from compositional_prompts.captioner.checkpoints import (
+from compositional_prompts.checkpoints import (
     CHECKPOINT_FILE,
     CheckpointError,
     Checkpoints,

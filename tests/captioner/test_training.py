@@ -13,10 +13,10 @@ from compositional_prompts.captioner.forward import (
     score_places,
     scored_logits,
 )
-from compositional_prompts.captioner.prefetch import prefetched
 from compositional_prompts.captioner.tokens import tokenize_captions, tokenize_repeated
 from compositional_prompts.captioner.training import CaptionLoss, Rows
 from compositional_prompts.params import Lora
+from compositional_prompts.prefetch import prefetched
 
 LORA = Lora(
     r=4,

@@ -30,15 +30,6 @@ from compositional_prompts.captioner.adapters import (
     save_adapter,
     trained_before_the_cache,
 )
-from compositional_prompts.captioner.checkpoints import (
-    Checkpoints,
-    optimizer_state,
-    random_state,
-    set_optimizer_state,
-    set_random_state,
-    spread_like,
-    whole,
-)
 from compositional_prompts.captioner.features import ImageInputs
 from compositional_prompts.captioner.forward import queries_of
 from compositional_prompts.captioner.generation import generate_captions
@@ -52,7 +43,6 @@ from compositional_prompts.captioner.learning_curve import (
     write_curve,
 )
 from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.processes import join_processes
 from compositional_prompts.captioner.tokens import bucketed_batches, tokenize_repeated
 from compositional_prompts.captioner.training import (
     CaptionBatches,
@@ -60,9 +50,19 @@ from compositional_prompts.captioner.training import (
     CaptionPairs,
     Rows,
 )
+from compositional_prompts.checkpoints import (
+    Checkpoints,
+    optimizer_state,
+    random_state,
+    set_optimizer_state,
+    set_random_state,
+    spread_like,
+    whole,
+)
 from compositional_prompts.devices import seed_everything
 from compositional_prompts.outputs import atomic_directory
 from compositional_prompts.params import Finetune
+from compositional_prompts.processes import join_processes
 from compositional_prompts.stage import progress
 
 logger = logging.getLogger(__name__)

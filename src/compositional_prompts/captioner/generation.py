@@ -20,10 +20,10 @@ from compositional_prompts.captioner.decoders import (
 from compositional_prompts.captioner.features import ImageInputs
 from compositional_prompts.captioner.forward import queries_of
 from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.prefetch import prefetched
 from compositional_prompts.captioner.sampling import draw_uniforms, image_seed, sample_tokens
 from compositional_prompts.captioner.token_automaton import TokenAutomaton
 from compositional_prompts.params import Sampling
+from compositional_prompts.prefetch import prefetched
 from compositional_prompts.stage import progress
 
 GPU_STEPS = 4

@@ -19,8 +19,8 @@ from compositional_prompts.captioner.forward import (
     scored_logits,
 )
 from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.prefetch import prefetched
 from compositional_prompts.captioner.tokens import RepeatedCaptions
+from compositional_prompts.prefetch import prefetched
 
 
 class CaptionLoss(nn.Module):

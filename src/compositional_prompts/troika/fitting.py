@@ -131,7 +131,7 @@ def _train_epoch(
         pixels = data.pixels[rows].to(device)
         images = augment(pixels, generator) if params.augment else pixels
         targets = data.columns[rows].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
             logits = model(normalizer.to_pixel_values(images), data.pairs)
         loss = weighted_loss(logits, targets, data.pairs, params)
         group_start = number - number % params.gradient_accumulation

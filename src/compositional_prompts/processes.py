@@ -17,9 +17,8 @@ SUPPORTED = (
 def join_processes(device: torch.device) -> Accelerator:
     """This process' place among those that ``accelerate launch`` or ``torchrun`` started.
 
-    Precision and gradient accumulation are ours (``finetune.precision``,
-    ``finetune.gradient_accumulation``): what Accelerate's own configuration says of them is not
-    heeded.
+    Precision and gradient accumulation are the stage's parameters: what Accelerate's own
+    configuration says of them is not heeded.
 
     Args:
         device: as ``base.device`` resolves; the accelerator's ``device`` is this process' own.
@@ -35,7 +34,7 @@ def join_processes(device: torch.device) -> Accelerator:
     kind = accelerator.distributed_type
     if kind not in SUPPORTED or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
         raise ValueError(
-            f"Fine-tuning runs under DDP or FSDP 2, and Accelerate is configured for {kind.value} "
+            f"Training runs under DDP or FSDP 2, and Accelerate is configured for {kind.value} "
             "(FSDP 1 keeps frozen and trained weights of different precisions in one tensor, "
             "which it cannot): run `accelerate config`, or launch with --fsdp_version 2."
         )
