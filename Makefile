@@ -26,7 +26,7 @@ repro: $(INSTALLED) ## run the pipeline: dvc repro, from photos to reports/index
 	dvc repro
 
 test: $(INSTALLED) ## run all tests, the end-to-end ones included
-	pytest
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## check style, types and the direction of imports
 	ruff check .

@@ -12,8 +12,19 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 
 # Models of tests are too small to share among cores: threads would only wait for one another, and
-# with pytest-xdist for other tests' too. Stages that a test starts are not bound by it.
+# for those of the other workers' tests. Stages that a test starts have dvc_project.py's limit.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs of the pipeline first, the longest of all before them: the others fit in beside them."""
+
+    def last_to_finish(item: pytest.Item) -> tuple[bool, bool]:
+        end_to_end = item.get_closest_marker("end_to_end") is not None
+        return not end_to_end, item.path.name != "test_sample.py"
+
+    items.sort(key=last_to_finish)
+
 
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("shared-machine", deadline=None)

@@ -45,6 +45,11 @@ class Project:
             key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))
         }
         scripts = str(Path(sys.executable).parent)
+        workers = int(inherited.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        if workers > 1:
+            # Each worker's stages take its share: threads of several would wait for one another.
+            threads = max(1, (os.cpu_count() or 1) // workers)
+            inherited |= {"OMP_NUM_THREADS": str(threads)}
         return inherited | {
             "PATH": os.pathsep.join([scripts, inherited.get("PATH", os.defpath)]),
             "PYTHONPATH": str(self.root / "src"),
