@@ -6,6 +6,7 @@ section 3. docs/troika.md has the equations.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from compositional_prompts.clip.loading import Clip
 from compositional_prompts.params import TroikaTrain
 from compositional_prompts.troika.adapters import VisionAdapters, require_supported
 from compositional_prompts.troika.prompts import SoftPrompts, TextFeatures
-from compositional_prompts.troika.traction import MLP_RATIO, CrossModalTraction
+from compositional_prompts.troika.traction import MLP_RATIO, CrossModalTraction, Memory
 from compositional_prompts.troika.vocabulary import Vocabulary
 
 BLOCK_BYTES = 64 * 1024**2
@@ -163,30 +164,60 @@ class Troika(nn.Module):
             tokens=tokens,
         )
 
-    def _cosines(self, features: Tensor, texts: Tensor, patches: Tensor) -> Tensor:
-        drawn = self.traction(texts, patches)
+    def branch_patches(self, images: ImageFeatures) -> Iterator[Tensor]:
+        """The tokens as the composition, attribute and object branch read them, in this order.
+
+        They are layer-normed again for each branch: once for composition, twice for attributes,
+        three times for objects, as in the authors' code. Each is ``[batch, 1 + patches, d]``.
+        """
+        patches = images.tokens
+        for _ in BranchLogits._fields:
+            patches = self.patch_norm(patches)
+            yield patches
+
+    def cosines(self, features: Tensor, texts: Tensor, memories: Iterable[Memory]) -> Tensor:
+        """Cosines of images and of texts drawn towards their patches, float32 or wider.
+
+        Args:
+            features: unit-length image features of a branch, ``[batch, d]``.
+            texts: unit-length text features of that branch, ``[texts, d]``.
+            memories: of the branch's patches, from ``traction.memories``.
+
+        Returns:
+            ``[batch, texts]``.
+        """
+        drawn = self.traction(texts, memories)
         # In half precision a cosine times the temperature is off by up to half a logit.
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, torch.float32)
             return torch.einsum("bd,bkd->bk", features.to(dtype), drawn.to(dtype))
 
+    def pairs_in(self, block_bytes: int, images: int) -> int:
+        """How many texts go through the traction at once for so many images, at least one.
+
+        The widest activation, that of the MLP, then takes ``block_bytes`` at most.
+        """
+        gain = self.traction.gain
+        return max(1, block_bytes // (images * len(gain) * MLP_RATIO * gain.element_size()))
+
     def branch_logits(self, images: ImageFeatures, texts: TextFeatures) -> BranchLogits:
         """Logits of the three branches.
 
-        The tokens are layer-normed again for each branch: once for composition, twice for
-        attributes, three times for objects, as in the authors' code. Without gradients the texts
-        go through the traction in blocks, so that memory does not grow with the number of pairs.
+        Without gradients the texts go through the traction in blocks, so that the memory of its
+        activations does not grow with the number of pairs.
         """
-        patches = images.tokens
-        batch, _, dimension = patches.shape
-        row_bytes = batch * dimension * MLP_RATIO * patches.element_size()
         scale = self.clip.logit_scale.exp()
         logits = []
-        for features, text in zip(images[:3], texts, strict=True):
-            patches = self.patch_norm(patches)
-            block = text.shape[0] if torch.is_grad_enabled() else max(1, BLOCK_BYTES // row_bytes)
-            cosines = [self._cosines(features, part, patches) for part in torch.split(text, block)]
-            logits.append(torch.cat(cosines, dim=1) * scale)
+        for features, text, patches in zip(
+            images[:3], texts, self.branch_patches(images), strict=True
+        ):
+            if torch.is_grad_enabled():
+                cosines = self.cosines(features, text, self.traction.memories(patches))
+            else:
+                memories = list(self.traction.memories(patches))
+                blocks = text.split(self.pairs_in(BLOCK_BYTES, len(features)))
+                cosines = torch.cat([self.cosines(features, b, memories) for b in blocks], dim=1)
+            logits.append(cosines * scale)
         return BranchLogits(*logits)
 
     def forward(self, pixel_values: Tensor, pairs: Tensor) -> BranchLogits:

@@ -5,6 +5,9 @@ Source: Troika (CVPR 2024), section 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +31,29 @@ def attention_heads(dimension: int) -> int:
     return next(heads for heads in range(most, 0, -1) if dimension % heads == 0)
 
 
+class Memory(NamedTuple):
+    """What one layer reads of the patches: no text has a part in it.
+
+    Attributes:
+        keys: ``[batch, heads, tokens, d / heads]``.
+        values: ``[batch, heads, tokens, d / heads]``.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def of_images(self, rows: Tensor) -> Memory:
+        """The memory of some images of the batch, int64 ``[images]``."""
+        return Memory(self.keys[rows], self.values[rows])
+
+
+def _added(x: Tensor, update: Tensor) -> Tensor:
+    """``x + update``; without gradients in the memory of ``update``, which nobody else holds."""
+    if torch.is_grad_enabled() or x.dtype != update.dtype:
+        return x + update
+    return update.add_(x)
+
+
 class QuickGeluMlp(nn.Module):
     """Linear, QuickGELU (``x * sigmoid(1.702 x)``, whatever the CLIP itself has), dropout, linear.
 
@@ -45,7 +71,7 @@ class QuickGeluMlp(nn.Module):
         # activation of the model is passed over once in the place of three times, five backwards.
         expand, contract = self.expand, self.contract
         scaled = F.linear(x, QUICK_GELU * expand.weight, QUICK_GELU * expand.bias)
-        hidden = self.dropout(F.silu(scaled))
+        hidden = self.dropout(F.silu(scaled, inplace=not torch.is_grad_enabled()))
         return F.linear(hidden, contract.weight / QUICK_GELU, contract.bias)
 
 
@@ -67,17 +93,18 @@ class CrossAttentionLayer(nn.Module):
         batch, rows, dimension = x.shape
         return x.reshape(batch, rows, self.heads, dimension // self.heads).transpose(1, 2)
 
-    def forward(self, texts: Tensor, patches: Tensor) -> Tensor:
-        """``[batch or 1, texts, d]`` and ``[batch, tokens, d]`` to ``[batch, texts, d]``."""
-        batch = patches.shape[0]
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(texts)).expand(batch, -1, -1, -1),
-            self._split(self.key(patches)),
-            self._split(self.value(patches)),
-        )
-        texts = texts + self.dropout(self.output(attended.transpose(1, 2).flatten(-2)))
-        update: Tensor = self.dropout(self.mlp(self.norm(texts)))
-        return texts + update
+    def memory(self, patches: Tensor) -> Memory:
+        """Keys and values of layer-normed tokens ``[batch, tokens, d]``."""
+        return Memory(self._split(self.key(patches)), self._split(self.value(patches)))
+
+    def forward(self, texts: Tensor, memory: Memory) -> Tensor:
+        """``[batch or 1, texts, d]`` to ``[batch, texts, d]``."""
+        keys, values = memory
+        query = self._split(self.query(texts)).expand(len(keys), -1, -1, -1)
+        attended = F.scaled_dot_product_attention(query, keys, values)
+        merged = attended.transpose(1, 2).flatten(-2)
+        texts = _added(texts, self.dropout(self.output(merged)))
+        return _added(texts, self.dropout(self.mlp(self.norm(texts))))
 
 
 class CrossModalTraction(nn.Module):
@@ -88,19 +115,29 @@ class CrossModalTraction(nn.Module):
         self.layers = nn.ModuleList(CrossAttentionLayer(dimension, dropout) for _ in range(layers))
         self.gain = nn.Parameter(torch.full((dimension,), INITIAL_GAIN))
 
-    def forward(self, texts: Tensor, patches: Tensor) -> Tensor:
+    def memories(self, patches: Tensor) -> Iterator[Memory]:
+        """What each layer reads of the patches: once for all blocks of texts.
+
+        Args:
+            patches: layer-normed tokens of the images, class token included,
+                ``[batch, tokens, d]``.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, CrossAttentionLayer)
+            yield layer.memory(patches)
+
+    def forward(self, texts: Tensor, memories: Iterable[Memory]) -> Tensor:
         """Text features for each image of a batch.
 
         Args:
             texts: unit-length text features, ``[texts, d]``.
-            patches: layer-normed tokens of the images, class token included,
-                ``[batch, tokens, d]``.
+            memories: of the images, as :meth:`memories` yields them.
 
         Returns:
             Unit-length features ``[batch, texts, d]``.
         """
         # One row stands for the whole batch until the first attention tells the images apart.
         drawn = texts.unsqueeze(0)
-        for layer in self.layers:
-            drawn = layer(drawn, patches)
+        for layer, memory in zip(self.layers, memories, strict=True):
+            drawn = layer(drawn, memory)
         return F.normalize(texts + self.gain * drawn, dim=-1)
