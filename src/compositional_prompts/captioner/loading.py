@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import sys
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from transformers import (
     Blip2ForConditionalGeneration,
     Blip2Processor,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.model_files import tensor_shape, weight_files
 from compositional_prompts.params import Precision
@@ -163,6 +165,8 @@ def load_captioner(
     options: dict[str, Any] = {"dtype": DTYPES.get(precision, torch.bfloat16)}
     if precision in QUANTIZED:
         options |= {"quantization_config": _quantization(precision, device)}
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # a log would keep every step of it
     from_pretrained: Any = _HalfOfBlip2.from_pretrained
     model, info = from_pretrained(
         directory,
