@@ -15,6 +15,7 @@ Mancini et al., CVPR 2021 (open world).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -288,7 +289,7 @@ class StreamedJudge:
         found = scores.gather(1, place[:, None]).squeeze(1)
         self._truth_score = torch.where(here, found, self._truth_score)
         edges = [start, *(cut for cut in sorted(set(self.cuts)) if start < cut < end), end]
-        for low_edge, high_edge in zip(edges, edges[1:], strict=False):
+        for low_edge, high_edge in itertools.pairwise(edges):
             for kind in (0, 1):
                 self._merge(scores, start, low_edge, high_edge, kind)
             self._snapshot(high_edge)
