@@ -191,19 +191,33 @@ class Judgements:
         return (truth > before) & (truth >= after) & (truth > -torch.inf)
 
 
-@dataclass
-class _Running:
-    """Maxima over the columns so far; rows of the first dimension are unseen (0) and seen (1)."""
+@dataclass(frozen=True)
+class _Maxima:
+    """What the columns so far say of every image.
 
+    Attributes:
+        truth: score of the true pair, ``[images]``.
+        before: best of the pairs before the true one, unseen (0) and seen (1), ``[2, images]``.
+        after: best of those after it, ``[2, images]``.
+        best: best of all, ``[2, images]``.
+        key: key of the best of all, int64 ``[2, images]``.
+    """
+
+    truth: Tensor
     before: Tensor
     after: Tensor
     best: Tensor
     key: Tensor
 
-    def copy(self) -> _Running:
-        return _Running(
-            self.before.clone(), self.after.clone(), self.best.clone(), self.key.clone()
-        )
+    @classmethod
+    def of_no_column(cls, scores: Tensor) -> _Maxima:
+        shape = (2, scores.shape[0])
+        low = torch.full(shape, -torch.inf, dtype=scores.dtype, device=scores.device)
+        key = torch.full(shape, NO_KEY, device=scores.device)
+        return cls(low[0].clone(), low.clone(), low.clone(), low.clone(), key)
+
+    def copy(self) -> _Maxima:
+        return _Maxima(*(getattr(self, field.name).clone() for field in fields(self)))
 
 
 class StreamedJudge:
@@ -248,10 +262,10 @@ class StreamedJudge:
         self._truth_keys = self._keys[truth]
         self._truth_seen = world.seen.to(device)[truth]
         self._added = 0
-        self._truth_score: Tensor | None = None
-        self._running: _Running | None = None
-        self._snapshots: list[_Running] = []
+        self._running: _Maxima | None = None  # until the dtype of the scores is known
+        self._snapshots: list[_Maxima] = []
 
+    @torch.no_grad()
     def add(self, scores: Tensor, start: int) -> None:
         """Take in the scores of the next columns.
 
@@ -261,8 +275,8 @@ class StreamedJudge:
             start: first column; blocks come in ascending order without gaps.
 
         Raises:
-            ValueError: the block is not the next one, has another number of images or columns
-                beyond the world, or holds a score that is NaN or infinite.
+            ValueError: the block is not the next one, has another number of images, another dtype
+                or columns beyond the world, or holds a score that is NaN or infinite.
         """
         rows, block = len(self.truth), scores.shape[1]
         end = start + block
@@ -275,25 +289,25 @@ class StreamedJudge:
             raise ValueError(f"Scores must be floating point numbers, found {scores.dtype}.")
         if torch.finfo(scores.dtype).bits < 32:
             scores = scores.float()
-        if self._running is None or self._truth_score is None:
-            low = scores.new_full((2, rows), -torch.inf)
-            no_key = self._keys.new_full((2, rows), NO_KEY)
-            self._running = _Running(low, low.clone(), low.clone(), no_key)
-            self._truth_score = low[0].clone()
+        if self._running is None:
+            self._running = _Maxima.of_no_column(scores)
+        running = self._running
+        if scores.dtype != running.truth.dtype:
+            raise ValueError(
+                f"Expected scores of {running.truth.dtype} as in the blocks before, found "
+                f"{scores.dtype}."
+            )
         self._added = end
-        if rows == 0 or block == 0:
-            self._snapshot(end)
+        if block == 0:
             return
-        place = (self.truth - start).clamp(0, block - 1)
-        here = (self.truth >= start) & (self.truth < end)
-        found = scores.gather(1, place[:, None]).squeeze(1)
-        self._truth_score = torch.where(here, found, self._truth_score)
+        here = ((self.truth >= start) & (self.truth < end)).nonzero().squeeze(1)
+        running.truth[here] = scores[here, self.truth[here] - start]
         edges = [start, *(cut for cut in sorted(set(self.cuts)) if start < cut < end), end]
-        for low_edge, high_edge in itertools.pairwise(edges):
+        for low, high in itertools.pairwise(edges):
             for kind in (0, 1):
-                self._merge(scores, start, low_edge, high_edge, kind)
-            self._snapshot(high_edge)
-        best = self._running.best
+                self._merge(running, kind, *self._segment(scores, start, low, high, kind))
+            self._keep(running, high)
+        best = running.best
         bad = (best.isnan() | (best == torch.inf)).any(dim=0)
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
@@ -320,8 +334,6 @@ class StreamedJudge:
             )
         if seen_factors is not None:
             self._check_factors(seen_factors)
-        if self._truth_score is None:  # pragma: no cover - cuts are at least 1
-            raise AssertionError
         return [
             self._judgements(snapshot, cut, None if seen_factors is None else seen_factors[number])
             for number, (cut, snapshot) in enumerate(zip(self.cuts, self._snapshots, strict=True))
@@ -340,27 +352,28 @@ class StreamedJudge:
                 f"{self.cuts[0]}: put the seen pairs first."
             )
 
-    def _merge(self, scores: Tensor, start: int, low: int, high: int, kind: int) -> None:
-        """Take in the seen (1) or unseen (0) ones of the columns ``low`` to ``high``."""
-        running = self._running
-        assert running is not None
+    def _segment(
+        self, scores: Tensor, start: int, low: int, high: int, kind: int
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and keys of the unseen (0) or seen (1) ones of the columns ``low`` to ``high``."""
         columns = self._columns(low, high, kind)
         if isinstance(columns, slice):
-            keys = self._keys[columns]
-            chosen = scores[:, columns.start - start : columns.stop - start]
-        else:
-            index = torch.from_numpy(columns).to(scores.device)
-            keys = self._keys[index]
-            chosen = scores.index_select(1, index - start)
-        if chosen.shape[1] == 0:
+            places = slice(columns.start - start, columns.stop - start)
+            return scores[:, places], self._keys[columns]
+        index = torch.from_numpy(columns).to(scores.device)
+        return scores.index_select(1, index - start), self._keys[index]
+
+    def _merge(self, running: _Maxima, kind: int, scores: Tensor, keys: Tensor) -> None:
+        """Take in columns of one kind by ascending key."""
+        if len(keys) == 0:
             return
-        maxima = segment_maxima(chosen, keys, self._truth_keys)
+        maxima = segment_maxima(scores, keys, self._truth_keys)
         best, key = running.best[kind], running.key[kind]
         better = (maxima.best > best) | ((maxima.best == best) & (maxima.key < key))
-        running.before[kind] = torch.maximum(running.before[kind], maxima.before)
-        running.after[kind] = torch.maximum(running.after[kind], maxima.after)
         running.key[kind] = torch.where(better, maxima.key, key)
         running.best[kind] = torch.maximum(best, maxima.best)
+        running.before[kind] = torch.maximum(running.before[kind], maxima.before)
+        running.after[kind] = torch.maximum(running.after[kind], maxima.after)
 
     def _columns(self, low: int, high: int, kind: int) -> slice | NDArray[np.int64]:
         """Columns of one kind by ascending key: a slice, which copies nothing, if they are so."""
@@ -375,19 +388,15 @@ class StreamedJudge:
             return columns
         return columns[np.argsort(of_columns)]
 
-    def _snapshot(self, edge: int) -> None:
-        """Keep the maxima for every cut at ``edge``."""
-        assert self._running is not None
-        kept = None
-        while len(self._snapshots) < len(self.cuts) and self.cuts[len(self._snapshots)] == edge:
-            kept = self._running.copy() if kept is None else kept
-            self._snapshots.append(kept)
+    def _keep(self, running: _Maxima, edge: int) -> None:
+        """Keep the maxima for the cuts at ``edge``."""
+        if cuts := self.cuts.count(edge):
+            self._snapshots += [running.copy()] * cuts
 
-    def _judgements(self, maxima: _Running, cut: int, seen_factor: float | None) -> Judgements:
-        assert self._truth_score is not None
+    def _judgements(self, maxima: _Maxima, cut: int, seen_factor: float | None) -> Judgements:
         seen, truth_keys = self._truth_seen, self._truth_keys
         candidate = self.truth < cut
-        truth = self._truth_score.masked_fill(~candidate, -torch.inf)
+        truth = maxima.truth.masked_fill(~candidate, -torch.inf)
         before, after, best, key = maxima.before, maxima.after, maxima.best, maxima.key
         if seen_factor is not None:
             factors = best.new_tensor([1.0, seen_factor])[:, None]
@@ -396,15 +405,11 @@ class StreamedJudge:
             zeros = self.world.layout[0][cut:]  # keys of the pairs whose scores became 0
             if len(zeros):
                 first, last = int(zeros.min()), int(zeros.max())
-                zero = best.new_zeros(())
-                none = best.new_full((), -torch.inf)
                 truth = truth.masked_fill(~candidate, 0.0)
-                before = torch.stack(
-                    [before[0].maximum(torch.where(first < truth_keys, zero, none)), before[1]]
-                )
-                after = torch.stack(
-                    [after[0].maximum(torch.where(last > truth_keys, zero, none)), after[1]]
-                )
+                zero_before = torch.where(first < truth_keys, 0.0, -torch.inf)
+                zero_after = torch.where(last > truth_keys, 0.0, -torch.inf)
+                before = torch.stack([before[0].maximum(zero_before), before[1]])
+                after = torch.stack([after[0].maximum(zero_after), after[1]])
                 best = torch.cat([best, best.new_zeros(1, best.shape[1])])
                 key = torch.cat([key, key.new_full((1, key.shape[1]), first)])
         highest = best.amax(dim=0)
