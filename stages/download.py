@@ -1,10 +1,19 @@
 """Stage download: images and labels of the chosen data set, checked, as the Parquet catalog."""
 
+import pyarrow as pa
+
+from compositional_prompts.catalog.datasets.compositional import (
+    select_cgqa,
+    select_mit_states,
+    select_ut_zappos,
+)
 from compositional_prompts.catalog.datasets.fashion_products import select_products
 from compositional_prompts.catalog.datasets.folder import select_images
 from compositional_prompts.catalog.datasets.sample.generation import generate_catalog
 from compositional_prompts.catalog.ingestion import Selection, ingest
+from compositional_prompts.catalog.schema import LISTED_PAIRS
 from compositional_prompts.catalog.shards import CatalogRow
+from compositional_prompts.catalog.tables import write_table
 from compositional_prompts.outputs import write_metrics
 from compositional_prompts.params import Base, Download, read_params
 from compositional_prompts.stage import path_arguments, run_stage
@@ -20,15 +29,27 @@ def select(params: Download, base: Base) -> Selection:
             return Selection("the generated sample", rows, images, {})
         case "fashion_products":
             return select_products(params.fashion_products)
+        case "ut_zappos":
+            return select_ut_zappos(params.ut_zappos)
+        case "mit_states":
+            return select_mit_states(params.mit_states)
+        case "cgqa":
+            return select_cgqa(params.cgqa)
         case "folder":
             return select_images(params.folder)
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "catalog", "rejected", "metrics", "timing")
+    paths = path_arguments(
+        __doc__, "catalog", "rejected", "metrics", "timing", optional=("listed_pairs",)
+    )
     params, base = read_params(paths.params, Download)
     with run_stage("download", paths.timing) as run:
-        metrics = ingest(select(params, base), paths.catalog, paths.rejected, params, base.workers)
+        selection = select(params, base)
+        metrics = ingest(selection, paths.catalog, paths.rejected, params, base.workers)
+        if paths.listed_pairs is not None:
+            rows = [pair._asdict() for pair in selection.pairs]
+            write_table(pa.Table.from_pylist(rows, LISTED_PAIRS), paths.listed_pairs, LISTED_PAIRS)
         write_metrics(metrics, paths.metrics)
         run.rows = metrics["images"]
 

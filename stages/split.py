@@ -2,19 +2,24 @@
 
 from compositional_prompts.catalog.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import PAIRS, SPLITS
+from compositional_prompts.catalog.schema import LISTED_PAIRS, PAIRS, SPLITS
 from compositional_prompts.catalog.splits import LABEL_COLUMNS, make_splits
-from compositional_prompts.catalog.tables import write_table
+from compositional_prompts.catalog.tables import read_table, write_table
 from compositional_prompts.outputs import write_metrics
 from compositional_prompts.params import Split, read_params
 from compositional_prompts.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "catalog", "splits", "pairs", "corpus", "metrics", "timing")
+    names = ("catalog", "splits", "pairs", "corpus", "metrics", "timing")
+    paths = path_arguments(__doc__, *names, optional=("listed_pairs",))
     params, base = read_params(paths.params, Split)
     with run_stage("split", paths.timing) as run:
-        splits = make_splits(read_labels(paths.catalog, LABEL_COLUMNS), params, base.seed)
+        labels = read_labels(paths.catalog, LABEL_COLUMNS)
+        listed = (
+            None if paths.listed_pairs is None else read_table(paths.listed_pairs, LISTED_PAIRS)
+        )
+        splits = make_splits(labels, params, base.seed, listed)
         write_table(splits.images, paths.splits, SPLITS)
         write_table(splits.pairs, paths.pairs, PAIRS)
         corpus_images = 0

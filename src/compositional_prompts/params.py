@@ -25,6 +25,7 @@ Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -78,13 +79,42 @@ class FolderDataset(Section):
     on_missing: Literal["drop", "keep"]
 
 
+class ArchiveFile(Section):
+    """A file of a data set's publisher; size in bytes."""
+
+    url: str
+    size: Positive | None
+    sha256: Sha256 | None
+
+
+class UtZapposDataset(Section):
+    path: str | None
+    images: ArchiveFile
+    splits: ArchiveFile
+    truth: ArchiveFile | None
+
+
+class MitStatesDataset(Section):
+    path: str | None
+    images: ArchiveFile
+    splits: ArchiveFile
+
+
+class CgqaDataset(Section):
+    path: str | None
+    images: ArchiveFile
+
+
 class Download(Section):
-    dataset: Literal["sample", "fashion_products", "folder"]
+    dataset: Literal["sample", "fashion_products", "ut_zappos", "mit_states", "cgqa", "folder"]
     max_rejected: Fraction
     max_pixels: Positive
     shard_mib: Positive
     sample: SampleDataset
     fashion_products: FashionProductsDataset
+    ut_zappos: UtZapposDataset
+    mit_states: MitStatesDataset
+    cgqa: CgqaDataset
     folder: FolderDataset
 
 

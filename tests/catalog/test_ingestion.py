@@ -16,33 +16,15 @@ from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import REJECTED
 from compositional_prompts.catalog.shards import CatalogRow, DuplicateImageError, ShardWriter
 from compositional_prompts.catalog.tables import read_table
-from compositional_prompts.params import (
-    Download,
-    FashionProductsDataset,
-    FolderDataset,
-    SampleDataset,
-)
+from compositional_prompts.params import Download, read_params
+
+
+SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
 
 
 def download(max_rejected: float = 0.5, max_pixels: int = 10_000) -> Download:
-    return Download(
-        dataset="folder",
-        max_rejected=max_rejected,
-        max_pixels=max_pixels,
-        shard_mib=1,
-        sample=SampleDataset(images=1),
-        fashion_products=FashionProductsDataset(
-            source="x/y",
-            revision=None,
-            filters={},
-            attribute="baseColour",
-            object="articleType",
-            min_pair_images=1,
-            missing_labels=[],
-            on_missing="drop",
-            limit=None,
-        ),
-        folder=FolderDataset(path="photos", labels=None, on_missing="keep"),
+    return SHIPPED.model_copy(
+        update={"max_rejected": max_rejected, "max_pixels": max_pixels, "shard_mib": 1}
     )
 
 

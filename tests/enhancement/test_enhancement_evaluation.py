@@ -34,6 +34,30 @@ def test_a_case_counted_by_hand():
     ]
 
 
+def test_any_of_several_true_words_is_right():
+    result = evaluate(
+        VOCABULARY,
+        chosen=["white", "black", None, "Navy Blue"],
+        truth=["Black;White", "mauve; WHITE", "mauve;teal", "teal;black;Teal"],
+        pixel=["teal", "white", "black", "black"],
+    )
+    assert result.metrics == {
+        "accuracy": 1 / 4,
+        "accuracy_in_vocabulary": 1 / 3,
+        "coverage": 3 / 4,
+        "majority_accuracy": 2 / 4,
+        "pixel_accuracy": 2 / 4,
+        "images_with_truth": 4,
+        "images": 4,
+    }
+    assert result.confusion == [
+        ("white", "white"),
+        ("white", "black"),
+        ("mauve", "unspecified"),
+        ("black", "Navy Blue"),
+    ]
+
+
 def test_nothing_is_known():
     result = evaluate(VOCABULARY, ["black", None], [None, "  "], None)
     assert result.metrics == {

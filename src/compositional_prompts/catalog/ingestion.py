@@ -30,6 +30,14 @@ class IngestionError(ValueError):
     """A data set gives no catalog: it is empty, or too much of it is unusable."""
 
 
+class ListedPair(NamedTuple):
+    """A pair that a data set lists, and its split: train where training sees it."""
+
+    attribute: str
+    object: str
+    split: str
+
+
 class Selection(NamedTuple):
     """What a data set offers: its rows, read as they are asked for.
 
@@ -38,12 +46,14 @@ class Selection(NamedTuple):
         rows: the images and labels, in a stable order.
         total: the number of rows, where it is known beforehand.
         dropped: how many rows the data set's parameters left out, by reason.
+        pairs: the closed world of a data set that brings its own split, each pair once.
     """
 
     source: str
     rows: Iterator[CatalogRow]
     total: int | None
     dropped: Mapping[str, int]
+    pairs: Sequence[ListedPair] = ()
 
 
 def dotted(text: str) -> str:

@@ -14,8 +14,10 @@ import pyarrow as pa
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """One encoded image file and its name: the layout of the Hugging Face ``Image`` feature."""
 
-TRUTH_COLUMNS = ("color", "material", "closure", "heel_height")
-"""Nullable labels of the catalog that the enhancement is scored against, by attribute group."""
+TRUTH_COLUMNS = ("color", "material", "closure", "heel_height", "gender")
+"""Nullable labels of the catalog that the enhancement is scored against, by attribute group.
+
+Where several words are true they stand side by side with semicolons, and any of them is right."""
 
 SPLIT_NAMES = ("train", "val", "test")
 
@@ -81,6 +83,16 @@ SPLITS = pa.schema(
 """``data/splits.parquet``: the caption split of every image (train, val, test) and, for labelled
 images, the split and the seen flag of compositional zero-shot learning."""
 
+LISTED_PAIRS = pa.schema(
+    [
+        _required("attribute", pa.string()),
+        _required("object", pa.string()),
+        _required("split", pa.string()),
+    ]
+)
+"""``data/listed_pairs.parquet``: the closed world of a data set that brings its own split, whether
+or not a pair has images left; no rows for other data sets. ``split`` is train for a seen pair."""
+
 PAIRS = pa.schema(
     [
         _required("attribute", pa.string()),
@@ -92,7 +104,7 @@ PAIRS = pa.schema(
 )
 """``data/pairs.parquet``: every pair of the closed world, sorted by attribute, then object.
 ``seen`` pairs have training images (``split`` is train); an unseen one has its images in the
-``split`` named."""
+``split`` named. A pair that the data set lists may have lost all its images."""
 
 ORIGINAL_PROMPTS = pa.schema(
     [

@@ -41,6 +41,7 @@ class CatalogRow(NamedTuple):
     material: str | None = None
     closure: str | None = None
     heel_height: str | None = None
+    gender: str | None = None
 
 
 class DuplicateImageError(ValueError):

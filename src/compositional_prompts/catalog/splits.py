@@ -48,7 +48,9 @@ class Splits(NamedTuple):
     metrics: dict[str, Any]
 
 
-def make_splits(labels: pa.Table, params: Split, seed: int) -> Splits:
+def make_splits(
+    labels: pa.Table, params: Split, seed: int, listed: pa.Table | None = None
+) -> Splits:
     """Split the images of a catalog.
 
     Products are split by :func:`split_products`. Where the data set brings a pair split (any
@@ -58,17 +60,20 @@ def make_splits(labels: pa.Table, params: Split, seed: int) -> Splits:
     image among the training products would be unseen: all its images train in the pair split,
     and are counted.
 
-    The closed world is every pair of the pair split, and every combination that has at least one
-    of the words in ``params.attributes`` and ``params.objects``.
+    The closed world is every pair of the pair split, with those that the data set lists though
+    they have no image left, and every combination that has at least one of the words in
+    ``params.attributes`` and ``params.objects``.
 
     Args:
         labels: the columns :data:`LABEL_COLUMNS` of the catalog.
         params: fractions of products, share of unseen pairs, and words beyond the labels.
         seed: the same seed and images give the same splits.
+        listed: LISTED_PAIRS; the pairs that the data set lists, none for most data sets.
 
     Raises:
         SplitError: there are too few products or no labels, or the split that the data set
-            brings has an unknown name or an unseen pair in both val and test.
+            brings has an unknown name, an unseen pair in both val and test, or an image of a pair
+            that it does not list for that image's split.
     """
     images = pl.DataFrame(labels.select(list(LABEL_COLUMNS)))
     products = split_products(images["product_id"].unique().to_list(), params.fractions, seed)
@@ -77,7 +82,7 @@ def make_splits(labels: pa.Table, params: Split, seed: int) -> Splits:
     )
     labelled = images.filter(pl.col("attribute").is_not_null())
     if labelled["pair_split"].is_not_null().any():
-        pairs, moved = _given_pairs(labelled.filter(pl.col("pair_split").is_not_null())), 0
+        pairs, moved = _given_pairs(labelled.filter(pl.col("pair_split").is_not_null()), listed), 0
     else:
         images, pairs, moved = _made_pairs(images, labelled, params, seed)
     images = images.join(
@@ -92,6 +97,7 @@ def make_splits(labels: pa.Table, params: Split, seed: int) -> Splits:
     )
     added = _added_pairs(pairs, params)
     metrics = _metrics(images, pairs, moved) | {"added_pairs": added.height}
+    metrics["pairs_without_images"] = pairs.filter(pl.col("images") == 0).height
     world = pl.concat([pairs, added]).sort(_PAIR)
     return Splits(
         images.select(SPLITS.names).to_arrow().cast(SPLITS),
@@ -197,7 +203,7 @@ def _rank(seed: int, *names: str) -> bytes:
     return hashlib.blake2b("\0".join((str(seed), *names)).encode(), digest_size=16).digest()
 
 
-def _given_pairs(images: pl.DataFrame) -> pl.DataFrame:
+def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
     """The pairs of a split that the data set brings; ``images`` are those that have one."""
     unknown = images.filter(~pl.col("pair_split").is_in(SPLIT_NAMES))
     if unknown.height:
@@ -205,6 +211,8 @@ def _given_pairs(images: pl.DataFrame) -> pl.DataFrame:
         raise SplitError(
             f"image {image_id!r}: pair_split is {name!r}, expected {', '.join(SPLIT_NAMES)}."
         )
+    if listed is not None and listed.num_rows:
+        return _listed_pairs(images, pl.DataFrame(listed))
     pairs = images.group_by(_PAIR).agg(
         pl.col("pair_split").min().alias("split"),
         (pl.col("pair_split") == "train").any().alias("seen"),
@@ -221,6 +229,28 @@ def _given_pairs(images: pl.DataFrame) -> pl.DataFrame:
     return pairs.with_columns(
         pl.when("seen").then(pl.lit("train")).otherwise("split").alias("split")
     ).drop("splits")
+
+
+def _listed_pairs(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
+    """The pairs as the data set lists them, with the number of images that they have."""
+    unlisted = images.join(listed, on=_PAIR, how="left").filter(
+        pl.col("split").is_null()
+        | ((pl.col("split") != "train") & (pl.col("split") != pl.col("pair_split")))
+    )
+    if unlisted.height:
+        image_id, attribute, object_, split = unlisted.select("image_id", *_PAIR, "pair_split").row(
+            0
+        )
+        raise SplitError(
+            f"image {image_id!r} of {split}: the data set does not list the pair {attribute}, "
+            f"{object_} for that split; run download again."
+        )
+    counts = images.group_by(_PAIR).agg(pl.len().cast(pl.Int64).alias("images"))
+    return (
+        listed.join(counts, on=_PAIR, how="left")
+        .with_columns((pl.col("split") == "train").alias("seen"), pl.col("images").fill_null(0))
+        .select(*_PAIR, "split", "seen", "images")
+    )
 
 
 def _made_pairs(

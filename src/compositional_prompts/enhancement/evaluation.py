@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from compositional_prompts.catalog.truth import true_words
+
 UNSPECIFIED = "unspecified"
 """What stands in the confusion for an image without a chosen word."""
 
@@ -14,14 +16,16 @@ UNSPECIFIED = "unspecified"
 class GroupMetrics(TypedDict):
     """Metrics of one attribute group; shares are in 0..1, null where there is nothing to share.
 
+    Where several words are true of an image, each of them is.
+
     Attributes:
-        accuracy: share of the images with truth whose chosen word is the truth; an image without
-            a chosen word, or whose truth is not in the vocabulary, counts as wrong.
-        accuracy_in_vocabulary: the same among the images whose truth is in the vocabulary.
+        accuracy: share of the images with truth whose chosen word is true; an image without a
+            chosen word, or with no true word in the vocabulary, counts as wrong.
+        accuracy_in_vocabulary: the same among the images with a true word in the vocabulary.
         coverage: share of all images whose best word is above the threshold.
-        majority_accuracy: share of the most frequent truth among the images with truth.
-        pixel_accuracy: share of the images with truth whose nearest reference colour is the truth;
-            null where the group is not one of colours.
+        majority_accuracy: share of the images with truth of which the most frequent word is true.
+        pixel_accuracy: share of the images with truth whose nearest reference colour is true; null
+            where the group is not one of colours.
         images_with_truth: count.
         images: count.
     """
@@ -41,7 +45,10 @@ class Evaluation:
 
     metrics: GroupMetrics
     confusion: list[tuple[str, str]]
-    """truth, predicted: one an image with truth. A truth of the vocabulary is spelled as there."""
+    """truth, predicted: one an image with truth. A truth of the vocabulary is spelled as there.
+
+    Of several true words it is the one predicted, else the first of the vocabulary, else the first.
+    """
 
 
 def _key(word: str) -> str:
@@ -62,19 +69,24 @@ def evaluate(
     Args:
         vocabulary: the group's words.
         chosen: a word for every image, None where unspecified; at least one image.
-        truth: the true word of every image, None where not known.
+        truth: the true word of every image, or several with semicolons between
+            (:func:`~compositional_prompts.catalog.truth.true_words`), None where not known.
         pixel: the pixel baseline's word of every image, or None without a baseline.
     """
     spelling = {_key(word): word for word in vocabulary}
-    truths = {index: _key(word) for index, word in enumerate(truth) if word and _key(word)}
+    truths = {
+        index: keys
+        for index, words in enumerate(truth)
+        if (keys := list(dict.fromkeys(_key(word) for word in true_words(words))))
+    }
     known = list(truths)
 
     def accuracy(predicted: Sequence[str | None], among: Sequence[int]) -> float | None:
-        right = sum(truths[index] == _key(predicted[index] or "") for index in among)
+        right = sum(_key(predicted[index] or "") in truths[index] for index in among)
         return right / len(among) if among else None
 
-    in_vocabulary = [index for index in known if truths[index] in spelling]
-    counts = Counter(truths.values())
+    in_vocabulary = [index for index in known if any(key in spelling for key in truths[index])]
+    counts = Counter(key for keys in truths.values() for key in keys)
     metrics = GroupMetrics(
         accuracy=accuracy(chosen, known),
         accuracy_in_vocabulary=accuracy(chosen, in_vocabulary),
@@ -84,8 +96,10 @@ def evaluate(
         images_with_truth=len(known),
         images=len(chosen),
     )
-    confusion = [
-        (spelling.get(truths[index], truths[index]), chosen[index] or UNSPECIFIED)
-        for index in known
-    ]
+    confusion = []
+    for index, keys in truths.items():
+        said = _key(chosen[index] or "")
+        # False sorts first: the word predicted, then those of the vocabulary, then the order given.
+        first = min(keys, key=lambda key: (key != said, key not in spelling))
+        confusion.append((spelling.get(first, first), chosen[index] or UNSPECIFIED))
     return Evaluation(metrics, confusion)

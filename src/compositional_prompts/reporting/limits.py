@@ -17,6 +17,22 @@ _DATA_SETS = {
         "Colors and types are those a shop typed in. Some are wrong, some products have two "
         "colors and one label, and several names (navy blue, blue) lie close to one another.",
     ),
+    "ut_zappos": (
+        "A shop's labels are the truth",
+        "Materials and types are those a shop typed in, and some photos show neither plainly. Of "
+        "a shoe with several materials, the data set's split keeps one as its attribute; where "
+        "several words are true, any of them counts as right.",
+    ),
+    "mit_states": (
+        "Labels came from a search engine",
+        "Photos were found by the words of a search and not checked one by one: a large share of "
+        "the labels is wrong, and every figure on this data set is bounded by that.",
+    ),
+    "cgqa": (
+        "One label of many that fit",
+        "Labels come from scene graphs: an object often has other attributes that are as true as "
+        "the one labelled, and naming them counts as wrong.",
+    ),
     "folder": (
         "Your labels are the truth",
         "Accuracies compare with the labels given in the CSV, as they are. Where there are none, "

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
+from compositional_prompts.catalog.schema import TRUTH_COLUMNS
+from compositional_prompts.catalog.truth import true_words
+
 SlotReader = Callable[[str], Mapping[str, str | None] | None]
 """Caption to its word in each place (None: unspecified), or None where it is not well formed."""
 
@@ -16,8 +19,8 @@ class SlotMetrics(TypedDict):
     Attributes:
         accuracy_vs_enhanced: the caption has the enhanced prompt's word in this place, or leaves
             it unspecified as the prompt does.
-        accuracy_vs_truth: of the images with truth, it has the true word in this place.
-        mention_accuracy_vs_truth: of the images with truth, the true word stands anywhere in it.
+        accuracy_vs_truth: of the images with truth, it has a true word in this place.
+        mention_accuracy_vs_truth: of the images with truth, a true word stands anywhere in it.
     """
 
     accuracy_vs_enhanced: float
@@ -58,7 +61,8 @@ def slot_metrics(
         slots: what was read from each.
         name: the place: ``attribute``, ``object`` or a group.
         enhanced: the enhanced prompt's word, None where unspecified.
-        truth: the true word, None where not known.
+        truth: the true word, None where not known; of a group, several true words may stand side
+            by side (:func:`~compositional_prompts.catalog.truth.true_words`).
     """
     same = [
         read is not None and read[name] == word for read, word in zip(slots, enhanced, strict=True)
@@ -66,11 +70,14 @@ def slot_metrics(
     true = []
     mentioned = []
     for caption, read, word in zip(captions, slots, truth, strict=True):
-        if word is None or not word.strip():
+        # A label is one word, whatever is in it.
+        words = true_words(word) if name in TRUTH_COLUMNS else [(word or "").strip()]
+        if not any(words):
             continue
         said = read[name] if read is not None else None
-        true.append(said is not None and said.strip().casefold() == word.strip().casefold())
-        mentioned.append(mentions(caption, word))
+        right = {one.casefold() for one in words}
+        true.append(said is not None and said.strip().casefold() in right)
+        mentioned.append(any(mentions(caption, one) for one in words))
     return SlotMetrics(
         accuracy_vs_enhanced=sum(same) / len(same),
         accuracy_vs_truth=sum(true) / len(true) if true else None,
