@@ -9,10 +9,15 @@ import shutil
 from pathlib import Path
 
 import open_clip
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from trained_project import BEAMS, PAIR_ROWS, SEGMENTS, Run, encoded, plain_captions, set_params
+
+from compositional_prompts.captioner.grammar import write_grammar
+from compositional_prompts.catalog.schema import PAIRS
+from compositional_prompts.catalog.tables import write_table
 
 WORDS = {"color": ["white", "red"], "material": ["rubber"]}
 
@@ -89,6 +94,27 @@ def test_the_grammar_admits_nothing_else(own_project: Path, photos: Path, run: R
     assert all(record["slots"] is not None for record in records(out))
     _, out, _ = run("caption", photos, "--json", "--no-grammar")
     assert not any(record["caption"] in possible for record in records(out))
+
+
+def test_an_attribute_with_an_underscore_is_read_whole(
+    own_project: Path, photos: Path, run: Run
+) -> None:
+    pairs = [("High_Gloss", "Boots"), ("High_Gloss.Calf", "Boots"), ("High", "Gloss_Boots.Tall")]
+    segments = [
+        SEGMENTS[0],
+        [f"{attribute}_{name}" for attribute, name in pairs[:1]],
+        *SEGMENTS[2:],
+    ]
+    write_grammar(segments, own_project / "models" / "blip2_lora")
+    columns = list(zip(*pairs, strict=True))
+    table = pa.table([*columns, ["train"] * 3, [True] * 3, [1] * 3], schema=PAIRS)
+    write_table(table, own_project / "data" / "pairs.parquet", PAIRS)
+    set_params(own_project / "params.yaml", infer={"max_new_tokens": 60, "grammar": True})
+    status, out, err = run("caption", photos / "a.png", "--json", "--scores")
+    assert (status, err) == (0, "")
+    (record,) = records(out)
+    assert record["caption"].startswith("A photo of High_Gloss_Boots with ")
+    assert (record["slots"]["attribute"], record["slots"]["object"]) == ("High_Gloss", "Boots")
 
 
 def _choices(segments: list[list[str]]) -> list[list[str]]:
@@ -236,6 +262,7 @@ def test_a_name_that_is_not_utf8_or_would_break_a_line(
         ("models/blip2/config.json", [], "`dvc repro weights` or `dvc pull models/blip2`"),
         ("models/troika/config.json", ["--enhanced"], "`dvc repro troika_train`"),
         ("data/pairs.parquet", ["--enhanced"], "`dvc repro split`"),
+        ("data/pairs.parquet", ["--scores"], "`dvc repro split`"),
         ("models/clip/open_clip_config.json", ["--scores"], "`dvc repro weights`"),
         ("models/blip2_lora/grammar.json", ["--grammar"], "`dvc repro finetune`"),
         ("params.yaml", [], "root of the project"),

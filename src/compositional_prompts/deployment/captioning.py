@@ -26,6 +26,7 @@ from compositional_prompts.devices import resolve_device
 from compositional_prompts.enhancement.prompts import PromptTemplate
 from compositional_prompts.outputs import rounded
 from compositional_prompts.params import Params
+from compositional_prompts.troika.vocabulary import Vocabulary
 
 Record = dict[str, Any]
 """What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for
@@ -67,24 +68,35 @@ class PhotoCaptioner:
         """
         device = resolve_device(params.base.device)
         self._params = params
-        self._wishes = wishes
         self._captioner = load_captioner(blip2, device, params.infer.precision)
         load_adapter(self._captioner, adapter)
         self._grammar = grammar_of(self._captioner, adapter) if params.infer.grammar else None
         self._untrained: Captioner | None = None
         self._pairs: PairNamer | None = None
         self._words: WordScorer | None = None
+        self._template: PromptTemplate | None = None
         self._prepare: dict[str, Callable[[Image.Image], Tensor]] = {
             "captioner": self._captioner.preprocess
         }
         if wishes.untrained:
             self._untrained = load_captioner(blip2, device, params.infer.precision, "language")
         if wishes.enhanced:
-            self._pairs = PairNamer(presence.TROIKA_CLIP, presence.TROIKA, presence.PAIRS, device)
+            self._pairs = PairNamer(
+                presence.TROIKA_CLIP,
+                presence.TROIKA,
+                presence.PAIRS,
+                device,
+                params.troika_predict.block_mib,
+            )
             self._prepare["pairs"] = self._pairs.preprocess
         if wishes.enhanced or wishes.scores:
             self._words = WordScorer(presence.CLIP, params.clip_embed, device)
             self._prepare["words"] = self._words.preprocess
+        if wishes.scores:
+            attributes = Vocabulary.read(presence.PAIRS).attributes
+            self._template = PromptTemplate(
+                tuple(params.clip_embed.attributes), params.enhance.fallback, attributes
+            )
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
         """An RGB image to what each of the models takes."""
@@ -142,10 +154,9 @@ class PhotoCaptioner:
             prompts = enhanced_prompts(pairs, scores, scorer.words, self._params.enhance)
             for record, prompt in zip(records, prompts, strict=True):
                 record["enhanced"] = rounded(prompt)
-        if self._wishes.scores:
-            template = PromptTemplate(tuple(scorer.words), self._params.enhance.fallback)
+        if self._template is not None:
             for row, record in enumerate(records):
-                record["slots"] = template.read_slots(record["caption"])
+                record["slots"] = self._template.read_slots(record["caption"])
                 record["scores"] = {
                     group: dict(zip(words, rounded(scores[group][row].tolist()), strict=True))
                     for group, words in scorer.words.items()

@@ -43,8 +43,11 @@ PAIR_NEEDS: Final = (
 )
 """What naming a photo's pair takes."""
 
-WORD_NEEDS: Final = (Need(CLIP / "open_clip_config.json", CLIP, "weights"),)
-"""What scoring the vocabulary's words takes."""
+WORD_NEEDS: Final = (
+    Need(CLIP / "open_clip_config.json", CLIP, "weights"),
+    Need(PAIRS, PAIRS, "split"),
+)
+"""What scoring the vocabulary's words takes, and reading the caption's: pairs name attributes."""
 
 CARD_NEEDS: Final = (
     Need(SCORES, SCORES, "score"),
@@ -61,7 +64,7 @@ def require(*needs: Need) -> None:
         FileNotFoundError: naming each one that is not, with the commands that bring it.
     """
     lines = []
-    for need in needs:
+    for need in dict.fromkeys(needs):
         if need.file.is_file():
             continue
         # Metrics lie in git, which brings them with the commit; only outputs can be pulled.

@@ -18,7 +18,8 @@ from compositional_prompts.enhancement.choice import choose
 from compositional_prompts.enhancement.prompts import PromptTemplate
 from compositional_prompts.params import ClipEmbed, Enhance
 from compositional_prompts.troika.checkpoint import load_model
-from compositional_prompts.troika.prediction import PromptNaming, Scorer, TroikaScorer
+from compositional_prompts.troika.naming import PromptNaming
+from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
 from compositional_prompts.troika.vocabulary import Vocabulary
 from compositional_prompts.troika.zero_shot import ZeroShot
 
@@ -30,7 +31,12 @@ class PairNamer:
     """The pair of a photo: Troika's, or zero-shot CLIP's where Troika was not trained."""
 
     def __init__(
-        self, clip_directory: Path, model_directory: Path, pairs: Path, device: torch.device
+        self,
+        clip_directory: Path,
+        model_directory: Path,
+        pairs: Path,
+        device: torch.device,
+        block_mib: int,
     ) -> None:
         """Load the models.
 
@@ -39,6 +45,7 @@ class PairNamer:
             model_directory: what training wrote.
             pairs: ``pairs.parquet``, the candidates.
             device: where to compute.
+            block_mib: memory of a block of photos x pairs, as ``troika_predict.block_mib``.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -48,8 +55,11 @@ class PairNamer:
         self._clip = load_clip(clip_directory, device)
         self._device = device
         model = load_model(model_directory, vocabulary, self._clip)
+        candidates, block_bytes = torch.from_numpy(vocabulary.pair_indices), block_mib * 2**20
         self._score: Scorer = (
-            ZeroShot(self._clip, vocabulary) if model is None else TroikaScorer(model, vocabulary)
+            ZeroShot(self._clip, vocabulary, candidates, block_bytes)
+            if model is None
+            else TroikaScorer(model, candidates, block_bytes)
         )
         self._naming = PromptNaming(vocabulary, top_k=1)
 
@@ -60,7 +70,8 @@ class PairNamer:
     def __call__(self, pixel_values: Tensor) -> list[dict[str, Any]]:
         """``attribute``, ``object`` and ``probability`` of photos ``[n, 3, size, size]``."""
         ids = [""] * len(pixel_values)
-        rows = self._naming.rows(ids, self._score(pixel_values.to(self._device)))
+        scores = self._score(pixel_values.to(self._device)).scores()
+        rows = self._naming.rows(ids, scores)
         pairs: list[dict[str, Any]] = rows.select(
             ["attribute", "object", "probability"]
         ).to_pylist()

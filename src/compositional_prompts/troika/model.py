@@ -26,6 +26,10 @@ BLOCK_BYTES = 64 * 1024**2
 """Memory that the widest activation of the traction may take when no gradient is wanted."""
 
 
+TEXT_MLP_RATIO = 4
+"""Width of the MLP of CLIP's text tower over that of its tokens, as open_clip builds it."""
+
+
 @dataclass(frozen=True)
 class TroikaConfig:
     """What defines a trained model besides its tensors; fields as in ``params.yaml``."""
@@ -153,6 +157,22 @@ class Troika(nn.Module):
         features: TextFeatures = self.prompts(self.clip, pairs)
         return features
 
+    @torch.inference_mode()
+    def encode_text_in_blocks(self, pairs: Tensor, block_bytes: int) -> TextFeatures:
+        """As :meth:`encode_text` in evaluation mode, so many pairs at once as fit.
+
+        The widest activation of the text tower takes ``block_bytes`` at most, so that memory grows
+        by the features alone: ``4 d`` bytes a pair.
+        """
+        _, attribute, object_ = self.encode_text(pairs[:0])
+        texts = attribute.new_empty(len(pairs), attribute.shape[1])
+        width = self.config.context_length * self.prompts.attribute_vectors.shape[1]
+        block = max(1, block_bytes // (width * TEXT_MLP_RATIO * texts.element_size()))
+        for start in range(0, len(pairs), block):
+            rows = slice(start, start + block)
+            texts[rows] = self.prompts.encode_pairs(self.clip, pairs[rows])
+        return TextFeatures(texts, attribute, object_)
+
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """Image features of preprocessed images ``[batch, 3, size, size]``."""
         tokens = self.adapters(self.clip.visual, pixel_values)
@@ -230,9 +250,27 @@ class Troika(nn.Module):
         The weighted composition logit plus the weighted product of the softmax probabilities of
         the pair's attribute and of its object (equation of inference, section 3.4).
         """
-        attributes = logits.attribute.softmax(dim=-1)[:, pairs[:, 0]]
-        objects = logits.object.softmax(dim=-1)[:, pairs[:, 1]]
+        return self.joined_scores(
+            logits.composition,
+            logits.attribute.softmax(dim=-1),
+            logits.object.softmax(dim=-1),
+            pairs,
+        )
+
+    def joined_scores(
+        self, composition: Tensor, attributes: Tensor, objects: Tensor, pairs: Tensor
+    ) -> Tensor:
+        """As :meth:`pair_scores`, of some pairs, from probabilities that stand already.
+
+        Args:
+            composition: composition logits of ``pairs``, ``[batch, pairs]``.
+            attributes: softmax over all attributes, ``[batch, attributes]``.
+            objects: softmax over all objects, ``[batch, objects]``.
+            pairs: int64 ``[pairs, 2]``.
+        """
         return (
-            self.config.composition_score_weight * logits.composition
-            + self.config.primitives_score_weight * attributes * objects
+            self.config.composition_score_weight * composition
+            + self.config.primitives_score_weight
+            * attributes[:, pairs[:, 0]]
+            * objects[:, pairs[:, 1]]
         )

@@ -136,6 +136,16 @@ class SoftPrompts(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
+    def _pair_prompts(self, attributes: Tensor, objects: Tensor, pairs: Tensor) -> Tensor:
+        words = [attributes[pairs[:, 0]], objects[pairs[:, 1]]]
+        return self._prompts(self.composition_context, words, self.composition_tail)
+
+    def encode_pairs(self, model: CLIP, pairs: Tensor) -> Tensor:
+        """Encode ``pairs`` (int64 ``[pairs, 2]``) alone, without dropout: ``[pairs, d]``."""
+        prompts = self._pair_prompts(self.attribute_vectors, self.object_vectors, pairs)
+        ends = torch.full((len(pairs),), self.composition_end, device=prompts.device)
+        return encode_prompts(model, prompts, ends)
+
     def forward(self, model: CLIP, pairs: Tensor) -> TextFeatures:
         """Encode ``pairs`` (attribute and object positions, int64 ``[pairs, 2]``) and all words.
 
@@ -145,11 +155,7 @@ class SoftPrompts(nn.Module):
         objects = F.dropout(self.object_vectors, self.dropout, self.training)
         prompts = torch.cat(
             [
-                self._prompts(
-                    self.composition_context,
-                    [attributes[pairs[:, 0]], objects[pairs[:, 1]]],
-                    self.composition_tail,
-                ),
+                self._pair_prompts(attributes, objects, pairs),
                 self._prompts(self.attribute_context, [attributes], self.primitive_tail),
                 self._prompts(self.object_context, [objects], self.primitive_tail),
             ]

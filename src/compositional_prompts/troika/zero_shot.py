@@ -2,33 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.loading import Clip
+from compositional_prompts.troika.pair_scoring import ImageScores
 from compositional_prompts.troika.vocabulary import Vocabulary, spoken
 
 TEXT_BATCH = 256
 """Prompts encoded at once."""
 
 
+@dataclass(frozen=True)
+class ZeroShotScores(ImageScores):
+    """Images read by the frozen CLIP.
+
+    Attributes:
+        features: unit length times the temperature, ``[images, d]``.
+        texts: unit length, of the candidates, ``[pairs, d]``.
+        block_bytes: what a block of scores may take.
+    """
+
+    features: Tensor
+    texts: Tensor
+    block_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def of_images(self, rows: Tensor) -> ZeroShotScores:
+        return ZeroShotScores(self.features[rows], self.texts, self.block_bytes)
+
+    def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        columns = len(self.texts) if candidates is None else len(candidates)
+        features, texts = self.features, self.texts
+        wider = max(len(features), texts.shape[1])
+        block = max(1, self.block_bytes // (wider * texts.element_size()))
+        for start in range(0, columns, block):
+            rows = slice(start, start + block)
+            chosen = texts[rows if candidates is None else candidates[rows]]
+            yield start, features @ chosen.T
+
+
 class ZeroShot:
     """Scores pairs by CLIP's cosine of image and prompt times its temperature."""
 
-    def __init__(self, clip: Clip, vocabulary: Vocabulary) -> None:
+    def __init__(self, clip: Clip, vocabulary: Vocabulary, pairs: Tensor, block_bytes: int) -> None:
+        """Encode the prompts.
+
+        Args:
+            clip: the frozen CLIP.
+            vocabulary: names of attributes and objects.
+            pairs: attribute and object positions of the candidates, int64 ``[pairs, 2]``.
+            block_bytes: what a block of scores may take; at least one pair is scored at once.
+        """
         self.model = clip.model
-        prompts = [
-            f"a photo of {spoken(attribute)} {spoken(name)}" for attribute, name in vocabulary.pairs
-        ]
-        temperature: Tensor = clip.model.logit_scale.exp()  # type: ignore[operator]
+        self.block_bytes = block_bytes
+        temperature: Tensor = clip.model.logit_scale.detach().exp()  # type: ignore[operator, union-attr]
         self.temperature = temperature
-        self.texts = embed_texts(clip, prompts, TEXT_BATCH).to(temperature.device)
+        attributes = [spoken(name) for name in vocabulary.attributes]
+        objects = [spoken(name) for name in vocabulary.objects]
+        dimension = embed_texts(clip, [], TEXT_BATCH).shape[1]
+        self.texts = torch.empty(len(pairs), dimension, device=temperature.device)
+        for start in range(0, len(pairs), TEXT_BATCH):
+            rows = slice(start, start + TEXT_BATCH)
+            prompts = [f"a photo of {attributes[a]} {objects[o]}" for a, o in pairs[rows].tolist()]
+            self.texts[rows] = embed_texts(clip, prompts, TEXT_BATCH)
 
     @torch.inference_mode()
-    def __call__(self, pixel_values: Tensor) -> Tensor:
-        """Scores of preprocessed images ``[batch, 3, size, size]``, ``[batch, pairs]``."""
+    def __call__(self, pixel_values: Tensor) -> ZeroShotScores:
+        """Read preprocessed images ``[batch, 3, size, size]``."""
         features = self.model.encode_image(pixel_values)  # type: ignore[operator]
-        scores: Tensor = self.temperature * F.normalize(features, dim=-1) @ self.texts.T
-        return scores
+        scaled = self.temperature * F.normalize(features, dim=-1)
+        return ZeroShotScores(scaled, self.texts, self.block_bytes)

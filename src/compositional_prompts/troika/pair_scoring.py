@@ -1,0 +1,141 @@
+"""Scores of images and pairs in blocks of pairs, so that no matrix of both is ever whole.
+
+Blocks, and which pairs or images are scored together, change a score by rounding alone: a matrix
+product may sum in another order where its operands have other shapes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compositional_prompts.troika.model import Troika
+from compositional_prompts.troika.traction import Memory
+
+
+class ImageScores(ABC):
+    """Images of a batch, read once, whose pairs are scored when they are asked for.
+
+    The candidates are the pairs that the scorer was made for, in its order.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Images."""
+
+    @abstractmethod
+    def of_images(self, rows: Tensor) -> ImageScores:
+        """Some images of the batch, int64 ``[images]``."""
+
+    @abstractmethod
+    def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Scores, a block of pairs after the other.
+
+        Args:
+            candidates: positions of the pairs wanted, int64 ``[columns]``; None: all in order.
+
+        Yields:
+            The block's first column and its scores, float ``[images, block]``; the columns follow
+            one another without gaps.
+        """
+
+    def scores(self, candidates: Tensor | None = None) -> Tensor:
+        """All blocks as one, ``[images, columns]``: for few pairs."""
+        return torch.cat([scores for _, scores in self.blocks(candidates)], dim=1)
+
+
+Scorer = Callable[[Tensor], ImageScores]
+"""Reads preprocessed images ``[batch, 3, size, size]``."""
+
+
+@dataclass(frozen=True)
+class TroikaScores(ImageScores):
+    """Images read by a trained model.
+
+    Attributes:
+        scorer: the model and the texts.
+        features: unit-length features of the composition branch, ``[images, d]``.
+        attributes: probabilities of all attributes, ``[images, attributes]``.
+        objects: probabilities of all objects, ``[images, objects]``.
+        memories: what each layer of the traction reads of the composition branch's patches.
+    """
+
+    scorer: TroikaScorer
+    features: Tensor
+    attributes: Tensor
+    objects: Tensor
+    memories: Sequence[Memory]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def of_images(self, rows: Tensor) -> TroikaScores:
+        return TroikaScores(
+            self.scorer,
+            self.features[rows],
+            self.attributes[rows],
+            self.objects[rows],
+            [memory.of_images(rows) for memory in self.memories],
+        )
+
+    def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        scorer = self.scorer
+        columns = len(scorer.pairs) if candidates is None else len(candidates)
+        block = scorer.model.pairs_in(scorer.block_bytes, len(self))
+        for start in range(0, columns, block):
+            rows = slice(start, start + block)
+            yield start, self._scores(rows if candidates is None else candidates[rows])
+
+    @torch.inference_mode()
+    def _scores(self, candidates: slice | Tensor) -> Tensor:
+        model = self.scorer.model
+        texts = self.scorer.texts[candidates]
+        logits = model.cosines(self.features, texts, self.memories) * self.scorer.scale
+        return model.joined_scores(
+            logits, self.attributes, self.objects, self.scorer.pairs[candidates]
+        )
+
+
+class TroikaScorer:
+    """Scores pairs by a trained model.
+
+    Text features are computed once; keys and values of an image's patches once a batch.
+    """
+
+    def __init__(self, model: Troika, pairs: Tensor, block_bytes: int) -> None:
+        """Encode the texts.
+
+        Args:
+            model: put into evaluation mode.
+            pairs: attribute and object positions of the candidates, int64 ``[pairs, 2]``.
+            block_bytes: what the widest activation of the traction may take, and of the text
+                tower; at least one pair is scored at once.
+        """
+        self.model = model.eval()
+        self.scale: Tensor = model.clip.logit_scale.detach().exp()
+        self.pairs = pairs.to(self.scale.device)
+        self.block_bytes = block_bytes
+        encoded = model.encode_text_in_blocks(self.pairs, block_bytes)
+        self.texts = encoded.composition
+        self._primitives = (encoded.attribute, encoded.object)
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: Tensor) -> TroikaScores:
+        """Read preprocessed images ``[batch, 3, size, size]``."""
+        model = self.model
+        images = model.encode_image(pixel_values)
+        composition, *patches = model.branch_patches(images)
+        memories = list(model.traction.memories(composition))
+        primitives = zip((images.attribute, images.object), self._primitives, patches, strict=True)
+        attributes, objects = (self._probabilities(*branch) for branch in primitives)
+        return TroikaScores(self, images.composition, attributes, objects, memories)
+
+    def _probabilities(self, features: Tensor, texts: Tensor, patches: Tensor) -> Tensor:
+        memories = list(self.model.traction.memories(patches))
+        block = self.model.pairs_in(self.block_bytes, len(features))
+        blocks = [self.model.cosines(features, part, memories) for part in texts.split(block)]
+        return (torch.cat(blocks, dim=1) * self.scale).softmax(dim=-1)
