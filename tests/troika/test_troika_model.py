@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
+from troika.numpy_forward import (
+    Architecture,
+    Array,
+    authors_names,
+    branch_logits,
+    float64,
+    pair_scores,
+)
 
 from compositional_prompts.clip.loading import Clip
 from compositional_prompts.troika import model as troika_model
@@ -91,162 +97,19 @@ def make_model(clip: Clip, seed: int = 1, **changes: object) -> Troika:
     return model.eval()
 
 
-# --- The forward pass again, from the paper, in NumPy -------------------------------------------
-
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
-
-
-def layer_norm(x: Array, w: Weights, name: str) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    result: Array = scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-    return result
-
-
-def linear(x: Array, w: Weights, name: str) -> Array:
-    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
-
-
-def activation(x: Array, quick: bool) -> Array:
-    if quick:
-        weight: Array = 1 / (1 + np.exp(-1.702 * x))
-    else:
-        weight = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-    return x * weight
-
-
-def softmax(x: Array) -> Array:
-    exponents = np.exp(x - x.max(-1, keepdims=True))
-    result: Array = exponents / exponents.sum(-1, keepdims=True)
-    return result
-
-
-def unit(x: Array) -> Array:
-    result: Array = x / np.sqrt((x**2).sum(-1, keepdims=True))
-    return result
-
-
-def attention(q: Array, k: Array, v: Array, heads: int, causal: bool = False) -> Array:
-    """One image or text: [n, d], [m, d], [m, d]."""
-    size = q.shape[1] // heads
-    out = np.zeros((q.shape[0], v.shape[1]))
-    for head in range(heads):
-        part = slice(head * size, (head + 1) * size)
-        for row in range(q.shape[0]):
-            scores = np.array([q[row, part] @ k[column, part] for column in range(k.shape[0])])
-            scores = scores / math.sqrt(size)
-            if causal:
-                scores[row + 1 :] = -np.inf
-            out[row, part] = softmax(scores) @ v[:, part]
-    return out
-
-
-def self_attention(x: Array, w: Weights, name: str, heads: int, causal: bool) -> Array:
-    joined = x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"]
-    q, k, v = np.split(joined, 3, axis=1)
-    return linear(attention(q, k, v, heads, causal), w, f"{name}.out_proj")
-
-
-def transformer_mlp(x: Array, w: Weights, name: str, quick: bool) -> Array:
-    return linear(activation(linear(x, w, f"{name}.c_fc"), quick), w, f"{name}.c_proj")
-
-
-def adapter(x: Array, w: Weights, name: str) -> Array:
-    return 0.1 * linear(np.maximum(linear(x, w, f"{name}.down"), 0), w, f"{name}.up")
-
-
-def image_tokens(image: Array, c: Weights, t: Weights, quick: bool) -> Array:
-    kernel = c["visual.conv1.weight"]
-    tokens = [c["visual.class_embedding"]]
-    for top in range(0, 16, 8):
-        for left in range(0, 16, 8):
-            patch = image[:, top : top + 8, left : left + 8]
-            tokens.append(np.array([(patch * weights).sum() for weights in kernel]))
-    x = np.stack(tokens) + c["visual.positional_embedding"]
-    if "visual.ln_pre.weight" in c:
-        x = layer_norm(x, c, "visual.ln_pre")
-    for index in range(2):
-        block = f"visual.transformer.resblocks.{index}"
-        normed = layer_norm(x, c, f"{block}.ln_1")
-        attended = self_attention(normed, c, f"{block}.attn", 2, causal=False)
-        x = x + attended + adapter(x, t, f"adapters.attention.{index}")
-        normed = layer_norm(x, c, f"{block}.ln_2")
-        mixed = transformer_mlp(normed, c, f"{block}.mlp", quick)
-        x = x + mixed + adapter(x, t, f"adapters.mlp.{index}")
-    return layer_norm(x, c, "visual.ln_post") @ c["visual.proj"]
-
-
-def text_feature(context: Array, words: list[Array], c: Weights, quick: bool) -> Array:
-    table = c["token_embedding.weight"]
-    rows = [table[49406], *context, *words, table[49407]]
-    end = len(rows) - 1
-    rows += [table[0]] * (8 - len(rows))
-    x = np.stack(rows) + c["positional_embedding"][:8]
-    for index in range(2):
-        block = f"transformer.resblocks.{index}"
-        normed = layer_norm(x, c, f"{block}.ln_1")
-        x = x + self_attention(normed, c, f"{block}.attn", 2, causal=True)
-        x = x + transformer_mlp(layer_norm(x, c, f"{block}.ln_2"), c, f"{block}.mlp", quick)
-    return unit(layer_norm(x, c, "ln_final")[end] @ c["text_projection"])
-
-
-def disentangle(x: Array, t: Weights, name: str) -> Array:
-    x = linear(x, t, f"{name}.linear")
-    x = (x - t[f"{name}.norm.running_mean"]) / np.sqrt(t[f"{name}.norm.running_var"] + 1e-5)
-    return np.maximum(x * t[f"{name}.norm.weight"] + t[f"{name}.norm.bias"], 0)
-
-
-def drawn(texts: Array, tokens: Array, t: Weights, heads: int) -> Array:
-    x = texts
-    for index in range(2):
-        layer = f"traction.layers.{index}"
-        q, k = linear(x, t, f"{layer}.query"), linear(tokens, t, f"{layer}.key")
-        v = linear(tokens, t, f"{layer}.value")
-        x = x + linear(attention(q, k, v, heads), t, f"{layer}.output")
-        hidden = linear(layer_norm(x, t, f"{layer}.norm"), t, f"{layer}.mlp.expand")
-        x = x + linear(activation(hidden, quick=True), t, f"{layer}.mlp.contract")
-    return unit(texts + t["traction.gain"] * x)
-
-
-def recompute(model: Troika, images: Array, quick: bool, heads: int) -> tuple[list[Array], Array]:
-    """Logits of the three branches and the pair scores."""
-    state = {key: value.numpy() for key, value in model.state_dict().items()}
-    c = {key.removeprefix("clip."): value for key, value in state.items() if key[:5] == "clip."}
-    t = {key: value for key, value in state.items() if key[:5] != "clip."}
-    attributes, objects = t["prompts.attribute_vectors"], t["prompts.object_vectors"]
-    texts = [
-        np.stack(
-            [
-                text_feature(
-                    t["prompts.composition_context"], [attributes[a], objects[o]], c, quick
-                )
-                for a, o in VOCABULARY.pair_indices
-            ]
-        ),
-        np.stack([text_feature(t["prompts.attribute_context"], [x], c, quick) for x in attributes]),
-        np.stack([text_feature(t["prompts.object_context"], [x], c, quick) for x in objects]),
-    ]
-    logits: list[list[Array]] = [[], [], []]
-    for image in images:
-        tokens = image_tokens(image, c, t, quick)
-        pooled = tokens[0]
-        features = [
-            unit(pooled),
-            unit(disentangle(pooled, t, "attribute_disentangler")),
-            unit(disentangle(pooled, t, "object_disentangler")),
-        ]
-        for branch in range(3):
-            tokens = layer_norm(tokens, t, "patch_norm")
-            cosines = drawn(texts[branch], tokens, t, heads) @ features[branch]
-            logits[branch].append(cosines * np.exp(c["logit_scale"]))
-    arrays = [np.stack(rows) for rows in logits]
-    scores = arrays[0] * model.config.composition_score_weight
-    for row in range(len(images)):
-        for column, (a, o) in enumerate(VOCABULARY.pair_indices):
-            product = softmax(arrays[1][row])[a] * softmax(arrays[2][row])[o]
-            scores[row, column] += model.config.primitives_score_weight * product
-    return arrays, scores
+def recompute(model: Troika, images: Array, quick_gelu: bool) -> tuple[list[Array], Array]:
+    """Logits of the three branches and the pair scores, by the other computation."""
+    weights = float64(authors_names(model.state_dict(), model.config.context_length))
+    how = Architecture(8, vision_heads=2, text_heads=2, traction_heads=2, quick_gelu=quick_gelu)
+    pairs = VOCABULARY.pair_indices
+    logits = branch_logits(images, pairs, len(VOCABULARY.attributes), weights, how)
+    scores = pair_scores(
+        logits,
+        pairs,
+        model.config.composition_score_weight,
+        model.config.primitives_score_weight,
+    )
+    return logits, scores
 
 
 @pytest.mark.parametrize(("quick_gelu", "no_ln_pre"), [(True, False), (False, True)])
@@ -257,7 +120,7 @@ def test_forward_pass_is_the_papers(quick_gelu: bool, no_ln_pre: bool) -> None:
         primitives_score_weight=1.6,
     ).double()
     pixel_values = torch.randn(3, 3, 16, 16, dtype=torch.float64)
-    expected, expected_scores = recompute(model, pixel_values.numpy(), quick_gelu, heads=2)
+    expected, expected_scores = recompute(model, pixel_values.numpy(), quick_gelu)
     with torch.no_grad():
         logits = model(pixel_values, PAIRS)
         scores = model.pair_scores(logits, PAIRS)
