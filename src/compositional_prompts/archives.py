@@ -256,6 +256,7 @@ def _inflated(path: Path, temporary: Path) -> IO[bytes]:
             while block := compressed.read(_COPY_BYTES):
                 _check_total(path, 0, file.tell() + len(block))
                 file.write(block)
+        file.seek(0)
     except OSError as error:
         file.close()
         if error.errno is None:

@@ -267,16 +267,14 @@ def _validator(headers: Message) -> str | None:
 
 def _copy(response: Any, file: IO[bytes], part: Path, remote: Remote) -> None:
     while True:
+        broken: Exception | None = None
         try:
             block = response.read(_BLOCK_BYTES)
         except http.client.IncompleteRead as error:
-            block = error.partial
-            if not block:
-                raise _TransferError("the connection was closed") from error
+            # After it, reading on would look like the end.
+            block, broken = error.partial, error
         except (OSError, http.client.HTTPException) as error:
             raise _TransferError(f"{type(error).__name__}: {error}") from error
-        if not block:
-            return
         try:
             file.write(block)
             file.flush()
@@ -284,6 +282,10 @@ def _copy(response: Any, file: IO[bytes], part: Path, remote: Remote) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise _no_room(part, remote, None) from error
             raise
+        if broken is not None:
+            raise _TransferError("the connection was closed in the middle of a chunk") from broken
+        if not block:
+            return
 
 
 def _check_room(part: Path, remote: Remote, needed: int) -> None:

@@ -18,7 +18,6 @@ from compositional_prompts.catalog.shards import CatalogRow, DuplicateImageError
 from compositional_prompts.catalog.tables import read_table
 from compositional_prompts.params import Download, read_params
 
-
 SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
 
 
