@@ -126,6 +126,14 @@ def test_an_unknown_tag_is_refused(directory: Path) -> None:
         fetch_clip("hub", "ViT-B-32", "openia", directory)
 
 
+def test_a_file_in_the_place_of_a_tag_is_refused(published: Path, directory: Path) -> None:
+    """Its activation could not be checked: a pickle of OpenAI's would become a model with GELU."""
+    file = published / WEIGHTS_FILE
+    with pytest.raises(ValueError, match=r"found the file .+open_clip_model\.safetensors"):
+        fetch_clip("hub", "ViT-B-32", str(file), directory)
+    assert list(directory.iterdir()) == []
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     offline(tmp_path / "cache", monkeypatch)

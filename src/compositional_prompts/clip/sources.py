@@ -54,8 +54,9 @@ def fetch_clip(
     Raises:
         FileNotFoundError: the folder is no open_clip model, or the hub is out of reach and the
             repository not in the local cache; or it has pickles only.
-        ValueError: the name is unknown, the weights tag is missing, or the weights were trained
-            with another activation than the model has (cosines would be off by about 0.05).
+        ValueError: the name is unknown, the weights tag is missing or is a file, or the weights
+            were trained with another activation than the model has (cosines would be off by about
+            0.05).
         RuntimeError: the weights could not be downloaded.
     """
     if source == "path":
@@ -71,6 +72,13 @@ def fetch_clip(
             f"weights: {name!r} needs a `pretrained` tag; open_clip.list_pretrained() gives them."
         )
     config = _configuration(name)
+    if Path(pretrained).is_file():
+        # open_clip would take the file and could not tell which activation it was trained with.
+        raise ValueError(
+            f"weights: `pretrained` is open_clip's tag of published weights, found the file "
+            f"{pretrained}: write a folder with open_clip's save_for_hf(..., "
+            "safe_serialization=True) and name that with source: path."
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="QuickGELU mismatch", category=UserWarning)
         try:
