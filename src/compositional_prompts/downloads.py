@@ -186,7 +186,8 @@ def _transfer(remote: Remote, part: Path, file: IO[bytes]) -> None:
         headers |= {"Range": f"bytes={offset}-", "If-Range": state.validator}
     with _opened(remote, headers, file) as response:
         start, total = _extent(response.status, response.headers, remote)
-        if start and (start != offset or total != state.total):
+        other = total is not None and state.total is not None and total != state.total
+        if start and (start != offset or other):
             file.truncate(0)
             raise _TransferError(
                 f"asked for the bytes from {offset} of {state.total}, the server sent those from "

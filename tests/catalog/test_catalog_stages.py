@@ -10,18 +10,26 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from compositional_miniature import ut_archives, ut_zappos
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = {
-    "download": {"catalog": "catalog", "rejected": "rejected.parquet"},
+    "download": {
+        "catalog": "catalog",
+        "rejected": "rejected.parquet",
+        "listed-pairs": "listed_pairs.parquet",
+    },
     "split": {
         "catalog": "catalog",
+        "listed-pairs": "listed_pairs.parquet",
         "splits": "splits.parquet",
         "pairs": "pairs.parquet",
         "corpus": "corpus.parquet",
     },
 }
+
+LOST = ("Canvas", "Slippers")
 
 
 def run(
@@ -37,6 +45,7 @@ def run(
     arguments = [part for name, file in outputs.items() for part in (f"--{name}", directory / file)]
     done = subprocess.run(
         [sys.executable, ROOT / "stages" / f"{stage}.py", *arguments],
+        cwd=directory,
         capture_output=True,
         text=True,
         check=False,
@@ -138,3 +147,43 @@ def test_labels_and_titles_reach_pairs_and_corpus(tmp_path: Path, params: dict[s
     captions = pl.read_parquet(tmp_path / "corpus.parquet")["caption"].to_list()
     assert captions == [f"title {int(name[:2])}" for name in training["image_id"]]
     assert metrics["corpus_images"] == len(captions) > 0
+
+
+def test_the_natural_split_of_ut_zappos_arrives(tmp_path: Path, params: dict[str, Any]) -> None:
+    data = ut_zappos()
+    # All photos of one listed pair are lost, one is damaged.
+    lost = [entry for entry in data.entries if (entry["attr"], entry["obj"]) == LOST]
+    for entry in lost:
+        data.photos[entry["image"]] = b"lost"
+    archives = ut_archives(tmp_path / "archives", data)
+    params["download"]["dataset"] = "ut_zappos"
+    params["download"]["ut_zappos"] = {"path": None} | {
+        name: {"url": path.as_uri(), "size": None, "sha256": None}
+        for name, path in archives.items()
+    }
+    done, metrics = run("download", tmp_path, params)
+    assert done.returncode == 0, done.stderr
+    assert "pin both in params.yaml" in done.stderr
+    assert (metrics["images"], metrics["pairs"]) == (18, 7)
+    assert metrics["rejected"] == {"unreadable": 2}
+    assert metrics["dropped"] == {"missing_label": 1, "unlisted_pair": 1, "no_split": 1}
+
+    done, metrics = run("split", tmp_path, params)
+    assert done.returncode == 0, done.stderr
+    assert metrics["pairs"] == {"seen": 5, "unseen_val": 1, "unseen_test": 2}
+    assert metrics["pairs_without_images"] == 1
+    pairs = pl.read_parquet(tmp_path / "pairs.parquet")
+    listed = {pair for pairs_ in data.pairs.values() for pair in pairs_}
+    assert set(pairs.select("attribute", "object").iter_rows()) == listed
+    assert set(pairs.filter("seen").select("attribute", "object").iter_rows()) == set(
+        data.pairs["train"]
+    )
+    assert pairs.filter(pl.col("images") == 0).select("attribute", "object").rows() == [LOST]
+    images = {entry["image"]: entry["set"] for entry in data.entries[:-3] if entry not in lost}
+    splits = pl.read_parquet(tmp_path / "splits.parquet")
+    assert dict(splits.select("image_id", "pair_split").iter_rows()) == images
+    seen = splits.join(pairs, on=["attribute", "object"], how="left", maintain_order="left")
+    assert splits["pair_seen"].to_list() == seen["seen"].to_list()
+    by_product = splits.group_by("product_id").agg(pl.col("caption_split").n_unique())
+    assert by_product["caption_split"].max() == 1
+    assert by_product.height == 9

@@ -73,5 +73,6 @@ def read_truth(content: bytes, source: str) -> dict[str, Mapping[str, str | None
             if truth.setdefault(row[_ID_COLUMN], values) != values:
                 raise TruthError(f"{place}: {row[_ID_COLUMN]!r} stood before with other values.")
     except csv.Error as error:
-        raise TruthError(f"{source}, line {reader.line_num}: not CSV: {error}.") from error
+        line = reader.reader.line_num  # the other is not yet there
+        raise TruthError(f"{source}, line {line}: not CSV: {error}.") from error
     return truth
