@@ -294,7 +294,10 @@ def test_half_precision_is_widened(
     def halved(state: State) -> State:
         return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
 
-    model = convert_reference(saved(halved), clip, vocabulary, params).model
+    converted = convert_reference(saved(halved), clip, vocabulary, params)
+    model = converted.model
+    assert converted.rounded == len(clip.model.state_dict())
+    assert convert_reference(saved(), clip, vocabulary, params).rounded == 0
     for name, tensor in model.trained_state().items():
         whole = name.endswith("num_batches_tracked")
         assert tensor.dtype == (torch.int64 if whole else torch.float32), name
@@ -634,12 +637,13 @@ def bad_file(path: Path, state: State, kind: str) -> None:
             archive.writestr("readme.txt", "nothing")
     elif kind == "script":
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    elif kind in ("cut", "flipped"):
+    elif kind in ("cut", "flipped", "torn"):
         torch.save(state, path)
         content = bytearray(path.read_bytes())
         middle = len(content) // 2
-        content[middle] ^= 1
-        path.write_bytes(content if kind == "flipped" else content[:middle])
+        place = content.rindex(b"PK\x01\x02") if kind == "torn" else middle  # the last of the list
+        content[place] ^= 1
+        path.write_bytes(content[:middle] if kind == "cut" else content)
     else:
         torch.save(
             {"list": [1, 2], "nothing": {}, "number": {"a": 1.0}, "key": {1: state}}[kind], path
@@ -659,6 +663,7 @@ def bad_file(path: Path, state: State, kind: str) -> None:
         ("zip", "cannot be read as weights alone"),
         ("script", "TorchScript archive"),
         ("flipped", r"is damaged \(.+data/0\): copy"),
+        ("torn", "is damaged .+: copy or"),
         ("list", "holds a list, expected tensors by name"),
         ("nothing", "holds nothing, expected tensors by name"),
         ("number", "'a' is float, expected a dense tensor"),

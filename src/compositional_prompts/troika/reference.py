@@ -66,10 +66,13 @@ class ReferenceModel:
             logits of the three branches and ``model.pair_scores(logits, pairs)`` the scores.
         differences: parameters that the checkpoint has otherwise than ``params.yaml``, by name:
             (in the checkpoint, in the parameters).
+        rounded: CLIP's tensors that are not the same to the bit, but for what float16 rounds off;
+            the CLIP at hand is used.
     """
 
     model: Troika
     differences: dict[str, tuple[int, int]]
+    rounded: int
 
 
 def _trained_names(vision_layers: int, traction_layers: int) -> Iterator[tuple[str, str]]:
@@ -272,8 +275,11 @@ def _require_names_and_shapes(
 
 def _require_same_clip(
     state: Mapping[str, Tensor], frozen: Mapping[str, Tensor], path: Path
-) -> None:
-    """Check the frozen tensors, by their names in the checkpoint, and their doubles."""
+) -> int:
+    """Check the frozen tensors, by their names in the checkpoint, and their doubles.
+
+    Returns how many are the same but for rounding.
+    """
     for name, tensor in state.items():
         if name.startswith(TEXT_PREFIX):
             single = CLIP_PREFIX + name.removeprefix(TEXT_PREFIX)
@@ -283,6 +289,7 @@ def _require_same_clip(
                     "differ: the checkpoint was altered."
                 )
     deviations: dict[str, float] = {}
+    rounded = 0
     for name, ours in frozen.items():
         if state[name].dtype == ours.dtype and torch.equal(state[name], ours):
             continue
@@ -291,6 +298,7 @@ def _require_same_clip(
         if bool((apart > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * wanted.abs()).any()):
             size = wanted.square().mean().sqrt().clamp(min=ABSOLUTE_TOLERANCE)
             deviations[name] = float(apart.square().mean().sqrt() / size)
+        rounded += bool(apart.any())
     if deviations:
         worst = max(deviations, key=deviations.__getitem__)
         raise ReferenceCheckpointError(
@@ -299,6 +307,7 @@ def _require_same_clip(
             "of its size. Point weights.troika_clip (or --clip) at the CLIP of the checkpoint; the "
             "authors' is OpenAI's ViT-L/14, in open_clip ViT-L-14-quickgelu with pretrained openai."
         )
+    return rounded
 
 
 def convert_reference(
@@ -350,7 +359,7 @@ def convert_reference(
         **{name: tensor.shape for name, tensor in frozen.items()},
     }
     _require_names_and_shapes(state, expected, path)
-    _require_same_clip(state, frozen, path)
+    rounded = _require_same_clip(state, frozen, path)
 
     tensors = {name: state[theirs].to(ours[name].dtype) for theirs, name in names.items()}
     words = state[WORDS].to(attributes.dtype).split([len(attributes), len(objects)])
@@ -361,7 +370,7 @@ def convert_reference(
         for key in ("adapter_dim", "traction_layers", "context_length")
         if getattr(config, key) != getattr(params, key)
     }
-    return ReferenceModel(model.eval(), differences)
+    return ReferenceModel(model.eval(), differences, rounded)
 
 
 def import_reference(
@@ -427,6 +436,11 @@ def _account(
     ]
     for kind, names in (("attributes", vocabulary.attributes), ("objects", vocabulary.objects)):
         lines.append(f"  vectors of {len(names)} {kind}, in the order {names[0]} ... {names[-1]}")
+    if converted.rounded:
+        lines.append(
+            f"  {converted.rounded} of the CLIP's tensors are rounded otherwise than the "
+            "checkpoint's: logits may differ in the third digit from those of the authors' code"
+        )
     for name, (found, given) in converted.differences.items():
         lines.append(
             f"  {name} is {found} in the checkpoint and {given} in the parameters: write {found} "

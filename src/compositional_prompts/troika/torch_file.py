@@ -28,6 +28,15 @@ def _globals_of(path: Path) -> list[str]:
         return []
 
 
+def _damage(path: Path) -> str | None:
+    """The first member of the archive whose checksum is wrong; torch does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except Exception as error:  # What is raised depends on where the damage lies.
+        return str(error)
+
+
 def _load(path: Path) -> object:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is {'a folder' if path.is_dir() else 'missing'}.")
@@ -37,10 +46,8 @@ def _load(path: Path) -> object:
             "cut short, something else, or older. An older one is to be loaded and saved again by "
             "a newer torch, with weights_only=True."
         )
-    with zipfile.ZipFile(path) as archive:
-        # torch does not look at the checksums.
-        if damaged := archive.testzip():
-            raise TorchFileError(f"{path} is damaged ({damaged}): copy or download it again.")
+    if damage := _damage(path):
+        raise TorchFileError(f"{path} is damaged ({damage}): copy or download it again.")
     if unsafe := _globals_of(path):
         raise TorchFileError(
             f"{path} holds more than weights, and Python code is not run from a checkpoint: it "
