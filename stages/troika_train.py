@@ -1,10 +1,19 @@
-"""Train Troika on the labelled images: catalog, splits and CLIP in, the trained tensors out."""
+"""Train Troika on the labelled images: catalog, splits and CLIP in, the trained tensors out.
+
+``base.launcher`` may start it in several processes, which train together.
+"""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
+from compositional_prompts.checkpoints import Checkpoints
+from compositional_prompts.devices import resolve_device
 from compositional_prompts.outputs import write_metrics
 from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.processes import join_processes
+from compositional_prompts.scratch import fingerprint, scratch_folder
+from compositional_prompts.stage import StageRun, path_arguments, run_stage
 from compositional_prompts.troika.training import train, write_curve
 
 
@@ -13,12 +22,34 @@ def main() -> None:
         __doc__, "catalog", "splits", "pairs", "clip", "model", "metrics", "plots", "timing"
     )
     params, base = read_params(paths.params, TroikaTrain)
-    with run_stage("troika_train", paths.timing) as run:
+    accelerator = join_processes(resolve_device(base.device))
+    settings = {
+        "params": params.model_dump(),
+        "seed": base.seed,
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+    }
+    with ExitStack() as stack:
+        run, checkpoints = StageRun(), Checkpoints(None, base.checkpoint_seconds)
+        if accelerator.is_main_process:
+            run = stack.enter_context(run_stage("troika_train", paths.timing))
+            key = fingerprint(settings, [paths.catalog, paths.splits, paths.pairs, paths.clip])
+            scratch = stack.enter_context(scratch_folder("troika_train", key))
+            checkpoints = Checkpoints(scratch, base.checkpoint_seconds)
         report = train(
-            paths.catalog, paths.splits, paths.pairs, paths.clip, paths.model, params, base
+            paths.catalog,
+            paths.splits,
+            paths.pairs,
+            paths.clip,
+            paths.model,
+            params,
+            base,
+            accelerator=accelerator,
+            checkpoints=checkpoints,
         )
-        write_curve(report.records, paths.plots)
-        write_metrics(report.metrics, paths.metrics)
+        if accelerator.is_main_process:
+            write_curve(report.records, paths.plots)
+            write_metrics(report.metrics, paths.metrics)
         run.rows = report.rows
 
 

@@ -39,3 +39,12 @@ def join_processes(device: torch.device) -> Accelerator:
             "which it cannot): run `accelerate config`, or launch with --fsdp_version 2."
         )
     return accelerator
+
+
+def any_process(accelerator: Accelerator, condition: bool) -> bool:
+    """Whether ``condition`` holds on any of the processes; all must ask."""
+    if accelerator.num_processes == 1:
+        return condition
+    if condition:
+        accelerator.set_trigger()
+    return bool(accelerator.check_trigger())

@@ -7,12 +7,16 @@ import math
 import torch
 from torchvision.transforms.functional import _get_perspective_coeffs
 
-from compositional_prompts.troika.augmentation import augment, homographies, warp
+from compositional_prompts.troika.augmentation import homographies, random_maps, warp
 
 
 def random_images(batch: int, size: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return warp(images, random_maps(len(images), generator))
 
 
 def test_identity_and_flip_keep_every_pixel() -> None:

@@ -31,6 +31,7 @@ from compositional_prompts.troika.prediction import predict
 from compositional_prompts.troika.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 PAIR_ROWS = [
     ("Canvas", "Shoes.Flats", "train", True),
     ("Canvas", "Slippers", "val", False),
@@ -145,28 +146,36 @@ class Workspace:
         write_table(table, self.splits, SPLITS)
 
     def set_params(self, **training: Any) -> None:
-        document = yaml.safe_load(Path("params.yaml").read_text())
+        document = yaml.safe_load((ROOT / "params.yaml").read_text())
+        document["base"]["checkpoint_seconds"] = 0
         document["troika_train"].update(
             {"epochs": 2, "batch_size": 8, "adapter_dim": 4, "learning_rate": 0.01, **training}
         )
         document["troika_predict"].update({"batch_size": 7, "top_k": 4})
         self.params.write_text(yaml.safe_dump(document))
 
-    def run(self, stage: str, monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, Any]:
-        """Run a stage script; returns its metrics."""
+    def arguments(self, stage: str, *names: str) -> list[str]:
+        """The script of a stage and what it is called with."""
         paths = {
             "metrics": self.root / f"{stage}.json",
             "plots": self.root / "curve.csv",
             "timing": self.root / f"{stage}_timing.json",
         }
-        arguments = [f"stages/{stage}.py", "--params", str(self.params)]
+        arguments = [str(ROOT / "stages" / f"{stage}.py"), "--params", str(self.params)]
         for name in ("catalog", "splits", "pairs", "clip", "model", *names):
             arguments += [f"--{name}", str(paths.get(name) or getattr(self, name))]
-        monkeypatch.setattr(sys, "argv", arguments)
-        runpy.run_path(arguments[0], run_name="__main__")
-        timing = json.loads(paths["timing"].read_text())
+        return arguments
+
+    def run(self, stage: str, monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, Any]:
+        """Run a stage script; returns its metrics."""
+        arguments = self.arguments(stage, *names)
+        with monkeypatch.context() as patch:
+            patch.chdir(self.root)  # a stage keeps its checkpoints where it is called
+            patch.setattr(sys, "argv", arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+        timing = json.loads((self.root / f"{stage}_timing.json").read_text())
         assert timing["stage"] == stage
-        metrics: dict[str, Any] = json.loads(paths["metrics"].read_text())
+        metrics: dict[str, Any] = json.loads((self.root / f"{stage}.json").read_text())
         return {**metrics, "rows": timing["rows"]}
 
     def train(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -6,15 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
-import yaml
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from troika.training_run import (
+    INDICES,
+    PAIRS,
+    STILL,
+    VOCABULARY,
+    make_params,
+    new_model,
+    normalizer,
+    tiny_clip,
+    train_data,
+    val_data,
+)
 
 from compositional_prompts.clip.loading import Clip
-from compositional_prompts.params import TroikaTrain, read_params
 from compositional_prompts.troika import fitting
 from compositional_prompts.troika.checkpoint import (
     CheckpointError,
@@ -24,89 +32,21 @@ from compositional_prompts.troika.checkpoint import (
     save_model,
 )
 from compositional_prompts.troika.fitting import (
-    EpochRecord,
-    Labelled,
     TrainingError,
     fit,
     training_batches,
     validate,
     weighted_loss,
 )
+from compositional_prompts.troika.learning_curve import EpochRecord
 from compositional_prompts.troika.model import BranchLogits, Troika, TroikaConfig
-from compositional_prompts.troika.pixels import Normalizer
 from compositional_prompts.troika.training import write_curve
 from compositional_prompts.troika.vocabulary import Vocabulary
 
-PAIRS = [("Canvas", "Boots"), ("Canvas", "Heels"), ("Wool", "Boots"), ("Wool", "Heels")]
-VOCABULARY = Vocabulary.of(PAIRS, [True, True, True, False], ["train"] * 3 + ["val"], "the test")
-INDICES = torch.from_numpy(VOCABULARY.pair_indices)
-SEEN = torch.tensor(VOCABULARY.seen)
 
-
-def tiny_clip(quick_gelu: bool = False, seed: int = 0) -> Clip:
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(
-        embed_dim=32,
-        vision_cfg={
-            "image_size": 16,
-            "layers": 2,
-            "width": 32,
-            "patch_size": 8,
-            "head_width": 16,
-        },
-        text_cfg={"context_length": 16, "width": 32, "heads": 2, "layers": 2, "vocab_size": 49408},
-        quick_gelu=quick_gelu,
-    )
-    model.eval().requires_grad_(False)
-
-    def preprocess(image: Image.Image) -> torch.Tensor:
-        raise AssertionError("no image is read here")
-
-    tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    return Clip(model, preprocess, tokenizer, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def make_params(tmp_path: Path, **changes: object) -> TroikaTrain:
-    document: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
-    section = {key: document[key] for key in ("troika_train", "base")}
-    section["troika_train"].update({"adapter_dim": 8, "batch_size": 8, "epochs": 2, **changes})
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(section))
-    return read_params(path, TroikaTrain)[0]
-
-
-def coloured(columns: list[int], pairs: torch.Tensor, seen: torch.Tensor, seed: int) -> Labelled:
-    """Images whose left half tells the attribute and whose right half tells the object."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 40, (len(columns), 3, 16, 16), generator=generator)
-    for row, column in enumerate(columns):
-        attribute, name = pairs[column].tolist()
-        pixels[row, attribute, :, :8] += 200
-        pixels[row, 1 + name, :, 8:] += 200
-    return Labelled(pixels.to(torch.uint8), torch.tensor(columns, dtype=torch.long), pairs, seen)
-
-
-def train_data(images: int = 24) -> Labelled:
-    columns = [row % 3 for row in range(images)]
-    return coloured(columns, INDICES[:3], SEEN[:3], seed=1)
-
-
-def val_data(columns: list[int]) -> Labelled:
-    return coloured(columns, INDICES, SEEN, seed=2)
-
-
-def new_model(clip: Clip, params: TroikaTrain, seed: int = 3) -> Troika:
-    torch.manual_seed(seed)
-    return Troika(clip, VOCABULARY, TroikaConfig.from_params(params))
-
-
-def normalizer(clip: Clip) -> Normalizer:
-    return Normalizer(clip, torch.device("cpu"))
-
-
-def test_overfits_a_small_set(tmp_path: Path) -> None:
+def test_overfits_a_small_set() -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path, epochs=40, augment=False, learning_rate=0.005, lr_step=100)
+    params = make_params(epochs=40, augment=False, learning_rate=0.005, lr_step=100)
     data = train_data()
     model = new_model(clip, params)
     outcome = fit(model, data, val_data([]), normalizer(clip), params, seed=0)
@@ -115,8 +55,8 @@ def test_overfits_a_small_set(tmp_path: Path) -> None:
     assert validate(model, data, 8, normalizer(clip))["best_seen"] == 1.0
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    params = make_params(tmp_path)
+def test_the_same_seed_gives_the_same_weights() -> None:
+    params = make_params()
 
     def run(seed: int) -> dict[str, torch.Tensor]:
         clip = tiny_clip()
@@ -132,10 +72,10 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_every_epoch_trains_in_training_mode_and_validates_in_evaluation_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path, epochs=3)
+    params = make_params(epochs=3)
     model = new_model(clip, params)
     modes: list[tuple[bool, bool]] = []
     encode = model.encode_image
@@ -159,9 +99,9 @@ def test_each_image_once_an_epoch_and_no_batch_of_one() -> None:
         assert sorted(torch.cat(batches).tolist()) == list(range(images))
 
 
-def test_loss_is_the_weighted_sum_over_the_branches(tmp_path: Path) -> None:
+def test_loss_is_the_weighted_sum_over_the_branches() -> None:
     weights = {"composition": 0.5, "attribute": 2.0, "object": 3.0}
-    params = make_params(tmp_path, loss_weights=weights)
+    params = make_params(loss_weights=weights)
     generator = torch.Generator().manual_seed(0)
     logits = BranchLogits(
         torch.randn(5, 3, generator=generator),
@@ -179,20 +119,14 @@ def test_loss_is_the_weighted_sum_over_the_branches(tmp_path: Path) -> None:
     assert float(weighted_loss(logits, targets, INDICES[:3], params)) == pytest.approx(expected)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_group(tmp_path: Path) -> None:
+def test_accumulated_gradients_are_those_of_the_whole_group() -> None:
     # Without dropout and batch norm, two half batches must step as one whole batch does.
-    still = {
-        "augment": False,
-        "epochs": 1,
-        "adapter_dropout": 0.0,
-        "attribute_dropout": 0.0,
-        "disentangler_dropout": 0.0,
-    }
+    still = {**STILL, "augment": False, "epochs": 1}
     data = train_data(16)
     states = []
     for size, accumulation in ((16, 1), (8, 2), (8, 3)):
         clip = tiny_clip()
-        params = make_params(tmp_path, batch_size=size, gradient_accumulation=accumulation, **still)
+        params = make_params(batch_size=size, gradient_accumulation=accumulation, **still)
         model = new_model(clip, params)
         model.attribute_disentangler.norm = torch.nn.Identity()  # type: ignore[assignment]
         model.object_disentangler.norm = torch.nn.Identity()  # type: ignore[assignment]
@@ -211,11 +145,9 @@ def records_from(monkeypatch: pytest.MonkeyPatch, values: list[dict[str, float |
     monkeypatch.setattr(fitting, "validate", lambda *_: {**empty, **next(remaining)})
 
 
-def test_best_epoch_is_the_first_with_the_highest_auc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_best_epoch_is_the_first_with_the_highest_auc(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path, epochs=9, early_stopping=2)
+    params = make_params(epochs=9, early_stopping=2)
     records_from(monkeypatch, [{"auc": auc} for auc in (0.1, 0.3, 0.3, 0.2, 0.9)])
     outcome = fit(
         new_model(clip, params), train_data(), val_data([0, 3]), normalizer(clip), params, seed=0
@@ -227,10 +159,10 @@ def test_best_epoch_is_the_first_with_the_highest_auc(
 
 
 def test_without_unseen_validation_images_primitives_choose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path, epochs=3)
+    params = make_params(epochs=3)
     accuracies = [(0.9, 0.1), (0.5, 0.6), (1.0, 0.0)]
     records_from(
         monkeypatch, [{"attribute_accuracy": a, "object_accuracy": o} for a, o in accuracies]
@@ -243,7 +175,7 @@ def test_without_unseen_validation_images_primitives_choose(
 
 def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path)
+    params = make_params()
     model = new_model(clip, params)
     outcome = fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0)
     assert (outcome.selection, outcome.state.best_epoch) == ("last_epoch", 2)
@@ -268,10 +200,10 @@ def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> Non
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    tmp_path: Path, images: int, changes: dict[str, object], message: str
+    images: int, changes: dict[str, object], message: str
 ) -> None:
     clip = tiny_clip()
-    params = make_params(tmp_path, **changes)
+    params = make_params(**changes)
     with pytest.raises((TrainingError, ValueError), match=message):
         fit(
             new_model(clip, params),
@@ -287,7 +219,7 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def saved_model(tmp_path: Path, clip: Clip) -> tuple[Path, Troika]:
-    params = make_params(tmp_path)
+    params = make_params()
     model = new_model(clip, params)
     for tensor in model.trained_state().values():
         if tensor.is_floating_point():
@@ -317,7 +249,7 @@ def test_only_trained_tensors_are_saved_and_they_come_back(tmp_path: Path) -> No
 
 def test_an_untrained_model_has_no_tensors(tmp_path: Path) -> None:
     clip = tiny_clip()
-    config = TroikaConfig.from_params(make_params(tmp_path))
+    config = TroikaConfig.from_params(make_params())
     saved_model(tmp_path, clip)
     save_model(tmp_path / "troika", VOCABULARY, clip, config, None)
     assert [path.name for path in (tmp_path / "troika").iterdir()] == ["config.json"]

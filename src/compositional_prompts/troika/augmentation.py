@@ -1,8 +1,9 @@
 """Random flip, perspective and rotation of a whole batch in one resampling.
 
 The three transforms are one homography an image, so the batch is resampled once, bilinearly, on
-whatever device it is on. All random numbers come from a generator on the CPU: the same seed gives
-the same images on every device and with any number of workers.
+whatever device it is on: ``warp(images, random_maps(len(images), generator))``. All random numbers
+come from a generator on the CPU: the same seed gives the same images on every device, with any
+number of workers, and with any number of processes that share a batch.
 
 Source: the training transform of Troika's authors (torchvision's RandomHorizontalFlip,
 RandomPerspective and RandomRotation(5) with their defaults; black outside the image).
@@ -51,8 +52,16 @@ def homographies(corners: Tensor) -> Tensor:
     return torch.cat([solution, solution.new_ones(batch, 1)], dim=1).reshape(batch, 3, 3)
 
 
-def _random_maps(batch: int, generator: torch.Generator) -> Tensor:
-    """Random maps from output to input coordinates, float64 ``[batch, 3, 3]``."""
+def random_maps(batch: int, generator: torch.Generator) -> Tensor:
+    """Random flips, perspectives and rotations: maps from output to input coordinates.
+
+    Args:
+        batch: images.
+        generator: on the CPU.
+
+    Returns:
+        Homogeneous matrices, float64 ``[batch, 3, 3]``.
+    """
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -93,16 +102,3 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     return F.grid_sample(
         images.to(torch.float32), grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
-
-
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Randomly flip, distort and rotate each image of a batch.
-
-    Args:
-        images: ``[batch, channels, size, size]``, usually uint8 pixels 0..255.
-        generator: on the CPU.
-
-    Returns:
-        float32 of the same shape and range.
-    """
-    return warp(images, _random_maps(images.shape[0], generator))

@@ -2,28 +2,50 @@
 
 Every epoch trains in training mode (dropout, batch statistics) and validates in evaluation mode.
 An epoch's random numbers depend on the seed and the epoch alone.
+
+Several processes share every batch. The loss, its gradient and batch norm are those of the whole
+batch; order and augmentation are the same for any number of processes, and only dropout differs.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from compositional_prompts.checkpoints import (
+    Checkpoints,
+    optimizer_state,
+    random_state,
+    set_optimizer_state,
+    set_random_state,
+    whole,
+)
 from compositional_prompts.params import TroikaTrain
+from compositional_prompts.prefetch import prefetched
+from compositional_prompts.processes import any_process, join_processes
 from compositional_prompts.stage import progress
-from compositional_prompts.troika.augmentation import augment
+from compositional_prompts.troika.augmentation import random_maps, warp
+from compositional_prompts.troika.batch_norm import SharedBatchNorm, share_batch_norms
 from compositional_prompts.troika.checkpoint import TrainedState
 from compositional_prompts.troika.evaluation import Judgements, World, czsl_metrics, judge
+from compositional_prompts.troika.learning_curve import (
+    EpochRecord,
+    Selection,
+    best_epoch,
+    selection_of,
+    should_stop,
+)
 from compositional_prompts.troika.model import BranchLogits, Troika
 from compositional_prompts.troika.pixels import Normalizer
-
-Selection = Literal["val_auc", "val_primitive_hm", "last_epoch"]
 
 log = logging.getLogger(__name__)
 
@@ -53,31 +75,17 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """One line of the training curve; validation is None where there is nothing to measure.
-
-    Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the images of the weighted sum of the three cross-entropies.
-    """
-
-    epoch: int
-    train_loss: float
-    val_auc: float | None
-    val_hm: float | None
-    val_best_seen: float | None
-    val_best_unseen: float | None
-    val_attribute_accuracy: float | None
-    val_object_accuracy: float | None
-
-
-@dataclass(frozen=True)
 class TrainingOutcome:
-    """The trained tensors, the curve, and the criterion that chose the best epoch."""
+    """The trained tensors, on the CPU, the curve, and the criterion that chose the best epoch.
+
+    ``images`` were gone through by this run of it (fewer than all where it went on from a
+    checkpoint): training and validation images, once an epoch.
+    """
 
     state: TrainedState
     records: list[EpochRecord]
     selection: Selection
+    images: int
 
 
 def weighted_loss(
@@ -110,85 +118,41 @@ def training_batches(images: int, batch_size: int, generator: torch.Generator) -
     return batches
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return (seed * 1_000_003 + epoch) % 2**63
-
-
-def _train_epoch(
-    model: Troika,
-    optimizer: torch.optim.Optimizer,
-    data: Labelled,
-    params: TroikaTrain,
-    generator: torch.Generator,
-    epoch: int,
-    normalizer: Normalizer,
-) -> float:
-    device = data.pairs.device
-    model.train()
-    batches = training_batches(len(data), params.batch_size, generator)
-    losses = []
-    for number, rows in enumerate(progress(batches, f"epoch {epoch}", len(batches))):
-        pixels = data.pixels[rows].to(device)
-        images = augment(pixels, generator) if params.augment else pixels
-        targets = data.columns[rows].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
-            logits = model(normalizer.to_pixel_values(images), data.pairs)
-        loss = weighted_loss(logits, targets, data.pairs, params)
-        group_start = number - number % params.gradient_accumulation
-        group = min(params.gradient_accumulation, len(batches) - group_start)
-        (loss / group).backward()  # type: ignore[no-untyped-call]
-        if number - group_start + 1 == group:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach() * len(rows))
-    total = float(torch.stack(losses).sum()) / len(data)
-    if not math.isfinite(total):
-        raise TrainingError(
-            f"The training loss of epoch {epoch} is {total}: lower troika_train.learning_rate "
-            f"(now {params.learning_rate:g})."
-        )
-    return total
+def _epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    return (seed * 1_000_003 + epoch + (process << 32)) % 2**63
 
 
 @torch.inference_mode()
 def validate(
-    model: Troika, data: Labelled, batch_size: int, normalizer: Normalizer
+    model: Troika,
+    data: Labelled,
+    batch_size: int,
+    normalizer: Normalizer,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, float | int | None]:
-    """Metrics of :func:`~.evaluation.czsl_metrics` in evaluation mode; the mode is left on."""
+    """Metrics of :func:`~.evaluation.czsl_metrics` in evaluation mode; the mode is left on.
+
+    The processes of ``accelerator`` take turns at the batches, and all get the metrics of all.
+    """
     model.eval()
     if not len(data):
         return czsl_metrics(Judgements.concatenate([]))
+    process, processes = 0, 1
+    if accelerator is not None:
+        process, processes = accelerator.process_index, accelerator.num_processes
     device = data.pairs.device
     world = World.of(data.pairs, data.seen)
     texts = model.encode_text(data.pairs)
+    batches = list(enumerate(torch.split(torch.arange(len(data)), batch_size)))[process::processes]
     parts = []
-    for rows in torch.split(torch.arange(len(data)), batch_size):
+    for number, rows in batches:
         pixel_values = normalizer.to_pixel_values(data.pixels[rows].to(device))
         logits = model.branch_logits(model.encode_image(pixel_values), texts)
         scores = model.pair_scores(logits, data.pairs)
-        parts.append(judge(scores, data.columns[rows].to(device), world))
-    return czsl_metrics(Judgements.concatenate(parts))
-
-
-def _selection(validation: Labelled) -> Selection:
-    if not len(validation):
-        return "last_epoch"
-    seen = validation.seen.cpu()[validation.columns]
-    return "val_auc" if bool(seen.any()) and not bool(seen.all()) else "val_primitive_hm"
-
-
-def _selection_value(selection: Selection, record: EpochRecord) -> float:
-    """What the best epoch has most of."""
-    if selection == "val_auc":
-        assert record.val_auc is not None
-        return record.val_auc
-    if selection == "val_primitive_hm":
-        assert record.val_attribute_accuracy is not None
-        assert record.val_object_accuracy is not None
-        product = record.val_attribute_accuracy * record.val_object_accuracy
-        total = record.val_attribute_accuracy + record.val_object_accuracy
-        return 2 * product / total if total else 0.0
-    return float(record.epoch)
+        parts.append((number, judge(scores, data.columns[rows].to(device), world)))
+    if processes > 1:
+        parts = sorted(gather_object(parts), key=lambda part: part[0])
+    return czsl_metrics(Judgements.concatenate([judgements for _, judgements in parts]))
 
 
 def _check(train: Labelled, selection: Selection, params: TroikaTrain) -> None:
@@ -209,8 +173,217 @@ def _check(train: Labelled, selection: Selection, params: TroikaTrain) -> None:
         )
 
 
-def _snapshot(model: Troika) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.trained_state().items()}
+class _Trainer:
+    """A training run that can stop after any step and go on from there."""
+
+    def __init__(
+        self,
+        model: Troika,
+        train: Labelled,
+        validation: Labelled,
+        normalizer: Normalizer,
+        params: TroikaTrain,
+        *,
+        seed: int,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.validation = validation
+        self.normalizer = normalizer
+        self.params = params
+        self.seed = seed
+        self.accelerator = accelerator
+        self.checkpoints = checkpoints
+        self.selection = selection_of(validation.seen.cpu()[validation.columns])
+        _check(train, self.selection, params)
+        self.module: nn.Module = model
+        self.norms: list[SharedBatchNorm] = []
+        if accelerator.num_processes > 1:
+            self._join_others()
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(
+            trainable, lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.StepLR(
+            self.optimizer, params.lr_step, params.lr_gamma
+        )
+        # Where the run is: the epoch, counted from 1, and its steps that are done; the loss of
+        # each of their batches times its images; augmentation's random numbers.
+        self.epoch = 1
+        self.epoch_steps = 0
+        self.losses: list[Tensor] = []
+        self.generator = torch.Generator()
+        self.records: list[EpochRecord] = []
+        self.best: dict[str, Tensor] = {}
+        self.images = 0
+
+    def run(self) -> None:
+        """Train until the last epoch, or until nothing has become better for long enough."""
+        while self.epoch <= self.params.epochs and not should_stop(
+            self.records, self.selection, self.params.early_stopping
+        ):
+            self._train_epoch()
+            self._end_epoch()
+            self._save_if_due()
+
+    def _join_others(self) -> None:
+        log.info("%d processes train together", self.accelerator.num_processes)
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            log.info("they do so as under DDP: what is trained is too small for FSDP to spread")
+        self.norms = share_batch_norms(self.model)
+        device = self.accelerator.device
+        self.module = DistributedDataParallel(
+            self.model, None if device.type == "cpu" else [device]
+        )
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained tensors as they are now, copied to the CPU."""
+        return {name: whole(tensor) for name, tensor in self.model.trained_state().items()}
+
+    def _train_epoch(self) -> None:
+        order = torch.Generator().manual_seed(_epoch_seed(self.seed, self.epoch))
+        batches = training_batches(len(self.train), self.params.batch_size, order)
+        if not self.epoch_steps:
+            process = self.accelerator.process_index
+            torch.manual_seed(_epoch_seed(self.seed, self.epoch, process))
+            self.generator = order
+        accumulation = self.params.gradient_accumulation
+        steps = [
+            batches[start : start + accumulation] for start in range(0, len(batches), accumulation)
+        ]
+        left = steps[self.epoch_steps :]
+        self.model.train()
+        shares = (batch[self._share(batch)] for step in left for batch in step)
+        pixels = prefetched(shares, lambda rows: self.train.pixels[rows])
+        label = f"epoch {self.epoch}"
+        for step in progress(left, label) if self.accelerator.is_main_process else left:
+            for number, batch in enumerate(step):
+                self._backward(batch, next(pixels), len(step), last=number == len(step) - 1)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.images += sum(len(batch) for batch in step)
+            self.epoch_steps += 1
+            if self.epoch_steps == len(steps):
+                self.scheduler.step()
+            self._save_if_due()
+
+    def _share(self, batch: Tensor) -> slice:
+        """What this process has of a batch; where that is nothing, its first image stands in."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return slice(process, None, processes) if process < len(batch) else slice(1)
+
+    def _backward(self, batch: Tensor, pixels: Tensor, batches: int, *, last: bool) -> None:
+        """Add the gradient of a batch to that of its step, which is the mean over ``batches``.
+
+        Args:
+            batch: its rows, over all processes, int64 ``[batch]``.
+            pixels: of this process' share of them.
+            batches: of the step.
+            last: whether the step ends with it, so that processes add their gradients up.
+        """
+        data, params, share = self.train, self.params, self._share(batch)
+        device = data.pairs.device
+        counted = len(pixels) if self.accelerator.process_index < len(batch) else 0
+        for norm in self.norms:
+            norm.counted = counted > 0
+        images = pixels.to(device)
+        if params.augment:
+            images = warp(images, random_maps(len(batch), self.generator)[share])
+        targets = data.columns[batch[share]].to(device)
+        module = self.module
+        apart = isinstance(module, DistributedDataParallel) and not last
+        with module.no_sync() if apart else nullcontext():  # type: ignore[operator]
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=params.precision == "bfloat16"
+            ):
+                logits = module(self.normalizer.to_pixel_values(images), data.pairs)
+            loss = weighted_loss(logits, targets, data.pairs, params)
+            # DDP takes the mean over processes of what here is each one's part of a sum.
+            weight = counted * self.accelerator.num_processes / len(batch)
+            (loss * weight / batches).backward()  # type: ignore[no-untyped-call]
+        self.losses.append(loss.detach() * counted)
+
+    def _train_loss(self) -> float:
+        """Mean loss of the epoch over the images of all processes."""
+        total: Tensor = torch.stack(self.losses).sum()
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, "sum")
+        mean = float(total) / len(self.train)
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"The training loss of epoch {self.epoch} is {mean}: lower "
+                f"troika_train.learning_rate (now {self.params.learning_rate:g})."
+            )
+        return mean
+
+    def _end_epoch(self) -> None:
+        loss = self._train_loss()
+        metrics = validate(
+            self.model, self.validation, self.params.batch_size, self.normalizer, self.accelerator
+        )
+        record = EpochRecord.of(self.epoch, loss, metrics)
+        self.records.append(record)
+        log.info("epoch %d of %d: %s", self.epoch, self.params.epochs, record)
+        if best_epoch(self.records, self.selection) == self.epoch:
+            self.best = self.trained()
+        self.images += len(self.validation)
+        self.epoch += 1
+        self.epoch_steps = 0
+        self.losses = []
+
+    def _save_if_due(self) -> None:
+        """Write a checkpoint if it is time for one; all processes take part."""
+        if not any_process(self.accelerator, self.checkpoints.due()):
+            return
+        device = self.accelerator.device
+        own = {
+            "random": random_state(device),
+            "losses": torch.stack(self.losses).cpu() if self.losses else torch.zeros(0),
+        }
+        processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+        self.checkpoints.save(
+            {
+                "epoch": self.epoch,
+                "epoch_steps": self.epoch_steps,
+                "augmentation": self.generator.get_state(),
+                "trained": self.trained(),
+                "optimizer": optimizer_state(self.optimizer),
+                "scheduler": self.scheduler.state_dict(),
+                "records": [asdict(record) for record in self.records],
+                "best": self.best,
+                "processes": processes,
+            }
+        )
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        state = self.checkpoints.load()
+        if self.accelerator.num_processes > 1:
+            (state,) = broadcast_object_list([state])
+        if state is None:
+            return
+        device = self.accelerator.device
+        self.epoch, self.epoch_steps = state["epoch"], state["epoch_steps"]
+        self.generator.set_state(state["augmentation"])
+        self.model.load_state_dict(state["trained"], strict=False)
+        set_optimizer_state(self.optimizer, state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.records = [EpochRecord(**record) for record in state["records"]]
+        self.best = state["best"]
+        own = state["processes"][self.accelerator.process_index]
+        self.losses = list(own["losses"].to(device))
+        set_random_state(own["random"], device)
+        log.info(
+            "going on from a checkpoint: epoch %d, %d steps of it done",
+            self.epoch,
+            self.epoch_steps,
+        )
 
 
 def fit(
@@ -220,6 +393,9 @@ def fit(
     normalizer: Normalizer,
     params: TroikaTrain,
     seed: int,
+    *,
+    accelerator: Accelerator | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingOutcome:
     """Train ``model`` in place, at least one epoch, and keep the best and the last tensors.
 
@@ -232,49 +408,28 @@ def fit(
         train: training images; its candidates are the seen pairs.
         validation: validation images, possibly none; its candidates are their closed world.
         normalizer: from pixels to pixel_values.
-        params: ``troika_train``, with ``epochs`` of at least 1.
+        params: ``troika_train``, with ``epochs`` of at least 1. A batch of ``batch_size`` images
+            is shared by all processes.
         seed: of order, augmentation and dropout.
+        accelerator: the processes that train together; by default this one alone.
+        checkpoints: where to go on from and what to write on the way; by default nothing.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
+        CheckpointError: the checkpoint to go on from is damaged.
     """
-    selection = _selection(validation)
-    _check(train, selection, params)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(
-        trainable, lr=params.learning_rate, weight_decay=params.weight_decay
+    trainer = _Trainer(
+        model,
+        train,
+        validation,
+        normalizer,
+        params,
+        seed=seed,
+        accelerator=accelerator or join_processes(train.pairs.device),
+        checkpoints=checkpoints or Checkpoints(None, 0),
     )
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
-    records: list[EpochRecord] = []
-    best_value, best_epoch, best = -torch.inf, 0, {}
-    for epoch in range(1, params.epochs + 1):
-        torch.manual_seed(_epoch_seed(seed, epoch))
-        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
-        loss = _train_epoch(model, optimizer, train, params, generator, epoch, normalizer)
-        scheduler.step()
-        metrics = validate(model, validation, params.batch_size, normalizer)
-        records.append(
-            EpochRecord(
-                epoch,
-                loss,
-                val_auc=metrics["auc"],
-                val_hm=metrics["best_hm"],
-                val_best_seen=metrics["best_seen"],
-                val_best_unseen=metrics["best_unseen"],
-                val_attribute_accuracy=metrics["attribute_accuracy"],
-                val_object_accuracy=metrics["object_accuracy"],
-            )
-        )
-        measured = ", ".join(
-            f"{name.replace('_', ' ')} {value:.3f}"
-            for name, value in asdict(records[-1]).items()
-            if name != "epoch" and value is not None
-        )
-        log.info("epoch %d of %d: %s", epoch, params.epochs, measured)
-        value = _selection_value(selection, records[-1])
-        if value > best_value:
-            best_value, best_epoch, best = value, epoch, _snapshot(model)
-        elif params.early_stopping is not None and epoch - best_epoch >= params.early_stopping:
-            break
-    state = TrainedState(best, _snapshot(model), best_epoch, len(records))
-    return TrainingOutcome(state, records, selection)
+    trainer.resume()
+    trainer.run()
+    chosen = best_epoch(trainer.records, trainer.selection)
+    state = TrainedState(trainer.best, trainer.trained(), chosen, len(trainer.records))
+    return TrainingOutcome(state, trainer.records, trainer.selection, trainer.images)

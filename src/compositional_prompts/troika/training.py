@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,23 +11,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compositional_prompts.checkpoints import Checkpoints
 from compositional_prompts.clip.loading import Clip, load_clip
 from compositional_prompts.devices import resolve_device, seed_everything
 from compositional_prompts.outputs import atomic_file, rounded
 from compositional_prompts.params import Base, TroikaTrain
+from compositional_prompts.processes import join_processes
 from compositional_prompts.troika.checkpoint import save_model
-from compositional_prompts.troika.fitting import EpochRecord, Labelled, TrainingOutcome, fit
+from compositional_prompts.troika.fitting import Labelled, TrainingOutcome, fit
+from compositional_prompts.troika.learning_curve import EpochRecord
 from compositional_prompts.troika.model import Troika, TroikaConfig
 from compositional_prompts.troika.pixels import Normalizer, decode_pixels
 from compositional_prompts.troika.vocabulary import LabelledImages, Vocabulary, labelled_images
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Images gone through (an image counts once an epoch), metrics, and the training curve."""
+    """Images gone through (an image counts once an epoch; after a checkpoint, the rest), metrics,
+    and the training curve.
+    """
 
     rows: int
     metrics: dict[str, Any]
@@ -84,6 +93,9 @@ def train(
     model_directory: Path,
     params: TroikaTrain,
     base: Base,
+    *,
+    accelerator: Accelerator | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingReport:
     """Train on the images whose ``pair_split`` is train and write the model directory.
 
@@ -98,14 +110,20 @@ def train(
         model_directory: where to; replaced if it is there.
         params: ``troika_train``.
         base: seed, device and workers.
+        accelerator: the processes that train together; by default this one alone. Only the main
+            one writes.
+        checkpoints: where to go on from and what to write on the way; by default nothing. Images
+            are decoded again: that is little beside an epoch, and they would fill the disk.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
+        CheckpointError: the checkpoint to go on from is damaged.
         UnsupportedClipError: the CLIP is no plain vision-transformer CLIP.
         ValueError: the tables and the catalog disagree, or the context is too long.
     """
+    accelerator = accelerator or join_processes(resolve_device(base.device))
+    device = accelerator.device
     seed_everything(base.seed)
-    device = resolve_device(base.device)
     vocabulary = Vocabulary.read(pairs)
     training = labelled_images(splits, vocabulary, "train")
     validation = labelled_images(splits, vocabulary, "val")
@@ -119,8 +137,12 @@ def train(
     }
     if params.epochs == 0:
         metrics["parameters"] = _parameter_counts(clip, None)
-        save_model(model_directory, vocabulary, clip, config, None)
+        if accelerator.is_main_process:
+            save_model(model_directory, vocabulary, clip, config, None)
         return TrainingReport(0, metrics, [])
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if params.precision == "bfloat16" and emulated:
+        log.warning("this GPU emulates bfloat16, slowly: set troika_train.precision to float32")
     model = Troika(clip, vocabulary, config)
     pixels = decode_pixels(
         catalog,
@@ -128,6 +150,7 @@ def train(
         training.image_ids + validation.image_ids,
         base.workers,
         model_directory.parent,
+        accelerator,
     )
     outcome = fit(
         model,
@@ -136,12 +159,15 @@ def train(
         Normalizer(clip, device),
         params,
         base.seed,
+        accelerator=accelerator,
+        checkpoints=checkpoints,
     )
-    save_model(model_directory, vocabulary, clip, config, outcome.state)
+    if accelerator.is_main_process:
+        save_model(model_directory, vocabulary, clip, config, outcome.state)
+    accelerator.wait_for_everyone()
     metrics["parameters"] = _parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
-    rows = (len(training) + len(validation)) * outcome.state.epochs
-    return TrainingReport(rows, metrics, outcome.records)
+    return TrainingReport(outcome.images, metrics, outcome.records)
 
 
 def write_curve(records: Sequence[EpochRecord], path: Path) -> None:
