@@ -245,10 +245,17 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
 
 
 def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
-    def world() -> dict[str, float]:
-        scored = ["best_seen", "best_unseen", "best_hm", "auc"]
-        scored += ["attribute_accuracy", "object_accuracy"]
-        return {key: rng.random() for key in scored} | {"images": len(rows)}
+    def shares(*names: str) -> dict[str, float]:
+        return {name: rng.random() for name in names}
+
+    def world() -> dict[str, Any]:
+        swept = ("best_seen", "best_unseen", "best_hm", "auc")
+        exact = shares(*swept, "attribute_accuracy", "object_accuracy")
+        return {**exact, "images": len(rows), "pairs": 9, "sampled": shares(*swept)}
+
+    def open_world() -> dict[str, Any]:
+        chosen = {"threshold": 0.123, "feasible_unseen_pairs": 5}
+        return world() | chosen | {"unthresholded": shares("best_unseen", "best_hm", "auc")}
 
     def text_scores() -> dict[str, Any]:
         names = ("bleu", "rouge1", "rouge2", "rougeL", "cosine")
@@ -284,7 +291,14 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
         },
         "split.json": {"caption_split": {"train": 0, "test": len(rows)}, "pairs": {"seen": 9}},
         "troika_train.json": {"parameters": {"total": 1_000_000, "trainable": 65_432}},
-        "troika.json": {"trained": True, "closed": world(), "zero_shot_closed": world()},
+        "troika.json": {
+            "trained": True,
+            "closed": world(),
+            "zero_shot_closed": world(),
+            "open": open_world(),
+            "zero_shot_open": open_world() | {"threshold": None},
+            "feasibility": {"vectors": "clip", "masking": "exclude", "thresholds": 50},
+        },
         "enhance.json": {
             "color": group() | {"pixel_accuracy": rng.random()},
             "material": group() | {"pixel_accuracy": None},

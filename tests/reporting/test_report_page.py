@@ -109,6 +109,11 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
             assert f"{scores[captioner][metric]['mean']:.3f}" in page.words
     for published in TEXT_METRICS.values():
         assert str(published["mean"]) in page.words
+    troika = project.metrics("troika.json")
+    for world in ("closed", "zero_shot_closed", "open", "zero_shot_open"):
+        for metrics in (troika[world], troika[world]["sampled"]):
+            assert f"{100 * metrics['auc']:.1f} %" in page.words
+    assert "Feasible unseen pairs" in page.words and "0.123" in page.words
     enhance = project.metrics("enhance.json")
     assert f"{100 * enhance['color']['pixel_accuracy']:.1f} %" in page.words
     assert "5,242,880" in page.words and "0.1398 %" in page.words
@@ -127,6 +132,16 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
         "troika.svg",
         "troika_loss.svg",
     }
+
+
+def test_the_key_figures_are_the_open_worlds_where_it_alone_was_measured(project: Any) -> None:
+    troika = project.metrics("troika.json")
+    del troika["closed"], troika["zero_shot_closed"]
+    (project.paths.metrics / "troika.json").write_text(json.dumps(troika))
+    page = Page(project.build())
+    assert "Troika AUC, open world" in page.words
+    assert page.words.count(f"{100 * troika['open']['auc']:.1f} %") == 2 + 1
+    assert "Closed world" not in page.words
 
 
 def test_the_same_files_give_the_same_bytes_whatever_the_row_order(project: Any) -> None:
@@ -157,7 +172,10 @@ def test_nothing_known_and_nothing_trained_still_makes_a_page(project: Any) -> N
     enhance = project.metrics("enhance.json")
     empty = {group: dict.fromkeys(values) for group, values in enhance.items()}
     project.change_metrics("enhance.json", empty)
-    project.change_metrics("troika.json", {"closed": None, "zero_shot_closed": {"auc": None}})
+    project.change_metrics(
+        "troika.json",
+        {"closed": None, "zero_shot_closed": {"auc": None}, "open": None, "zero_shot_open": {}},
+    )
     project.change_metrics("troika_train.json", {})
     project.change_metrics("finetune.json", {})
     project.change_metrics("scores.json", {"base": {}, "finetuned": {"bleu": None}})

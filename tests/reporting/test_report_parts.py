@@ -20,6 +20,7 @@ from compositional_prompts.reporting.differences import compare, plain
 from compositional_prompts.reporting.galleries import attribute_groups
 from compositional_prompts.reporting.inputs import ReportInputError, number, numbers
 from compositional_prompts.reporting.selection import choose
+from compositional_prompts.reporting.tables import troika_table
 from compositional_prompts.reporting.thumbnails import as_data_uris, write_contact_sheet
 from compositional_prompts.reporting.versions import library_versions
 
@@ -124,6 +125,48 @@ def test_metrics_may_be_null_or_absent_but_not_text() -> None:
     assert numbers(metrics, "g") == {}
     with pytest.raises(ReportInputError, match=r"a\.d must be a number, found 'x'"):
         number(metrics, "a", "d")
+
+
+def test_the_troika_table_has_the_worlds_that_were_measured() -> None:
+    exact = {"best_seen": 0.5, "auc": 0.25, "images": 1200, "seen_images": 700}
+    opened = {
+        "auc": 0.2,
+        "best_hm": None,
+        "threshold": 0.0625,
+        "feasible_unseen_pairs": 31,
+        "sampled": {"auc": 0.21},
+        "unthresholded": {"auc": 0.1},
+    }
+    troika = {
+        "trained": True,
+        "closed": exact | {"sampled": {"auc": 0.24, "best_seen": None}},
+        "zero_shot_closed": exact | {"auc": 0.125},
+        "open": opened,
+        "zero_shot_open": {"threshold": None, "auc": None},
+        "feasibility": {"vectors": "clip", "masking": "exclude", "thresholds": 50},
+    }
+    table = troika_table(troika)
+    assert table.groups == [("Closed world", 2), ("Open world", 2)]
+    assert table.columns == ["Troika", "Zero-shot CLIP"] * 2
+    rows = [(row.head, *row.cells) for row in table.rows]
+    none = formats.UNKNOWN
+    auc = "Area under the seen-unseen curve (AUC)"
+    assert [row for row in rows if set(row[1:]) != {none}] == [
+        ("Best seen", "50.0 %", "50.0 %", none, none),
+        (auc, "25.0 %", "12.5 %", "20.0 %", none),
+        ("AUC, about 20 biases", "24.0 %", none, "21.0 %", none),
+        ("AUC, no threshold", none, none, "10.0 %", none),
+        ("Least feasibility", none, none, "0.062", none),
+        ("Images", "1,200", "1,200", none, none),
+        ("Seen images", "700", "700", none, none),
+        ("Feasible unseen pairs", none, none, "31", none),
+    ]
+    # The six metrics are named even where they are not known; nothing else is.
+    assert len(rows) == 6 + 6
+    alone = troika_table({"zero_shot_open": opened})
+    assert alone.groups == [("Open world", 2)]
+    assert [row.cells for row in alone.rows if row.head == auc] == [[none, "20.0 %"]]
+    assert troika_table({}).columns == []
 
 
 def test_groups_are_read_off_the_columns() -> None:

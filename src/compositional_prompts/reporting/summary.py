@@ -51,14 +51,16 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                 ],
             )
         )
+    only_open = "open" in results.troika and "closed" not in results.troika
+    world = "open" if only_open else "closed"
     for key, label in (("best_hm", "Troika harmonic mean"), ("auc", "Troika AUC")):
         figures.append(
             _compared(
-                label,
+                f"{label}, open world" if only_open else label,
                 percent,
                 [
-                    ("Troika", number(results.troika, "closed", key), True),
-                    ("zero-shot", number(results.troika, "zero_shot_closed", key), False),
+                    ("Troika", number(results.troika, world, key), True),
+                    ("zero-shot", number(results.troika, f"zero_shot_{world}", key), False),
                 ],
             )
         )

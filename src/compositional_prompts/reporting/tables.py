@@ -27,7 +27,15 @@ _TROIKA_METRICS = {
     "attribute_accuracy": "Attribute accuracy",
     "object_accuracy": "Object accuracy",
 }
-_WORLDS = {"closed": "Troika", "zero_shot_closed": "Zero-shot CLIP"}
+_SAMPLED = {
+    "best_seen": "Best seen",
+    "best_unseen": "Best unseen",
+    "best_hm": "Best harmonic mean",
+    "auc": "AUC",
+}
+_UNTHRESHOLDED = {"best_unseen": "Best unseen", "best_hm": "Best harmonic mean", "auc": "AUC"}
+_WORLDS = {"closed": "Closed world", "open": "Open world"}
+_SCORERS = {"": "Troika", "zero_shot_": "Zero-shot CLIP"}
 _ENHANCE_METRICS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "accuracy": ("Accuracy", percent),
     "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent),
@@ -73,21 +81,53 @@ def counts_table(caption: str, corner: str, metrics: Metrics, *keys: str) -> Tab
 
 
 def troika_table(troika: Metrics) -> Table:
-    """Closed-world metrics of Troika beside those of zero-shot CLIP, and the counts behind them."""
-    worlds = [world for world in _WORLDS if world in troika]
-    worlds += [world for world in troika if world not in _WORLDS and numbers(troika, world)]
-    rows = [
-        Row(name, [percent(number(troika, world, key)) for world in worlds])
+    """Metrics of Troika beside those of zero-shot CLIP, in each world that was measured.
+
+    The exact metrics come first; below them those of the sampled protocol, the open world's without
+    a threshold, and the threshold and counts behind them, each where there is one.
+    """
+    worlds = {
+        world: name
+        for world, name in _WORLDS.items()
+        if any(scorer + world in troika for scorer in _SCORERS)
+    }
+    columns = [scorer + world for world in worlds for scorer in _SCORERS]
+
+    def rows(names: Mapping[str, str], form: Callable[[float], str], *path: str) -> list[Row]:
+        """A row of every metric that one of the columns has."""
+        found = []
+        for key, name in names.items():
+            values = [number(troika, column, *path, key) for column in columns]
+            if any(value is not None for value in values):
+                cells = [UNKNOWN if value is None else form(value) for value in values]
+                found.append(Row(name, cells))
+        return found
+
+    exact = [
+        Row(name, [percent(number(troika, column, key)) for column in columns])
         for key, name in _TROIKA_METRICS.items()
     ]
-    extra = dict.fromkeys(
-        key for world in worlds for key in numbers(troika, world) if key not in _TROIKA_METRICS
+    sampled = {key: f"{name}, about 20 biases" for key, name in _SAMPLED.items()}
+    unthresholded = {key: f"{name}, no threshold" for key, name in _UNTHRESHOLDED.items()}
+    counts = {
+        key: _words(key)
+        for column in columns
+        for key in numbers(troika, column)
+        if key not in _TROIKA_METRICS and "." not in key and key != "threshold"
+    }
+    return Table(
+        "Naming the pair, test images",
+        "Metric",
+        [*_SCORERS.values()] * len(worlds),
+        [
+            *exact,
+            *rows(sampled, percent, "sampled"),
+            *rows(unthresholded, percent, "unthresholded"),
+            *rows({"threshold": "Least feasibility"}, score),
+            *rows(counts, _plain),
+        ],
+        groups=[(name, len(_SCORERS)) for name in worlds.values()],
     )
-    for key in extra:
-        values = [numbers(troika, world).get(key) for world in worlds]
-        rows.append(Row(_words(key), [UNKNOWN if v is None else _plain(v) for v in values]))
-    columns = [_WORLDS.get(world, words(world)) for world in worlds]
-    return Table("Naming the pair, closed world, test images", "Metric", columns, rows)
 
 
 def enhancement_table(enhance: Metrics) -> Table:
