@@ -215,6 +215,15 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
         open_archive(path, tmp_path)
 
 
+def test_a_place_before_the_file_is_told(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "file", {"a": b"x"})
+    content = bytearray(path.read_bytes())
+    content[-6] += 1  # where the central directory begins, as the end of the archive says
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match="damaged or cut off"):
+        open_archive(path, tmp_path).read("a", 10)
+
+
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     class Full(io.BytesIO):
         def write(self, _: Any) -> int:

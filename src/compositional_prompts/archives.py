@@ -9,6 +9,7 @@ killed.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import shutil
@@ -95,8 +96,9 @@ def _guarded(path: Path, work: Callable[[], Value]) -> Value:
     try:
         return work()
     except (ArchiveError, OSError) as error:
-        # Bad gzip and tar data are OSErrors too; those of the disk have a number.
-        if isinstance(error, OSError) and error.errno is None:
+        # Bad gzip data is an OSError too, without the number that those of the disk have; and a
+        # damaged offset is sought, which the system calls an invalid argument.
+        if isinstance(error, OSError) and error.errno in (None, errno.EINVAL):
             raise _damaged(path, error) from error
         raise
     except Exception as error:
