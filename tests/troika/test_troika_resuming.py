@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from troika.training_run import (
 )
 
 from compositional_prompts.checkpoints import CHECKPOINT_FILE, CheckpointError, Checkpoints
+from compositional_prompts.troika import pixels
 
 # As base.launcher has it. (--multi_gpu starts processes; with --cpu only MPI would.) With three of
 # them some have no image of a batch of two.
@@ -134,6 +136,18 @@ _save = Checkpoints.save
 def save_and_break(self: Checkpoints, state: dict[str, object]) -> None:
     _save(self, state)
     raise InterruptionError
+
+
+def test_processes_of_a_machine_decode_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = [0, 1, 2, 0, 1]  # a machine with three processes, and one with two
+    monkeypatch.setattr(pixels, "gather_object", lambda _: local)
+    shares = [
+        pixels._local_share(10, SimpleNamespace(process_index=index, local_process_index=number))  # type: ignore[arg-type]
+        for index, number in enumerate(local)
+    ]
+    assert [row for share in shares[:3] for row in share] == list(range(10))
+    assert [row for share in shares[3:] for row in share] == list(range(10))
+    assert {len(share) for share in shares} == {3, 4, 5}
 
 
 def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

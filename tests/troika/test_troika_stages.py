@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -341,6 +342,18 @@ def test_cached_pixels_are_the_preprocessed_images(
     found = pixels_module.Normalizer(clip, CPU).to_pixel_values(pixels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert list(workspace.root.glob("scratch/*")) == []
+
+
+def test_a_full_disk_is_named_before_it_kills_the_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels_module, "MEMORY_BYTES", 0)
+    free = SimpleNamespace(free=10 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(pixels_module.shutil, "disk_usage", lambda _: free)
+    clip = load_clip(workspace.clip, CPU)
+    image_ids = [row[0] for row in workspace.images][:10]
+    with pytest.raises(OSError, match=r"decoded images take .* GiB left: make room"):
+        decode_pixels(workspace.catalog, clip, image_ids, 2, workspace.root / "scratch")
 
 
 def test_prompts_are_written_in_row_groups(

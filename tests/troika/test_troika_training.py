@@ -136,6 +136,34 @@ def test_accumulated_gradients_are_those_of_the_whole_group() -> None:
     torch.testing.assert_close(states[2], states[0], atol=2e-5, rtol=0)
 
 
+def test_bfloat16_rounds_the_forward_pass_and_neither_logits_nor_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.dtype] = []
+    loss = fitting.weighted_loss
+
+    def spy(logits: BranchLogits, *others: Any) -> torch.Tensor:
+        seen.extend(branch.dtype for branch in logits)
+        return loss(logits, *others)
+
+    monkeypatch.setattr(fitting, "weighted_loss", spy)
+    outcomes = {}
+    for precision in ("float32", "bfloat16"):
+        clip = tiny_clip()
+        params = make_params(precision=precision, augment=True, epochs=1)
+        outcomes[precision] = fit(
+            new_model(clip, params), train_data(), val_data([0, 3]), normalizer(clip), params, 0
+        )
+        assert {tensor.dtype for tensor in outcomes[precision].state.last.values()} == {
+            torch.float32,
+            torch.int64,
+        }
+    assert set(seen) == {torch.float32}
+    exact, rounded = (outcome.records[0].train_loss for outcome in outcomes.values())
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.03)
+
+
 def records_from(monkeypatch: pytest.MonkeyPatch, values: list[dict[str, float | None]]) -> None:
     """Let validation return given metrics, epoch by epoch."""
     remaining = iter(values)
