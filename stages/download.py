@@ -40,16 +40,13 @@ def select(params: Download, base: Base) -> Selection:
 
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__, "catalog", "rejected", "metrics", "timing", optional=("listed_pairs",)
-    )
+    paths = path_arguments(__doc__, "catalog", "rejected", "listed_pairs", "metrics", "timing")
     params, base = read_params(paths.params, Download)
     with run_stage("download", paths.timing) as run:
         selection = select(params, base)
         metrics = ingest(selection, paths.catalog, paths.rejected, params, base.workers)
-        if paths.listed_pairs is not None:
-            rows = [pair._asdict() for pair in selection.pairs]
-            write_table(pa.Table.from_pylist(rows, LISTED_PAIRS), paths.listed_pairs, LISTED_PAIRS)
+        listed = pa.Table.from_pylist([pair._asdict() for pair in selection.pairs], LISTED_PAIRS)
+        write_table(listed, paths.listed_pairs, LISTED_PAIRS)
         write_metrics(metrics, paths.metrics)
         run.rows = metrics["images"]
 

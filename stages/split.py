@@ -11,14 +11,12 @@ from compositional_prompts.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    names = ("catalog", "splits", "pairs", "corpus", "metrics", "timing")
-    paths = path_arguments(__doc__, *names, optional=("listed_pairs",))
+    names = ("catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics", "timing")
+    paths = path_arguments(__doc__, *names)
     params, base = read_params(paths.params, Split)
     with run_stage("split", paths.timing) as run:
         labels = read_labels(paths.catalog, LABEL_COLUMNS)
-        listed = (
-            None if paths.listed_pairs is None else read_table(paths.listed_pairs, LISTED_PAIRS)
-        )
+        listed = read_table(paths.listed_pairs, LISTED_PAIRS)
         splits = make_splits(labels, params, base.seed, listed)
         write_table(splits.images, paths.splits, SPLITS)
         write_table(splits.pairs, paths.pairs, PAIRS)
