@@ -23,7 +23,7 @@ from compositional_prompts.troika.evaluation import (
     sampled_metrics,
     seen_unseen_curve,
 )
-from compositional_prompts.troika.segment_maxima import CHUNK
+from compositional_prompts.troika.segment_maxima import CHUNK, WIDE_SEGMENT
 
 
 def make_world(pairs: list[tuple[int, int]], seen: list[bool]) -> World:
@@ -365,7 +365,7 @@ def test_a_constant_added_to_all_scores_changes_nothing(seed: int, constant: int
     assert czsl_metrics(moved) == czsl_metrics(judge(scores, truth, world))
 
 
-@pytest.mark.parametrize("columns", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7])
+@pytest.mark.parametrize("columns", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7, WIDE_SEGMENT + 9])
 def test_any_number_of_columns(columns: int) -> None:
     generator = torch.Generator().manual_seed(columns)
     order = torch.randperm(columns, generator=generator)

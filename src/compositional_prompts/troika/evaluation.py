@@ -16,7 +16,7 @@ Mancini et al., CVPR 2021 (open world).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -164,30 +164,20 @@ class Judgements:
         unseen = torch.where(self.seen, unseen, torch.maximum(unseen, truth))
         return seen.double() - unseen.double()
 
+    def where(self, images: Tensor) -> Judgements:
+        """The judgements of the images of a mask, bool ``[images]``."""
+        positions = images.nonzero().squeeze(1)
+        return Judgements(
+            *(getattr(self, field.name).index_select(0, positions) for field in fields(self))
+        )
+
+    def split(self, images: int) -> Iterator[Judgements]:
+        """The judgements in blocks of so many images."""
+        columns = [getattr(self, field.name).split(images) for field in fields(self)]
+        return (Judgements(*block) for block in zip(*columns, strict=True))
+
     def _wins(self, before: Tensor, after: Tensor) -> Tensor:
         truth = self.truth_score
-        return (truth > before) & (truth >= after) & (truth > -torch.inf)
-
-    def rows(self, start: int, end: int) -> Judgements:
-        """The judgements of images ``start`` to ``end``."""
-        return Judgements(*(getattr(self, field.name)[start:end] for field in fields(self)))
-
-    def hits(self, biases: Tensor) -> Tensor:
-        """Whether the true pair is predicted with a bias on unseen pairs.
-
-        The bias is added in the dtype of the scores, so pairs that differ by less than its
-        rounding tie.
-
-        Args:
-            biases: of the dtype of the scores, ``[biases]``.
-
-        Returns:
-            bool ``[biases, images]``.
-        """
-        bias = biases[:, None]
-        truth = torch.where(self.seen, self.truth_score, self.truth_score + bias)
-        before = torch.maximum(self.seen_before, self.unseen_before + bias)
-        after = torch.maximum(self.seen_after, self.unseen_after + bias)
         return (truth > before) & (truth >= after) & (truth > -torch.inf)
 
 
@@ -300,17 +290,16 @@ class StreamedJudge:
         self._added = end
         if block == 0:
             return
-        here = ((self.truth >= start) & (self.truth < end)).nonzero().squeeze(1)
-        running.truth[here] = scores[here, self.truth[here] - start]
+        here = (self.truth >= start) & (self.truth < end)
+        found = scores.gather(1, (self.truth - start).clamp(0, block - 1)[:, None]).squeeze(1)
+        running.truth.copy_(torch.where(here, found, running.truth))
         edges = [start, *(cut for cut in sorted(set(self.cuts)) if start < cut < end), end]
         for low, high in itertools.pairwise(edges):
             for kind in (0, 1):
                 self._merge(running, kind, *self._segment(scores, start, low, high, kind))
             self._keep(running, high)
-        best = running.best
-        bad = (best.isnan() | (best == torch.inf)).any(dim=0)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
+        if rows and not bool(running.best.max() < torch.inf):
+            row = int((running.best < torch.inf).all(dim=0).logical_not().nonzero()[0])
             raise ValueError(
                 f"Scores of image {row} are not numbers (columns {start} to {end} hold NaN or "
                 f"infinity): the model diverged."
@@ -410,10 +399,12 @@ class StreamedJudge:
                 zero_after = torch.where(last > truth_keys, 0.0, -torch.inf)
                 before = torch.stack([before[0].maximum(zero_before), before[1]])
                 after = torch.stack([after[0].maximum(zero_after), after[1]])
-                best = torch.cat([best, best.new_zeros(1, best.shape[1])])
-                key = torch.cat([key, key.new_full((1, key.shape[1]), first)])
-        highest = best.amax(dim=0)
-        winner = key.masked_fill(best != highest, NO_KEY).amin(dim=0)
+                unseen_key = torch.where(best[0] > 0, key[0], first)
+                unseen_key = torch.where(best[0] == 0, key[0].clamp(max=first), unseen_key)
+                key = torch.stack([unseen_key, key[1]])
+                best = torch.stack([best[0].clamp(min=0), best[1]])
+        winner = torch.where(best[0] > best[1], key[0], key[1])
+        winner = torch.where(best[0] == best[1], torch.minimum(key[0], key[1]), winner)
         stride = self.world.object_stride
         return Judgements(
             truth_score=truth.cpu(),
@@ -443,16 +434,27 @@ def judge(scores: Tensor, truth: Tensor, world: World) -> Judgements:
     return judge_of_all.finish()[0]
 
 
-def _mean(hits: Tensor) -> float | None:
-    return float(hits.double().mean()) if len(hits) else None
+def _share(hits: Tensor, images: int) -> float | None:
+    return int(torch.count_nonzero(hits)) / images if images else None
 
 
-def _harmonic_mean(seen_accuracy: Tensor, unseen_accuracy: Tensor) -> Tensor:
-    total = seen_accuracy + unseen_accuracy
-    return 2 * seen_accuracy * unseen_accuracy / total.clamp(min=1e-300)
+def _counts(judgements: Judgements) -> tuple[int, int]:
+    """Images of seen and of unseen pairs."""
+    seen = int(torch.count_nonzero(judgements.seen))
+    return seen, len(judgements) - seen
 
 
-def seen_unseen_curve(judgements: Judgements) -> tuple[Tensor, Tensor]:
+def _harmonic_mean(
+    seen_accuracy: NDArray[np.float64], unseen_accuracy: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Of two accuracies; 0 where both are."""
+    total = np.maximum(seen_accuracy + unseen_accuracy, np.finfo(np.float64).tiny)
+    return 2 * seen_accuracy * unseen_accuracy / total
+
+
+def seen_unseen_curve(
+    judgements: Judgements,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Accuracy on images of seen and of unseen pairs for every bias, the lowest first.
 
     With bias b on the unseen pairs a seen pair is predicted where margin > b, an unseen one where
@@ -467,17 +469,17 @@ def seen_unseen_curve(judgements: Judgements) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: there are no images of seen pairs, or none of unseen pairs.
     """
-    seen, unseen = judgements.seen, ~judgements.seen
-    if not bool(seen.any()) or not bool(unseen.any()):
+    seen_images, unseen_images = _counts(judgements)
+    if not seen_images or not unseen_images:
         raise ValueError("The curve needs images of seen and of unseen pairs.")
-    lost = judgements.margin[seen & judgements.seen_hit].sort().values
-    won = judgements.margin[unseen & judgements.unseen_hit].sort().values
-    changes: Tensor = torch.unique(torch.cat([lost, won]))
-    before = changes.new_tensor([-torch.inf])
-    biases = torch.cat([before, changes[changes.isfinite()]])
-    kept = len(lost) - torch.searchsorted(lost, biases, right=True)
-    gained = torch.searchsorted(won, biases, right=True)
-    return kept.double() / int(seen.sum()), gained.double() / int(unseen.sum())
+    margin = judgements.margin.numpy()
+    lost = np.sort(margin[judgements.seen_hit.numpy()])
+    won = np.sort(margin[judgements.unseen_hit.numpy()])
+    changes = np.unique(np.concatenate([lost, won]))
+    biases = np.concatenate([[-np.inf], changes[np.isfinite(changes)]])
+    kept = len(lost) - np.searchsorted(lost, biases, side="right")
+    gained = np.searchsorted(won, biases, side="right")
+    return kept / seen_images, gained / unseen_images
 
 
 def czsl_metrics(judgements: Judgements) -> dict[str, float | int | None]:
@@ -490,22 +492,23 @@ def czsl_metrics(judgements: Judgements) -> dict[str, float | int | None]:
     without bias. All are fractions; one is None where it has no images: ``best_hm`` and ``auc``
     need images of seen and of unseen pairs.
     """
-    seen = judgements.seen
+    images = len(judgements)
+    seen_images, unseen_images = _counts(judgements)
     metrics: dict[str, float | int | None] = {
-        "best_seen": _mean(judgements.seen_hit[seen]),
-        "best_unseen": _mean(judgements.unseen_hit[~seen]),
+        "best_seen": _share(judgements.seen_hit, seen_images),
+        "best_unseen": _share(judgements.unseen_hit, unseen_images),
         "best_hm": None,
         "auc": None,
-        "attribute_accuracy": _mean(judgements.attribute_hit),
-        "object_accuracy": _mean(judgements.object_hit),
-        "images": len(seen),
-        "seen_images": int(seen.sum()),
-        "unseen_images": int((~seen).sum()),
+        "attribute_accuracy": _share(judgements.attribute_hit, images),
+        "object_accuracy": _share(judgements.object_hit, images),
+        "images": images,
+        "seen_images": seen_images,
+        "unseen_images": unseen_images,
     }
-    if bool(seen.any()) and not bool(seen.all()):
+    if seen_images and unseen_images:
         seen_accuracy, unseen_accuracy = seen_unseen_curve(judgements)
         metrics["best_hm"] = float(_harmonic_mean(seen_accuracy, unseen_accuracy).max())
-        metrics["auc"] = float(torch.trapezoid(seen_accuracy, unseen_accuracy))
+        metrics["auc"] = float(np.trapezoid(seen_accuracy, unseen_accuracy))
     return metrics
 
 
@@ -528,37 +531,53 @@ def sampled_metrics(judgements: Judgements) -> dict[str, float | None]:
         not numbers. Note that ``best_seen`` of images of seen pairs alone is, as theirs, the
         accuracy at the highest bias. A harmonic mean with an accuracy of 0 is 0.
     """
-    seen, unseen = judgements.seen, ~judgements.seen
-    truth = judgements.truth_score
-    highest = truth.new_tensor([HIGHEST_BIAS])
-    right = unseen & _counted(judgements, highest)[2]
-    rivals = torch.maximum(judgements.seen_before, judgements.seen_after)
-    margins = ((rivals - truth)[right] - BELOW_MARGIN).sort().values
+    # No bias helps a true pair past a better one of its kind that comes before it.
+    seen = judgements.where(judgements.seen_hit)
+    unseen = judgements.where(
+        ~judgements.seen & (judgements.truth_score > judgements.unseen_before)
+    )
+    highest = judgements.truth_score.new_tensor([HIGHEST_BIAS])
+    right = unseen.where(_unseen_predicted(unseen, highest))
+    rivals = torch.maximum(right.seen_before, right.seen_after)
+    margins = (rivals - right.truth_score - BELOW_MARGIN).sort().values
     biases = torch.cat([margins[:: max(len(margins) // BIAS_SAMPLES, 1)], highest])
-    seen_hits, unseen_hits, _ = _counted(judgements, biases)
-    seen_images, unseen_images = int(seen.sum()), int(unseen.sum())
+    seen_hits = _hits(seen, _seen_predicted, biases)
+    unseen_hits = _hits(unseen, _unseen_predicted, biases)
+    seen_images, unseen_images = _counts(judgements)
     metrics: dict[str, float | None] = dict.fromkeys(SAMPLED_METRICS)
     if seen_images:
         metrics["best_seen"] = float(seen_hits.max()) / seen_images
     if unseen_images:
         metrics["best_unseen"] = float(unseen_hits.max()) / unseen_images
     if seen_images and unseen_images:
-        seen_accuracy = seen_hits.double() / seen_images
-        unseen_accuracy = unseen_hits.double() / unseen_images
+        seen_accuracy, unseen_accuracy = seen_hits / seen_images, unseen_hits / unseen_images
         metrics["best_hm"] = float(_harmonic_mean(seen_accuracy, unseen_accuracy).max())
-        metrics["auc"] = float(torch.trapezoid(seen_accuracy, unseen_accuracy))
+        metrics["auc"] = float(np.trapezoid(seen_accuracy, unseen_accuracy))
     return metrics
 
 
-def _counted(judgements: Judgements, biases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hits among images of seen and of unseen pairs, ``[biases]``, and the hits at the last."""
-    seen_hits = torch.zeros(len(biases), dtype=torch.int64)
-    unseen_hits = torch.zeros(len(biases), dtype=torch.int64)
-    last = torch.zeros(len(judgements), dtype=torch.bool)
-    for start in range(0, len(judgements), IMAGE_BLOCK):
-        block = judgements.rows(start, start + IMAGE_BLOCK)
-        hits = block.hits(biases)
-        seen_hits += hits[:, block.seen].sum(dim=1)
-        unseen_hits += hits[:, ~block.seen].sum(dim=1)
-        last[start : start + IMAGE_BLOCK] = hits[-1]
-    return seen_hits, unseen_hits, last
+def _seen_predicted(judged: Judgements, bias: Tensor) -> Tensor:
+    """Whether a true pair, the best seen one, is predicted with a bias on unseen pairs.
+
+    The bias is added in the dtype of the scores: pairs closer than its rounding tie.
+    """
+    truth = judged.truth_score
+    return (truth > judged.unseen_before + bias) & (truth >= judged.unseen_after + bias)
+
+
+def _unseen_predicted(judged: Judgements, bias: Tensor) -> Tensor:
+    """Whether a true pair, an unseen one, is predicted with a bias on unseen pairs."""
+    truth = judged.truth_score + bias
+    before = torch.maximum(judged.seen_before, judged.unseen_before + bias)
+    after = torch.maximum(judged.seen_after, judged.unseen_after + bias)
+    return (truth > before) & (truth >= after)
+
+
+def _hits(
+    judged: Judgements, predicted: Callable[[Judgements, Tensor], Tensor], biases: Tensor
+) -> NDArray[np.int64]:
+    """Images predicted right at each bias, ``[biases]``."""
+    hits = torch.zeros(len(biases), dtype=torch.int64)
+    for block in judged.split(IMAGE_BLOCK):
+        hits += torch.count_nonzero(predicted(block, biases[:, None]), dim=1)
+    return hits.numpy()
