@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from compositional_prompts.clip.loading import Clip
@@ -40,12 +39,13 @@ class ClosedWorld:
     Attributes:
         world: the pairs.
         columns: positions of the pairs in the vocabulary, int64 ``[columns]``.
-        place: column of each pair of the vocabulary; -1 if it is not of this world.
+        place: column of each pair of the vocabulary, int64 ``[pairs]`` on the CPU; -1 for pairs
+            that are not of this world.
     """
 
     world: World
     columns: Tensor
-    place: NDArray[np.int64]
+    place: Tensor
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, device: torch.device) -> ClosedWorld:
@@ -55,7 +55,7 @@ class ClosedWorld:
         seen = np.array(vocabulary.seen, dtype=bool)[columns]
         pair_indices = torch.from_numpy(vocabulary.pair_indices[columns]).to(device)
         world = World.of(pair_indices, torch.from_numpy(seen).to(device))
-        return cls(world, torch.from_numpy(columns).to(device), place)
+        return cls(world, torch.from_numpy(columns).to(device), torch.from_numpy(place))
 
 
 class MeasuredWorlds:
@@ -116,25 +116,20 @@ class MeasuredWorlds:
         self._places = listed[self._by_place]
 
     def part(self, image_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Rows of a batch that are measured, validation images first, and all others; int64."""
+        """Rows of a batch that are measured, and all others; int64."""
         self._missing.difference_update(image_ids)
-        splits = [self._labels.get(image_id, ("", 0))[0] for image_id in image_ids]
-        rows: dict[str, list[int]] = {"val": [], "test": [], "": []}
-        for row, split in enumerate(splits):
-            rows[split].append(row)
-        device = self.listed.device
-        measured = torch.tensor(rows["val"] + rows["test"], dtype=torch.int64, device=device)
-        return measured, torch.tensor(rows[""], dtype=torch.int64, device=device)
+        measured = torch.tensor([name in self._labels for name in image_ids], dtype=torch.bool)
+        measured = measured.to(self.listed.device)
+        return measured.nonzero().squeeze(1), (~measured).nonzero().squeeze(1)
 
-    def labels(self, image_ids: Sequence[str]) -> tuple[int, NDArray[np.int64]]:
-        """Of measured images: how many (the first ones) are of validation, and their pairs."""
+    def labels(self, image_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Of measured images: whether they are of the test split (bool), and their pairs (int64).
+
+        Both are on the CPU.
+        """
         labels = [self._labels[image_id] for image_id in image_ids]
-        pairs = np.array([pair for _, pair in labels], dtype=np.int64)
-        return sum(split == "val" for split, _ in labels), pairs
-
-    def open_columns(self, pairs: NDArray[np.int64]) -> Tensor:
-        """Columns of the open world of pairs of the vocabulary, int64."""
-        return self.listed[torch.from_numpy(pairs).to(self.listed.device)]
+        tested = torch.tensor([split == "test" for split, _ in labels], dtype=torch.bool)
+        return tested, torch.tensor([pair for _, pair in labels], dtype=torch.int64)
 
     def listed_in(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Pairs of the vocabulary among the candidates ``start`` to ``end``.
@@ -185,7 +180,7 @@ class _Log:
 class Measurement:
     """What one scorer reaches in each world.
 
-    Memory is some 25 bytes a test image, and in the open world as much a labelled image and
+    Memory is some 25 bytes a test image, and in the open world as much a measured image and
     threshold.
     """
 
@@ -193,41 +188,38 @@ class Measurement:
         self._worlds = worlds
         self._closed = _Log()
         thresholds = 0 if worlds.open is None else len(worlds.open.cuts)
-        self._validation = [_Log() for _ in range(thresholds)]
-        # The last one has all pairs as candidates, whatever the masking.
-        self._test = [_Log() for _ in range(thresholds + 1)]
+        # Validation and test images at every threshold; the last with all pairs as candidates,
+        # whatever the masking.
+        self._open = [_Log() for _ in range(thresholds + 1)]
+        self._tested: list[Tensor] = []
 
     def judge(self, image_ids: Sequence[str], images: ImageScores) -> Tensor:
         """Judge a batch of measured images.
 
         Args:
-            image_ids: validation images first, as :meth:`MeasuredWorlds.part` orders them.
+            image_ids: at least one.
             images: the same.
 
         Returns:
             Scores of the vocabulary's pairs, ``[images, pairs]``.
         """
         worlds = self._worlds
-        validation, pairs = worlds.labels(image_ids)
+        tested, pairs = worlds.labels(image_ids)
         if worlds.open is None:
             scores = images.scores(worlds.listed)
         else:
-            scores = self._judge_open(worlds.open, validation, pairs, images)
-        if worlds.closed is not None and validation < len(image_ids):
-            columns = torch.from_numpy(worlds.closed.place[pairs[validation:]]).to(scores.device)
-            tested = scores[validation:, worlds.closed.columns]
-            self._closed.add(judge(tested, columns, worlds.closed.world))
+            scores = self._judge_open(worlds.open, pairs, images)
+            self._tested.append(tested)
+        if worlds.closed is not None and bool(tested.any()):
+            truth = worlds.closed.place[pairs[tested]].to(scores.device)
+            rows = scores[tested.to(scores.device)][:, worlds.closed.columns]
+            self._closed.add(judge(rows, truth, worlds.closed.world))
         return scores
 
-    def _judge_open(
-        self,
-        open_world: OpenWorld,
-        validation: int,
-        pairs: NDArray[np.int64],
-        images: ImageScores,
-    ) -> Tensor:
+    def _judge_open(self, open_world: OpenWorld, pairs: Tensor, images: ImageScores) -> Tensor:
         worlds = self._worlds
-        judging = StreamedJudge(worlds.open_world, worlds.open_columns(pairs), open_world.cuts)
+        truth = worlds.listed[pairs.to(worlds.listed.device)]
+        judging = StreamedJudge(worlds.open_world, truth, open_world.cuts)
         listed: Tensor | None = None
         for start, block in images.blocks():
             judging.add(block, start)
@@ -235,15 +227,11 @@ class Measurement:
                 listed = block.new_empty(len(images), len(worlds.listed))
             places, columns = worlds.listed_in(start, start + block.shape[1])
             listed[:, places] = block[:, columns]
-        assert listed is not None
+        assert listed is not None  # every attribute and object has a pair
         judged = judging.finish(open_world.seen_factors)
         plain = judging.finish() if open_world.seen_factors is not None else judged
-        if validation:
-            for log, judgements in zip(self._validation, judged, strict=True):
-                log.add(judgements.rows(0, validation))
-        if validation < len(images):
-            for log, judgements in zip(self._test, [*judged, plain[-1]], strict=True):
-                log.add(judgements.rows(validation, len(images)))
+        for log, judgements in zip(self._open, [*judged, plain[-1]], strict=True):
+            log.add(judgements)
         return listed
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -256,14 +244,16 @@ class Measurement:
         return found
 
     def _open_metrics(self, open_world: OpenWorld) -> dict[str, Any]:
-        chosen = choose_threshold([log.joined() for log in self._validation], self._worlds.protocol)
-        plain = self._test[-1].joined()
-        judged = plain if chosen is None else self._test[chosen].joined()
+        tested = torch.cat([torch.zeros(0, dtype=torch.bool), *self._tested])
+        *judged, plain = (log.joined() for log in self._open)
+        chosen = choose_threshold([one.where(~tested) for one in judged], self._worlds.protocol)
+        plain = plain.where(tested)
+        measured = plain if chosen is None else judged[chosen].where(tested)
         seen_pairs = int(open_world.world.seen.sum())
         cut = len(open_world.world) if chosen is None else open_world.cuts[chosen]
         unthresholded = czsl_metrics(plain)
         return {
-            **_world_metrics(judged, open_world.world),
+            **_world_metrics(measured, open_world.world),
             "threshold": None if chosen is None else float(open_world.thresholds[chosen]),
             "feasible_unseen_pairs": cut - seen_pairs,
             "unthresholded": {name: unthresholded[name] for name in UNTHRESHOLDED},
