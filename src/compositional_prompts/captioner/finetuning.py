@@ -62,7 +62,7 @@ from compositional_prompts.checkpoints import (
 from compositional_prompts.devices import seed_everything
 from compositional_prompts.outputs import atomic_directory
 from compositional_prompts.params import Finetune
-from compositional_prompts.processes import join_processes
+from compositional_prompts.processes import any_process, join_processes
 from compositional_prompts.stage import progress
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,8 @@ class _Trainer:
             self.images += sum(len(batch) for batch in step)
             position.epoch_steps += 1
             position.steps += 1
-            if self._checkpoint_is_due():
+            # One process keeps the time; all have a part in a checkpoint.
+            if any_process(self.accelerator, self.checkpoints.due()):
                 self._save()
             if self.after_step is not None:
                 self.after_step(position.steps)
@@ -237,15 +238,6 @@ class _Trainer:
         if self.scaler.get_scale() >= scale:
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _checkpoint_is_due(self) -> bool:
-        due = self.checkpoints.due()
-        if self.accelerator.num_processes == 1:
-            return due
-        # One process keeps the time; all have a part in a checkpoint.
-        if due:
-            self.accelerator.set_trigger()
-        return bool(self.accelerator.check_trigger())
 
     def _end_epoch(self) -> None:
         params = self.params
