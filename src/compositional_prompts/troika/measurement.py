@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ class _Log:
 
     def joined(self) -> Judgements:
         self._merge()
-        return Judgements.concatenate(self._parts)
+        self._parts = [Judgements.concatenate(self._parts)]  # so that it is not held twice
+        return self._parts[0]
 
     def _merge(self) -> None:
         if self._batches:
@@ -246,9 +247,11 @@ class Measurement:
     def _open_metrics(self, open_world: OpenWorld) -> dict[str, Any]:
         tested = torch.cat([torch.zeros(0, dtype=torch.bool), *self._tested])
         *judged, plain = (log.joined() for log in self._open)
-        chosen = choose_threshold([one.where(~tested) for one in judged], self._worlds.protocol)
-        plain = plain.where(tested)
-        measured = plain if chosen is None else judged[chosen].where(tested)
+        chosen = choose_threshold(
+            [_of_images(one, ~tested) for one in judged], self._worlds.protocol
+        )
+        plain = _of_images(plain, tested)
+        measured = plain if chosen is None else _of_images(judged[chosen], tested)
         seen_pairs = int(open_world.world.seen.sum())
         cut = len(open_world.world) if chosen is None else open_world.cuts[chosen]
         unthresholded = czsl_metrics(plain)
@@ -258,6 +261,11 @@ class Measurement:
             "feasible_unseen_pairs": cut - seen_pairs,
             "unthresholded": {name: unthresholded[name] for name in UNTHRESHOLDED},
         }
+
+
+def _of_images(judgements: Judgements, chosen: Tensor) -> Judgements:
+    """The judgements of the images of a mask, bool ``[images]``."""
+    return Judgements(*(getattr(judgements, field.name)[chosen] for field in fields(Judgements)))
 
 
 def _world_metrics(judgements: Judgements, world: World) -> dict[str, Any]:
