@@ -365,7 +365,9 @@ def test_a_constant_added_to_all_scores_changes_nothing(seed: int, constant: int
     assert czsl_metrics(moved) == czsl_metrics(judge(scores, truth, world))
 
 
-@pytest.mark.parametrize("columns", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7, WIDE_SEGMENT + 9])
+@pytest.mark.parametrize(
+    "columns", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7, WIDE_SEGMENT + 9]
+)
 def test_any_number_of_columns(columns: int) -> None:
     generator = torch.Generator().manual_seed(columns)
     order = torch.randperm(columns, generator=generator)
@@ -508,3 +510,15 @@ def test_bad_scores_in_a_later_block_name_the_image(bad: float) -> None:
     streamed.add(scores[:, :100], 0)
     with pytest.raises(ValueError, match=r"image 3 .*columns 100 to 200"):
         streamed.add(scores[:, 100:], 100)
+
+
+def test_columns_beyond_the_last_cut_are_not_looked_at() -> None:
+    scores, truth, world = random_case(3, torch.float64, 25, "logits")
+    assert len(world) > 3
+    short = StreamedJudge(world, truth, [3])
+    short.add(scores[:, :3], 0)
+    long = StreamedJudge(world, truth, [3])
+    beyond = torch.full((25, len(world) - 3), torch.nan, dtype=torch.float64)
+    long.add(torch.cat([scores[:, :3], beyond[:, :1]], dim=1), 0)
+    long.add(beyond[:, 1:], 4)
+    assert equal(short.finish()[0], long.finish()[0])

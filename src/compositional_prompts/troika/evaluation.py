@@ -16,9 +16,10 @@ Mancini et al., CVPR 2021 (open world).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +96,12 @@ class World:
             raise ValueError("A pair is listed twice among the candidates: list every pair once.")
         return keys
 
+    def positions(self, keys: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Attribute and object positions of :attr:`keys`, on the CPU."""
+        numbers = keys.cpu().numpy()  # NumPy's division by one number is vectorised
+        attributes = numbers // self.object_stride
+        return attributes, numbers - attributes * self.object_stride
+
     @cached_property
     def layout(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Keys and whether seen, on the CPU, for planning without waiting for the device."""
@@ -163,18 +170,6 @@ class Judgements:
         seen = torch.where(self.seen, torch.maximum(seen, truth), seen)
         unseen = torch.where(self.seen, unseen, torch.maximum(unseen, truth))
         return seen.double() - unseen.double()
-
-    def where(self, images: Tensor) -> Judgements:
-        """The judgements of the images of a mask, bool ``[images]``."""
-        positions = images.nonzero().squeeze(1)
-        return Judgements(
-            *(getattr(self, field.name).index_select(0, positions) for field in fields(self))
-        )
-
-    def split(self, images: int) -> Iterator[Judgements]:
-        """The judgements in blocks of so many images."""
-        columns = [getattr(self, field.name).split(images) for field in fields(self)]
-        return (Judgements(*block) for block in zip(*columns, strict=True))
 
     def _wins(self, before: Tensor, after: Tensor) -> Tensor:
         truth = self.truth_score
@@ -262,7 +257,8 @@ class StreamedJudge:
         Args:
             scores: float ``[images, block]`` of columns ``start`` to ``start + block``, on the
                 device of ``truth``. Minus infinity is a pair that must not be predicted.
-            start: first column; blocks come in ascending order without gaps.
+            start: first column; blocks come in ascending order without gaps. Columns beyond the
+                last cut need not come, and are not looked at.
 
         Raises:
             ValueError: the block is not the next one, has another number of images, another dtype
@@ -288,14 +284,15 @@ class StreamedJudge:
                 f"{scores.dtype}."
             )
         self._added = end
-        if block == 0:
+        if block == 0 or start >= self.cuts[-1]:
             return
         here = (self.truth >= start) & (self.truth < end)
         found = scores.gather(1, (self.truth - start).clamp(0, block - 1)[:, None]).squeeze(1)
         running.truth.copy_(torch.where(here, found, running.truth))
-        edges = [start, *(cut for cut in sorted(set(self.cuts)) if start < cut < end), end]
+        needed = min(end, self.cuts[-1])
+        edges = [start, *(cut for cut in sorted(set(self.cuts)) if start < cut < needed), needed]
         for low, high in itertools.pairwise(edges):
-            for kind in (0, 1):
+            for kind in (0, 1):  # unseen, seen
                 self._merge(running, kind, *self._segment(scores, start, low, high, kind))
             self._keep(running, high)
         if rows and not bool(running.best.max() < torch.inf):
@@ -359,10 +356,10 @@ class StreamedJudge:
         maxima = segment_maxima(scores, keys, self._truth_keys)
         best, key = running.best[kind], running.key[kind]
         better = (maxima.best > best) | ((maxima.best == best) & (maxima.key < key))
-        running.key[kind] = torch.where(better, maxima.key, key)
-        running.best[kind] = torch.maximum(best, maxima.best)
-        running.before[kind] = torch.maximum(running.before[kind], maxima.before)
-        running.after[kind] = torch.maximum(running.after[kind], maxima.after)
+        torch.where(better, maxima.key, key, out=key)
+        torch.maximum(best, maxima.best, out=best)
+        for side, found in ((running.before, maxima.before), (running.after, maxima.after)):
+            torch.maximum(side[kind], found, out=side[kind])
 
     def _columns(self, low: int, high: int, kind: int) -> slice | NDArray[np.int64]:
         """Columns of one kind by ascending key: a slice, which copies nothing, if they are so."""
@@ -380,7 +377,8 @@ class StreamedJudge:
     def _keep(self, running: _Maxima, edge: int) -> None:
         """Keep the maxima for the cuts at ``edge``."""
         if cuts := self.cuts.count(edge):
-            self._snapshots += [running.copy()] * cuts
+            kept = running if edge == self.cuts[-1] else running.copy()  # nothing follows the last
+            self._snapshots += [kept] * cuts
 
     def _judgements(self, maxima: _Maxima, cut: int, seen_factor: float | None) -> Judgements:
         seen, truth_keys = self._truth_seen, self._truth_keys
@@ -405,15 +403,16 @@ class StreamedJudge:
                 best = torch.stack([best[0].clamp(min=0), best[1]])
         winner = torch.where(best[0] > best[1], key[0], key[1])
         winner = torch.where(best[0] == best[1], torch.minimum(key[0], key[1]), winner)
-        stride = self.world.object_stride
+        attribute, object_ = self.world.positions(winner)
+        true_attribute, true_object = self.world.positions(truth_keys)
         return Judgements(
             truth_score=truth.cpu(),
             seen_before=before[1].cpu(),
             seen_after=after[1].cpu(),
             unseen_before=before[0].cpu(),
             unseen_after=after[0].cpu(),
-            attribute_hit=(winner // stride == truth_keys // stride).cpu(),
-            object_hit=(winner % stride == truth_keys % stride).cpu(),
+            attribute_hit=torch.from_numpy(attribute == true_attribute),
+            object_hit=torch.from_numpy(object_ == true_object),
             seen=seen.cpu(),
         )
 
@@ -532,17 +531,17 @@ def sampled_metrics(judgements: Judgements) -> dict[str, float | None]:
         accuracy at the highest bias. A harmonic mean with an accuracy of 0 is 0.
     """
     # No bias helps a true pair past a better one of its kind that comes before it.
-    seen = judgements.where(judgements.seen_hit)
-    unseen = judgements.where(
-        ~judgements.seen & (judgements.truth_score > judgements.unseen_before)
+    seen = _Rivals.of(judgements, judgements.seen_hit)
+    unseen = _Rivals.of(
+        judgements, ~judgements.seen & (judgements.truth_score > judgements.unseen_before)
     )
-    highest = judgements.truth_score.new_tensor([HIGHEST_BIAS])
-    right = unseen.where(_unseen_predicted(unseen, highest))
-    rivals = torch.maximum(right.seen_before, right.seen_after)
-    margins = (rivals - right.truth_score - BELOW_MARGIN).sort().values
-    biases = torch.cat([margins[:: max(len(margins) // BIAS_SAMPLES, 1)], highest])
-    seen_hits = _hits(seen, _seen_predicted, biases)
-    unseen_hits = _hits(unseen, _unseen_predicted, biases)
+    highest = np.full(1, HIGHEST_BIAS, dtype=unseen.truth.dtype)
+    right = unseen.unseen_predicted(highest)
+    margins = np.sort((np.maximum(unseen.seen_before, unseen.seen_after) - unseen.truth)[right])
+    margins = margins - unseen.truth.dtype.type(BELOW_MARGIN)
+    biases = np.concatenate([margins[:: max(len(margins) // BIAS_SAMPLES, 1)], highest])
+    seen_hits = seen.hits(biases, _Rivals.seen_predicted)
+    unseen_hits = unseen.hits(biases, _Rivals.unseen_predicted)
     seen_images, unseen_images = _counts(judgements)
     metrics: dict[str, float | None] = dict.fromkeys(SAMPLED_METRICS)
     if seen_images:
@@ -556,28 +555,45 @@ def sampled_metrics(judgements: Judgements) -> dict[str, float | None]:
     return metrics
 
 
-def _seen_predicted(judged: Judgements, bias: Tensor) -> Tensor:
-    """Whether a true pair, the best seen one, is predicted with a bias on unseen pairs.
-
-    The bias is added in the dtype of the scores: pairs closer than its rounding tie.
-    """
-    truth = judged.truth_score
-    return (truth > judged.unseen_before + bias) & (truth >= judged.unseen_after + bias)
+Scores = NDArray[np.floating[Any]]
 
 
-def _unseen_predicted(judged: Judgements, bias: Tensor) -> Tensor:
-    """Whether a true pair, an unseen one, is predicted with a bias on unseen pairs."""
-    truth = judged.truth_score + bias
-    before = torch.maximum(judged.seen_before, judged.unseen_before + bias)
-    after = torch.maximum(judged.seen_after, judged.unseen_after + bias)
-    return (truth > before) & (truth >= after)
+class _Rivals(NamedTuple):
+    """Scores of true pairs and of those around them, each ``[images]``; see Judgements."""
 
+    truth: Scores
+    seen_before: Scores
+    seen_after: Scores
+    unseen_before: Scores
+    unseen_after: Scores
 
-def _hits(
-    judged: Judgements, predicted: Callable[[Judgements, Tensor], Tensor], biases: Tensor
-) -> NDArray[np.int64]:
-    """Images predicted right at each bias, ``[biases]``."""
-    hits = torch.zeros(len(biases), dtype=torch.int64)
-    for block in judged.split(IMAGE_BLOCK):
-        hits += torch.count_nonzero(predicted(block, biases[:, None]), dim=1)
-    return hits.numpy()
+    @classmethod
+    def of(cls, judged: Judgements, images: Tensor) -> _Rivals:
+        """Those of the images of a mask, bool ``[images]``."""
+        around = (judged.seen_before, judged.seen_after, judged.unseen_before, judged.unseen_after)
+        return cls(*(scores.numpy()[images.numpy()] for scores in (judged.truth_score, *around)))
+
+    def seen_predicted(self, bias: Scores) -> NDArray[np.bool_]:
+        """Whether true pairs, the best seen ones, are predicted with a bias on unseen pairs.
+
+        The bias is added in the dtype of the scores: pairs closer than its rounding tie.
+        """
+        before, after = self.unseen_before + bias, self.unseen_after + bias
+        return (self.truth > before) & (self.truth >= after)
+
+    def unseen_predicted(self, bias: Scores) -> NDArray[np.bool_]:
+        """Whether true pairs, unseen ones, are predicted with a bias on unseen pairs."""
+        truth = self.truth + bias
+        before = np.maximum(self.seen_before, self.unseen_before + bias)
+        after = np.maximum(self.seen_after, self.unseen_after + bias)
+        return (truth > before) & (truth >= after)
+
+    def hits(
+        self, biases: Scores, predicted: Callable[[_Rivals, Scores], NDArray[np.bool_]]
+    ) -> NDArray[np.int64]:
+        """Images predicted right at each bias, ``[biases]``."""
+        hits = np.zeros(len(biases), dtype=np.int64)
+        for start in range(0, len(self.truth), IMAGE_BLOCK):
+            block = _Rivals(*(scores[start : start + IMAGE_BLOCK] for scores in self))
+            hits += np.count_nonzero(predicted(block, biases[:, None]), axis=1)
+        return hits

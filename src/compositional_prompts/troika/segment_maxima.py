@@ -93,12 +93,18 @@ def first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
 def _around(numbers: Tensor, end: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Highest of each row's numbers before ``end``, and from ``start`` on, ``[rows]`` each."""
     count = numbers.shape[1]
-    if count <= NARROW_SEGMENT:  # to look up rows of a table and add them is faster than masks
-        low = numbers.new_full((count + 1, count), -torch.inf)
-        before = low.triu().index_select(0, end).add_(numbers)
-        after = low.tril(-1).index_select(0, start).add_(numbers)
-    else:
+    if count > NARROW_SEGMENT:
         within = torch.arange(count, device=numbers.device)
         before = numbers.masked_fill(within >= end[:, None], -torch.inf)
         after = numbers.masked_fill(within < start[:, None], -torch.inf)
-    return before.amax(dim=1), after.amax(dim=1)
+        return before.amax(dim=1), after.amax(dim=1)
+    # To look up rows of a table and add to them is faster than masks, and amax is fastest for
+    # whole chunks.
+    low = numbers.new_full((count + 1, -(-count // CHUNK) * CHUNK), -torch.inf)
+    kept = low.triu().index_select(0, end)
+    kept[:, :count] += numbers
+    highest_before = kept.amax(dim=1)
+    low[:, :count].tril_(-1)
+    torch.index_select(low, 0, start, out=kept)
+    kept[:, :count] += numbers
+    return highest_before, kept.amax(dim=1)
