@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
-import signal
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from killed_runs import killed_at_random
 from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature
 from torch.distributed.fsdp import FSDPModule
@@ -113,40 +109,13 @@ def written(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def tell(pipe: int, step: int) -> None:
-    """Say that a step is done."""
-    os.write(pipe, b".")
+def killed(folder: Path) -> int:
+    """Run :func:`train` until it ends, killing it on the way; return how often."""
 
+    def run(tell: Callable[[], object]) -> None:
+        train(folder, folder / "scratch", lambda step: tell())
 
-def killed_at_random(folder: Path, seed: int) -> int:
-    """Run :func:`train` in processes of their own, kill -9 each after some steps and a moment
-    more, until one ends by itself; return how many were killed.
-    """
-    rng = random.Random(seed)
-    kills = 0
-    while True:
-        reading, writing = os.pipe()
-        process = os.fork()
-        if process == 0:
-            status = 1
-            with contextlib.suppress(Exception):
-                train(folder, folder / "scratch", partial(tell, writing))
-                status = 0
-            os._exit(status)
-        os.close(writing)
-        ends = rng.randint(2, 6)
-        seen = 0
-        while seen < ends and os.read(reading, 1):
-            seen += 1
-        time.sleep(rng.random() * 0.03)
-        os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        os.close(reading)
-        if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status):
-                raise RuntimeError("the run failed")
-            return kills
-        kills += 1
+    return killed_at_random(run, (2, 6), seed=5)
 
 
 class StoppedError(Exception):
@@ -188,6 +157,6 @@ if __name__ == "__main__":
     mode, target = sys.argv[1], Path(sys.argv[2])
     (target / "scratch").mkdir(parents=True, exist_ok=True)
     if mode == "killed":
-        print(killed_at_random(target, seed=5))
+        print(killed(target))
     else:
         together(target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import torch
 import yaml
 from finetune_run import train
+from killed_runs import script_environment
 from micro_blip2 import QUERIES, miniature, save
 from safetensors.torch import load_file
 
@@ -178,7 +178,7 @@ def test_two_processes_train_as_one(project, alone, project_root, tmp_path) -> N
     done = subprocess.run(
         [*TOGETHER, str(project_root / "stages" / "finetune.py"), *arguments(project, tmp_path)],
         cwd=project,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project_root / "src")},
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=240,
@@ -203,7 +203,7 @@ def test_sharing_gradients_or_the_model_gives_the_same_losses(tmp_path, project_
     script = Path(__file__).with_name("finetune_run.py")
     done = subprocess.run(
         [*TOGETHER, str(script), "together", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project_root / "src")},
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=240,

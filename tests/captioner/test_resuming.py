@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_run import STEPS, train, written
+from killed_runs import script_environment
 
 from compositional_prompts.checkpoints import (
     CHECKPOINT_FILE,
@@ -68,6 +69,7 @@ def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path, undisturbed) 
     script = Path(__file__).with_name("finetune_run.py")
     done = subprocess.run(
         [sys.executable, script, "killed", tmp_path / "killed"],
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=240,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from troika.test_troika_stages import Workspace
 from troika.training_run import (
     EPOCHS,
-    ROOT,
     STEPS,
     STILL,
     Breaking,
@@ -83,6 +81,7 @@ def test_a_run_that_is_killed_ends_as_an_undisturbed_one(
 ) -> None:
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("training_run.py"), "killed", tmp_path],
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=240,
@@ -160,7 +159,7 @@ def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     done = subprocess.run(
         [*TOGETHER, str(script), "together", str(tmp_path / "run"), *stage],
         cwd=workspace.root,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
+        env=script_environment(),
         capture_output=True,
         text=True,
         timeout=240,

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
 import runpy
-import signal
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -21,6 +17,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from killed_runs import killed_at_random
 from PIL import Image
 from torch import nn
 
@@ -136,15 +133,15 @@ class Breaking(Checkpoints):
 
 
 class Telling(Checkpoints):
-    """Checkpoints that say so through a pipe."""
+    """Checkpoints that say so."""
 
-    def __init__(self, folder: Path, pipe: int) -> None:
+    def __init__(self, folder: Path, tell: Callable[[], object]) -> None:
         super().__init__(folder, 0)
-        self.pipe = pipe
+        self.tell = tell
 
     def save(self, state: Mapping[str, Any]) -> None:
         super().save(state)
-        os.write(self.pipe, b".")
+        self.tell()
 
 
 def train(
@@ -181,35 +178,11 @@ def written(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in [*names, "troika/config.json"]}
 
 
-def killed_at_random(folder: Path, seed: int) -> int:
-    """Run :func:`train` in processes of their own, kill -9 each after some checkpoints and a
-    moment more, until one ends by itself; return how many were killed.
-    """
-    rng = random.Random(seed)
-    kills = 0
-    while True:
-        reading, writing = os.pipe()
-        process = os.fork()
-        if process == 0:
-            status = 1
-            with contextlib.suppress(Exception):
-                train(folder, Telling(folder / "scratch", writing))
-                status = 0
-            os._exit(status)
-        os.close(writing)
-        ends = rng.randint(1, 4)
-        seen = 0
-        while seen < ends and os.read(reading, 1):
-            seen += 1
-        time.sleep(rng.random() * 0.03)
-        os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        os.close(reading)
-        if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status):
-                raise RuntimeError("the run failed")
-            return kills
-        kills += 1
+def killed(folder: Path) -> int:
+    """Run :func:`train` until it ends, killing it on the way; return how often."""
+    return killed_at_random(
+        lambda tell: train(folder, Telling(folder / "scratch", tell)), (1, 4), seed=5
+    )
 
 
 def check_batch_norm(accelerator: Accelerator, sizes: list[int]) -> None:
@@ -279,6 +252,6 @@ if __name__ == "__main__":
     mode, target = sys.argv[1], Path(sys.argv[2])
     (target / "scratch").mkdir(parents=True, exist_ok=True)
     if mode == "killed":
-        print(killed_at_random(target, seed=5))
+        print(killed(target))
     else:
         together(target, sys.argv[3:])
