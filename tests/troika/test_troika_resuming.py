@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from killed_runs import script_environment
 from safetensors.torch import load_file
 from troika.test_troika_stages import Workspace
 from troika.training_run import (
