@@ -24,14 +24,9 @@ from measuring.resources import peak_memory
 from torch import Tensor
 
 from compositional_prompts.params import Feasibility
-from compositional_prompts.troika.evaluation import (
-    Judgements,
-    StreamedJudge,
-    World,
-    czsl_metrics,
-    sampled_metrics,
-)
+from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.feasibility import OpenWorld, choose_threshold
+from compositional_prompts.troika.judging import Judgements, StreamedJudge, World
 
 BLOCK = 1024  # pairs scored at once, as a model does
 

@@ -15,14 +15,11 @@ from compositional_prompts.troika import evaluation
 from compositional_prompts.troika.evaluation import (
     METRICS,
     SAMPLED_METRICS,
-    Judgements,
-    StreamedJudge,
-    World,
     czsl_metrics,
-    judge,
     sampled_metrics,
     seen_unseen_curve,
 )
+from compositional_prompts.troika.judging import Judgements, StreamedJudge, World, judge
 from compositional_prompts.troika.segment_maxima import CHUNK, WIDE_SEGMENT
 
 

@@ -16,14 +16,7 @@ from torch import Tensor
 from compositional_prompts.clip.loading import Clip
 from compositional_prompts.params import Feasibility
 from compositional_prompts.troika import feasibility as feasibility_module
-from compositional_prompts.troika.evaluation import (
-    Judgements,
-    StreamedJudge,
-    World,
-    czsl_metrics,
-    judge,
-    sampled_metrics,
-)
+from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.feasibility import (
     OpenWorld,
     choose_threshold,
@@ -31,6 +24,7 @@ from compositional_prompts.troika.feasibility import (
     word_vectors,
 )
 from compositional_prompts.troika.glove import GloveError, read_word_vectors
+from compositional_prompts.troika.judging import Judgements, StreamedJudge, World, judge
 from compositional_prompts.troika.vocabulary import Vocabulary
 
 

@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.loading import Clip
 from compositional_prompts.params import Feasibility
-from compositional_prompts.troika.evaluation import Judgements, World, czsl_metrics, sampled_metrics
+from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.glove import read_word_vectors
+from compositional_prompts.troika.judging import Judgements, World
 from compositional_prompts.troika.vocabulary import Vocabulary, spoken
 
 TEXT_BATCH = 256

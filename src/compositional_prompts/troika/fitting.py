@@ -36,7 +36,8 @@ from compositional_prompts.stage import progress
 from compositional_prompts.troika.augmentation import random_maps, warp
 from compositional_prompts.troika.batch_norm import SharedBatchNorm, share_batch_norms
 from compositional_prompts.troika.checkpoint import TrainedState
-from compositional_prompts.troika.evaluation import Judgements, World, czsl_metrics, judge
+from compositional_prompts.troika.evaluation import czsl_metrics
+from compositional_prompts.troika.judging import Judgements, World, judge
 from compositional_prompts.troika.learning_curve import (
     EpochRecord,
     Selection,

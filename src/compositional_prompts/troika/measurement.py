@@ -13,15 +13,9 @@ from torch import Tensor
 
 from compositional_prompts.clip.loading import Clip
 from compositional_prompts.params import TroikaPredict
-from compositional_prompts.troika.evaluation import (
-    Judgements,
-    StreamedJudge,
-    World,
-    czsl_metrics,
-    judge,
-    sampled_metrics,
-)
+from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.feasibility import OpenWorld, choose_threshold
+from compositional_prompts.troika.judging import Judgements, StreamedJudge, World, judge
 from compositional_prompts.troika.pair_scoring import ImageScores
 from compositional_prompts.troika.vocabulary import Vocabulary, labelled_images
 
