@@ -37,16 +37,24 @@ CLIP_CONFIG: dict[str, Any] = {
 BEAMS, TOKENS = 3, 12
 
 
-def write_clip(directory: Path, seed: int) -> None:
+def write_clip(
+    directory: Path,
+    seed: int,
+    resize_mode: str = "squash",
+    change: Callable[[open_clip.CLIP], None] | None = None,
+) -> None:
+    """A CLIP of random weights as stages find it; ``change`` may move its weights."""
     torch.manual_seed(seed)
     model = open_clip.CLIP(**CLIP_CONFIG)
+    if change is not None:
+        change(model)
     settings = {
         "size": (16, 16),
         "mode": "RGB",
         "mean": (0.48, 0.46, 0.41),
         "std": (0.27, 0.26, 0.28),
         "interpolation": "bicubic",
-        "resize_mode": "squash",
+        "resize_mode": resize_mode,
         "fill_color": 0,
     }
     open_clip.set_model_preprocess_cfg(model, settings)

@@ -14,11 +14,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.schema import CATALOG, ORIGINAL_PROMPTS, PAIRS, SPLITS
 from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.clip.loading import Clip, load_clip, save_clip
+from compositional_prompts.clip.loading import Clip, load_clip
 from compositional_prompts.params import Base, TroikaPredict, TroikaTrain, read_params
 from compositional_prompts.troika import measurement as measurement_module
 from compositional_prompts.troika import prediction as prediction_module
@@ -50,11 +51,6 @@ NAMES = [row[:2] for row in PAIR_ROWS]
 COMBINATIONS = [(attribute, name) for attribute in ATTRIBUTES for name in OBJECTS]
 SEEN = {row[:2] for row in PAIR_ROWS if row[3]}
 SCORED = ("best_seen", "best_unseen", "best_hm", "auc", "attribute_accuracy", "object_accuracy")
-MODEL_CONFIG: dict[str, Any] = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 2, "vocab_size": 49408},
-}
 Scores = NDArray[np.float64]
 
 
@@ -81,23 +77,14 @@ def centre_features(model: open_clip.CLIP) -> None:
         hook.remove()
 
 
-def write_clip(directory: Path) -> Clip:
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**MODEL_CONFIG)
-    centre_features(model)
-    torch.nn.init.constant_(model.logit_scale, 4)
-    settings = {
-        "size": (16, 16),
-        "mode": "RGB",
-        "mean": (0.48, 0.46, 0.41),
-        "std": (0.27, 0.26, 0.28),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "fill_color": 0,
-    }
-    open_clip.set_model_preprocess_cfg(model, settings)
-    directory.mkdir(parents=True)
-    save_clip(model, MODEL_CONFIG, directory)
+def centred_clip(directory: Path) -> Clip:
+    """A CLIP of random weights that tells images and texts apart."""
+
+    def change(model: open_clip.CLIP) -> None:
+        centre_features(model)
+        torch.nn.init.constant_(model.logit_scale, 4)
+
+    write_clip(directory, 0, "shortest", change)
     return load_clip(directory, CPU)
 
 
@@ -216,7 +203,7 @@ def committed() -> tuple[TroikaPredict, Base]:
 
 def make_project(root: Path, images: int = 90) -> Project:
     """Labels are drawn from the pairs of their split, rather the better the model scores them."""
-    clip = write_clip(root / "clip")
+    clip = centred_clip(root / "clip")
     columns = list(zip(*PAIR_ROWS, strict=True))
     table = pa.table([*columns, [1] * len(PAIR_ROWS)], schema=PAIRS)
     write_table(table, root / "pairs.parquet", PAIRS)

@@ -18,11 +18,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.schema import CATALOG, ORIGINAL_PROMPTS, PAIRS, SPLITS
 from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.clip.loading import Clip, load_clip, save_clip
+from compositional_prompts.clip.loading import Clip, load_clip
 from compositional_prompts.params import TroikaPredict, read_params
 from compositional_prompts.troika import pixels as pixels_module
 from compositional_prompts.troika import prediction as prediction_module
@@ -41,42 +42,6 @@ PAIR_ROWS = [
     ("Wool", "Shoes.Flats", "test", False),
     ("Wool", "Slippers", "train", True),
 ]
-MODEL_CONFIG: dict[str, Any] = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "image_size": 16,
-        "layers": 2,
-        "width": 32,
-        "patch_size": 8,
-        "head_width": 16,
-    },
-    "text_cfg": {
-        "context_length": 16,
-        "width": 32,
-        "heads": 2,
-        "layers": 2,
-        "vocab_size": 49408,
-    },
-}
-
-
-def write_clip(directory: Path) -> None:
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**MODEL_CONFIG)
-    open_clip.set_model_preprocess_cfg(
-        model,
-        {
-            "size": (16, 16),
-            "mode": "RGB",
-            "mean": (0.48, 0.46, 0.41),
-            "std": (0.27, 0.26, 0.28),
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-            "fill_color": 0,
-        },
-    )
-    directory.mkdir(parents=True)
-    save_clip(model, MODEL_CONFIG, directory)
 
 
 def encoded_image(seed: int) -> bytes:
@@ -113,7 +78,7 @@ class Workspace:
         self.model = root / "models" / "troika"
         self.prompts = root / "data" / "prompts" / "original.parquet"
         self.params = root / "params.yaml"
-        write_clip(self.clip)
+        write_clip(self.clip, 0, "shortest")
         self.write_catalog([row[0] for row in self.images])
         by_id = sorted(self.images)
         self.write_splits(by_id)
