@@ -45,26 +45,13 @@ from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.tables import write_table
 from compositional_prompts.clip.loading import Clip, load_clip, save_clip
+from compositional_prompts.clip.pretraining import MICRO_CONFIG
 from compositional_prompts.devices import resolve_device, seed_everything
 from compositional_prompts.params import TroikaTrain, read_params
 from compositional_prompts.troika.fitting import Labelled, fit, training_batches, weighted_loss
 from compositional_prompts.troika.model import BranchLogits, Troika, TroikaConfig
 from compositional_prompts.troika.pixels import Normalizer, decode_pixels
 from compositional_prompts.troika.vocabulary import Vocabulary
-
-MICRO: dict[str, Any] = {
-    "embed_dim": 128,
-    "vision_cfg": {
-        "image_size": 96,
-        "patch_size": 8,
-        "width": 128,
-        "layers": 3,
-        "head_width": 32,
-        "no_ln_pre": True,
-    },
-    "text_cfg": {"context_length": 32, "width": 128, "heads": 4, "layers": 2},
-}
-"""The CLIP of the sample."""
 
 LOSS_TOLERANCE = 2e-4
 """Of the mean loss of an epoch, whose steps carry rounding on."""
@@ -276,7 +263,7 @@ def train_as_the_stage(task: Task, augment: bool) -> Measured:
 
 def write_random_clip(folder: Path, name: str | None) -> None:
     """A CLIP of the sample's size, or of open_clip's architecture ``name``, of random weights."""
-    config = MICRO if name is None else open_clip.get_model_config(name)
+    config = MICRO_CONFIG if name is None else open_clip.get_model_config(name)
     model = open_clip.CLIP(**{**config, "quick_gelu": False})
     size = model.visual.image_size
     model.visual.preprocess_cfg = {
