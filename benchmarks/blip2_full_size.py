@@ -47,20 +47,20 @@ from transformers import (
     OPTConfig,
 )
 
-from compositional_prompts.captioner.adapters import add_adapter
-from compositional_prompts.captioner.forward import (
+from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
+from compositional_prompts.captioner.decoding.caption_generation import generate_tokens
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.caption_tokens import CaptionTokens
+from compositional_prompts.captioner.model.forward import (
     ScoredTokens,
     caption_logits,
     caption_loss,
     query_features,
     score_places,
 )
-from compositional_prompts.captioner.generation import generate_tokens
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.pretraining import train_tokenizer
-from compositional_prompts.captioner.tokens import CaptionTokens
-from compositional_prompts.captioner.training import CaptionLoss
-from compositional_prompts.params import Lora
+from compositional_prompts.captioner.model.lora import add_adapter
+from compositional_prompts.captioner.parameters import Lora
+from compositional_prompts.captioner.training.caption_batches import CaptionLoss
 
 LORA = Lora(
     r=16,

@@ -30,20 +30,21 @@ from measuring.resources import peak_memory
 from peft import PeftModel
 from torch import Tensor
 
-from compositional_prompts.captioner.adapters import load_adapter
-from compositional_prompts.captioner.features import FeatureStore, write_features
-from compositional_prompts.captioner.forward import query_features
-from compositional_prompts.captioner.generation import caption_images
-from compositional_prompts.captioner.loading import Captioner, load_captioner
-from compositional_prompts.captioner.selection import prompts_of, split_images
-from compositional_prompts.captioner.token_automaton import compile_grammar
+from compositional_prompts.captioner.decoding.caption_generation import caption_images
+from compositional_prompts.captioner.decoding.token_automaton import compile_grammar
+from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.model.forward import query_features
+from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.catalog.schema import PAIRS
-from compositional_prompts.catalog.tables import read_table
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.enhancement.prompts import PromptTemplate
-from compositional_prompts.enhancement.vocabulary import read_vocabulary
+from compositional_prompts.catalog.splitting.split_images import split_images
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.enhancement.enhanced_prompts import prompts_of
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.prompt.template import PromptTemplate
 
 
 @dataclass

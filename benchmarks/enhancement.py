@@ -15,7 +15,7 @@ import pyarrow as pa
 from measuring.resources import best_time
 from numpy.typing import NDArray
 
-from compositional_prompts.enhancement.choice import Choice, choose, score_images
+from compositional_prompts.enhancement.word_choice import Choice, choose, score_images
 
 GROUPS = {"color": 12, "material": 4}
 THRESHOLD = 0.02  # random vectors of 512 numbers are nearly orthogonal

@@ -24,10 +24,10 @@ import torch
 from measuring.resources import peak_memory
 from torch import Tensor
 
-from compositional_prompts.params import Feasibility
-from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
-from compositional_prompts.troika.feasibility import OpenWorld, choose_threshold
-from compositional_prompts.troika.judging import Judgements, StreamedJudge, World
+from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
+from compositional_prompts.troika.evaluation.feasibility import OpenWorld, choose_threshold
+from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World
+from compositional_prompts.troika.parameters import Feasibility
 
 BLOCK = 1024  # pairs scored at once, as a model does
 

@@ -53,24 +53,25 @@ from transformers import (
     get_scheduler,
 )
 
-from compositional_prompts.captioner.adapters import add_adapter
-from compositional_prompts.captioner.features import FeatureStore, write_features
-from compositional_prompts.captioner.finetuning import finetune
-from compositional_prompts.captioner.forward import (
+from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
+from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.model.blip2_model import Captioner, complete, load_captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import (
     IGNORED,
     caption_logits,
     caption_loss,
     query_features,
 )
-from compositional_prompts.captioner.loading import Captioner, complete, load_captioner
-from compositional_prompts.captioner.pretraining import train_tokenizer
-from compositional_prompts.captioner.tokens import tokenize_captions
-from compositional_prompts.captioner.training import CaptionPairs
-from compositional_prompts.catalog.datasets.sample.generation import generate_catalog
+from compositional_prompts.captioner.model.lora import add_adapter
+from compositional_prompts.captioner.parameters import Finetune
+from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_trainer import finetune
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.devices import resolve_device, seed_everything
-from compositional_prompts.params import Finetune, read_params
-from compositional_prompts.stage import progress
+from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.sample.drawn_products import generate_catalog
 
 REPORT_BATCH = 3
 WARMUP_RATIO = 0.1

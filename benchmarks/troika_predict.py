@@ -34,13 +34,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.troika.model import Troika, TroikaConfig
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.troika.model.network import Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.traction import QUICK_GELU, CrossAttentionLayer
 from compositional_prompts.troika.pair_scoring import TroikaScorer
-from compositional_prompts.troika.traction import QUICK_GELU, CrossAttentionLayer
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.parameters import TroikaTrain
 
 WORLDS = ((16, 12), (60, 50))
 """Attributes and objects: UT-Zappos50K's, and an open world of some thousand pairs."""

@@ -40,18 +40,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from compositional_prompts.catalog.datasets.sample.generation import SampleRow, generate_catalog
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.clip.loading import Clip, load_clip, save_clip
-from compositional_prompts.clip.pretraining import MICRO_CONFIG
-from compositional_prompts.devices import resolve_device, seed_everything
-from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.troika.fitting import Labelled, fit, training_batches, weighted_loss
-from compositional_prompts.troika.model import BranchLogits, Troika, TroikaConfig
-from compositional_prompts.troika.pixels import Normalizer, decode_pixels
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG
+from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
+from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.sample.drawn_products import SampleRow, generate_catalog
+from compositional_prompts.troika.model.network import BranchLogits, Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.parameters import TroikaTrain
+from compositional_prompts.troika.training.pixel_cache import Normalizer, decode_pixels
+from compositional_prompts.troika.training.troika_trainer import (
+    Labelled,
+    fit,
+    training_batches,
+    weighted_loss,
+)
 
 LOSS_TOLERANCE = 2e-4
 """Of the mean loss of an epoch, whose steps carry rounding on."""

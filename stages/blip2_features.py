@@ -1,12 +1,13 @@
 """Stage blip2_features: the output of BLIP-2's frozen half for every image, once."""
 
-from compositional_prompts.captioner.extraction import compute_features
-from compositional_prompts.captioner.features import write_uncached
-from compositional_prompts.captioner.loading import DTYPES, load_captioner
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.params import Blip2Features, read_params
-from compositional_prompts.scratch import fingerprint, scratch_folder
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.captioner.features.extraction import compute_features
+from compositional_prompts.captioner.features.feature_store import write_uncached
+from compositional_prompts.captioner.model.blip2_model import DTYPES, load_captioner
+from compositional_prompts.captioner.parameters import Blip2Features
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:

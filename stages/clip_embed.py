@@ -1,10 +1,11 @@
 """Stage clip_embed: CLIP vectors of every image and of the words that may describe it."""
 
 from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_words
-from compositional_prompts.clip.loading import load_clip
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.params import ClipEmbed, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.clip.open_clip_model import load_clip
+from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:

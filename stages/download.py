@@ -2,21 +2,23 @@
 
 import pyarrow as pa
 
-from compositional_prompts.catalog.datasets.compositional import (
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS
+from compositional_prompts.datasets.compositional import (
     select_cgqa,
     select_mit_states,
     select_ut_zappos,
 )
-from compositional_prompts.catalog.datasets.fashion_products import select_products
-from compositional_prompts.catalog.datasets.folder import select_images
-from compositional_prompts.catalog.datasets.sample.generation import generate_catalog
-from compositional_prompts.catalog.ingestion import Selection, ingest
-from compositional_prompts.catalog.schema import LISTED_PAIRS
-from compositional_prompts.catalog.shards import CatalogRow
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import Base, Download, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.datasets.fashion_products import select_products
+from compositional_prompts.datasets.folder import select_images
+from compositional_prompts.datasets.ingestion import Selection, ingest
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.section import Base
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.sample.drawn_products import generate_catalog
 
 
 def select(params: Download, base: Base) -> Selection:

@@ -1,11 +1,12 @@
 """Choose a word of every attribute group for every image and write the enhanced prompts."""
 
-from compositional_prompts.catalog import schema
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.enhancement.enhance import enhance_prompts, write_confusions
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import Enhance, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.enhancement.enhancing import enhance_prompts, write_confusions
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
             paths.prompts, paths.catalog, paths.embeddings, params, base.workers
         )
         write_table(
-            result.table, paths.enhanced, schema.enhanced_prompts(tuple(result.evaluations))
+            result.table, paths.enhanced, enhanced_prompts_schema(tuple(result.evaluations))
         )
         write_metrics(result.metrics(), paths.metrics)
         write_confusions(result.evaluations, paths.confusion)

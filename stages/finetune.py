@@ -5,24 +5,26 @@
 
 from contextlib import ExitStack
 
-from compositional_prompts.captioner.features import read_metadata
-from compositional_prompts.captioner.finetuning import finetune
-from compositional_prompts.captioner.inputs import open_inputs
-from compositional_prompts.captioner.loading import load_captioner
-from compositional_prompts.captioner.selection import prompts_of, split_images
-from compositional_prompts.captioner.training import CaptionPairs
-from compositional_prompts.catalog.schema import PAIRS
-from compositional_prompts.catalog.tables import read_table
-from compositional_prompts.checkpoints import Checkpoints
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.enhancement.prompts import PromptTemplate
-from compositional_prompts.enhancement.vocabulary import read_vocabulary
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import Finetune, read_params
-from compositional_prompts.processes import join_processes
-from compositional_prompts.scoring.text_metrics import score_texts
-from compositional_prompts.scratch import fingerprint, scratch_folder
-from compositional_prompts.stage import StageRun, path_arguments, run_stage
+from compositional_prompts.captioner.features.feature_store import read_metadata
+from compositional_prompts.captioner.features.image_inputs import open_inputs
+from compositional_prompts.captioner.model.blip2_model import load_captioner
+from compositional_prompts.captioner.parameters import Finetune
+from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_trainer import finetune
+from compositional_prompts.catalog.splitting.split_images import split_images
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.enhancement.enhanced_prompts import prompts_of
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
+from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.text_metrics import score_texts
 
 
 def main() -> None:

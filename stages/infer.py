@@ -7,18 +7,19 @@ model has no adapter and does not know the wording, so it writes freely all the 
 import logging
 from pathlib import Path
 
-from compositional_prompts.captioner.adapters import load_adapter
-from compositional_prompts.captioner.features import read_metadata
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.features.feature_store import read_metadata
+from compositional_prompts.captioner.features.image_inputs import open_inputs
 from compositional_prompts.captioner.inference import caption_split, grammar_of
-from compositional_prompts.captioner.inputs import open_inputs
-from compositional_prompts.captioner.loading import load_captioner
-from compositional_prompts.captioner.selection import split_images
-from compositional_prompts.catalog.schema import CAPTIONS
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.devices import resolve_device, seed_everything
-from compositional_prompts.params import Infer, read_params
-from compositional_prompts.scratch import fingerprint, scratch_folder
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.captioner.model.blip2_model import load_captioner
+from compositional_prompts.captioner.model.lora import load_adapter
+from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.catalog.splitting.split_images import split_images
+from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 logger = logging.getLogger("compositional_prompts.infer")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from compositional_prompts.params import Report, read_params
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.reporting.content.limits import limits
 from compositional_prompts.reporting.page import ReportPaths, build_report
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.reporting.parameters import Report
 
 
 def main() -> None:
@@ -22,6 +25,7 @@ def main() -> None:
         "timing",
     )
     report, base = read_params(paths.params, Report)
+    params = read_all_params(paths.params)
     with run_stage("report", paths.timing) as run:
         run.rows = build_report(
             ReportPaths(
@@ -36,6 +40,7 @@ def main() -> None:
                 page=paths.page,
                 figures=paths.figures,
             ),
+            limits(params.download, params.weights, params.blip2_features),
             title=report.title,
             gallery_images=report.gallery_images,
             seed=base.seed,

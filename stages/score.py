@@ -1,16 +1,17 @@
 """Score the untrained and the fine-tuned captions against the enhanced prompts and the truth."""
 
-from compositional_prompts.catalog import schema
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.clip.loading import load_clip
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.enhancement.embeddings import iterate_image_vectors
-from compositional_prompts.enhancement.prompts import PromptTemplate
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import Score, read_params
-from compositional_prompts.scoring.inputs import read_inputs
-from compositional_prompts.scoring.score import score_captions, write_means
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.clip.open_clip_model import load_clip
+from compositional_prompts.clip.vector_tables import iterate_image_vectors
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.scoring.caption_scores import score_captions, write_means
+from compositional_prompts.scoring.parameters import Score
+from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.scoring.scoring_inputs import read_inputs
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
             lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
             params,
         )
-        write_table(result.table, paths.scores, schema.SCORES)
+        write_table(result.table, paths.scores, SCORES)
         write_metrics(result.metrics, paths.metrics)
         write_means(result.metrics, paths.plots)
         run.rows = result.table.num_rows

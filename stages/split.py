@@ -1,13 +1,14 @@
 """Stage split: which images train, validate and test, and which pairs stay unseen in training."""
 
-from compositional_prompts.catalog.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import LISTED_PAIRS, PAIRS, SPLITS
-from compositional_prompts.catalog.splits import LABEL_COLUMNS, make_splits
-from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import Split, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.catalog.splitting.assignment import LABEL_COLUMNS, make_splits
+from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
+from compositional_prompts.catalog.splitting.parameters import Split
+from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, PAIRS, SPLITS
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import TroikaPredict, read_params
-from compositional_prompts.stage import path_arguments, run_stage
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.troika.parameters import TroikaPredict
 from compositional_prompts.troika.prediction import predict
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compositional_prompts.checkpoints import Checkpoints
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.outputs import write_metrics
-from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.processes import join_processes
-from compositional_prompts.scratch import fingerprint, scratch_folder
-from compositional_prompts.stage import StageRun, path_arguments, run_stage
-from compositional_prompts.troika.training import train, write_curve
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
+from compositional_prompts.troika.parameters import TroikaTrain
+from compositional_prompts.troika.training.catalog_training import train, write_curve
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
 
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.params import Weights, read_params
-from compositional_prompts.stage import path_arguments, run_stage
-from compositional_prompts.weights import provide_weights
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.weights.parameters import Weights
+from compositional_prompts.weights.provision import provide_weights
 
 
 def main() -> None:

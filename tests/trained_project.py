@@ -15,9 +15,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-from compositional_prompts.clip.loading import save_clip
+from compositional_prompts.clip.open_clip_model import save_clip
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 PAIR_ROWS = [("Canvas", "Boots"), ("Canvas", "Sandals"), ("Suede", "Boots")]
 SEGMENTS = [

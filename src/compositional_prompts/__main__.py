@@ -13,15 +13,12 @@ from typing import Any, get_args
 
 from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.printing import as_json, as_text, plain
-from compositional_prompts.params import (
-    ParameterError,
-    Precision,
-    TroikaTrain,
-    read_all_params,
-    read_params,
-)
-from compositional_prompts.pipeline import sync_dependencies
-from compositional_prompts.presets import available_presets, lay_preset
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.section import ParameterError, Precision
+from compositional_prompts.project.presets import available_presets, lay_preset
+from compositional_prompts.project.source_dependencies import sync_dependencies
+from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.troika.parameters import TroikaTrain
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
@@ -270,7 +267,7 @@ def _import_troika(arguments: argparse.Namespace) -> int:
         presence.Need(arguments.clip / "open_clip_config.json", arguments.clip, "weights"),
         presence.Need(arguments.pairs, arguments.pairs, "split"),
     )
-    reference = _with_torch("compositional_prompts.troika.reference")
+    reference = _with_torch("compositional_prompts.troika.authors.authors_checkpoint")
     imported = reference.import_reference(
         arguments.checkpoint,
         arguments.clip,

@@ -16,12 +16,12 @@ from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature
 from torch.distributed.fsdp import FSDPModule
 
-from compositional_prompts.captioner.finetuning import LAST, finetune
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.training import CaptionPairs
-from compositional_prompts.checkpoints import Checkpoints
-from compositional_prompts.params import Finetune, Lora
-from compositional_prompts.processes import join_processes
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.parameters import Finetune, Lora
+from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.processes import join_processes
 
 WRITTEN = ("adapter_model.safetensors", f"{LAST}/adapter_model.safetensors", "adapter_config.json")
 STEPS = 16

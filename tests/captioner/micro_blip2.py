@@ -19,8 +19,8 @@ from transformers import (
     T5Config,
 )
 
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.pretraining import train_tokenizer
+from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
+from compositional_prompts.captioner.model.blip2_model import Captioner
 
 WORDS = [
     "a photo of white canvas sandals",

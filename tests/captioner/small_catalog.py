@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compositional_prompts.catalog.shards import CatalogRow, open_shards
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
 
 
 def picture(generator: np.random.Generator, height: int = 20, width: int = 24) -> Image.Image:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.captioner.beam_search import BeamSearch
+from compositional_prompts.captioner.decoding.beam_search import BeamSearch
 
 END = 1
 

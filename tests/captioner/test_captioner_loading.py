@@ -18,22 +18,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
 
-from compositional_prompts.captioner.forward import (
-    IGNORED,
-    caption_logits,
-    caption_loss,
-    query_features,
-)
-from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.loading import (
+from compositional_prompts.captioner.decoding.caption_generation import generate_captions
+from compositional_prompts.captioner.model.blip2_model import (
     Captioner,
     complete,
     default_target_modules,
     load_captioner,
 )
-from compositional_prompts.captioner.model_files import INDEX, WEIGHTS
-from compositional_prompts.captioner.tokens import tokenize_captions
-from compositional_prompts.params import Precision
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import (
+    IGNORED,
+    caption_logits,
+    caption_loss,
+    query_features,
+)
+from compositional_prompts.captioner.model.weight_files import INDEX, WEIGHTS
+from compositional_prompts.pipeline.section import Precision
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from micro_blip2 import QUERIES, miniature
 
-from compositional_prompts.captioner.forward import IGNORED, caption_logits
-from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.token_automaton import compile_grammar
-from compositional_prompts.captioner.tokens import tokenize_captions
-from compositional_prompts.enhancement.prompts import PromptTemplate
+from compositional_prompts.captioner.decoding.caption_generation import generate_captions
+from compositional_prompts.captioner.decoding.token_automaton import compile_grammar
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import IGNORED, caption_logits
+from compositional_prompts.prompt.template import PromptTemplate
 
 TEMPLATE = PromptTemplate(["color", "material"])
 PAIRS = [("Canvas", "Sandals"), ("Canvas", "Boots"), ("Suede", "Sandals"), ("Faux Fur", "Boots")]

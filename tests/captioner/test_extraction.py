@@ -18,13 +18,13 @@ import yaml
 from micro_blip2 import QUERIES, WORDS, miniature, save
 from small_catalog import write_catalog
 
-from compositional_prompts.captioner import extraction
-from compositional_prompts.captioner.extraction import compute_features
-from compositional_prompts.captioner.features import FeatureStore
-from compositional_prompts.captioner.forward import caption_logits, caption_loss, queries_of
-from compositional_prompts.captioner.loading import Captioner, load_captioner
-from compositional_prompts.captioner.pixels import PixelInputs
-from compositional_prompts.captioner.tokens import tokenize_captions
+from compositional_prompts.captioner.features import extraction
+from compositional_prompts.captioner.features.extraction import compute_features
+from compositional_prompts.captioner.features.feature_store import FeatureStore
+from compositional_prompts.captioner.features.pixel_inputs import PixelInputs
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import caption_logits, caption_loss, queries_of
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.shards import open_shards
 

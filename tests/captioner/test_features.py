@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compositional_prompts.captioner import features
-from compositional_prompts.captioner.features import (
+from compositional_prompts.captioner.features import feature_store as features
+from compositional_prompts.captioner.features.feature_store import (
     DamagedShardError,
     FeatureStore,
     rows_per_shard,

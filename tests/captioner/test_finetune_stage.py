@@ -20,14 +20,16 @@ from killed_runs import script_environment
 from micro_blip2 import QUERIES, miniature, save
 from safetensors.torch import load_file
 
-from compositional_prompts.captioner.adapters import load_adapter
-from compositional_prompts.captioner.features import FeatureStore, write_features
-from compositional_prompts.captioner.forward import caption_logits, caption_loss
-from compositional_prompts.captioner.grammar import read_grammar
-from compositional_prompts.captioner.loading import load_captioner
-from compositional_prompts.captioner.tokens import tokenize_captions
-from compositional_prompts.catalog.schema import PAIRS, SPLITS, enhanced_prompts, word_embeddings
-from compositional_prompts.catalog.tables import write_table
+from compositional_prompts.captioner.decoding.grammar_file import read_grammar
+from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.model.blip2_model import load_captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import caption_logits, caption_loss
+from compositional_prompts.captioner.model.lora import load_adapter
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.clip.vector_tables import word_embeddings
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.tables import write_table
 
 PHRASES = [
     ("Canvas", "Sandals", "white"),
@@ -67,7 +69,7 @@ def project(tmp_path_factory, project_root) -> Path:
         }
         for image_id, (attribute, name, color) in zip(ids, told, strict=True)
     ]
-    schema = enhanced_prompts(("color",))
+    schema = enhanced_prompts_schema(("color",))
     write_table(pa.Table.from_pylist(rows, schema), root / "prompts.parquet", schema)
     splits = [
         {"image_id": i, "product_id": i, "caption_split": "train" if row < 23 else "val"}

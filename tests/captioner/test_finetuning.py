@@ -16,15 +16,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-from compositional_prompts.captioner.adapters import add_adapter, count_parameters, load_adapter
-from compositional_prompts.captioner.finetuning import LAST, finetune
-from compositional_prompts.captioner.forward import caption_logits, caption_loss
-from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.grammar import read_grammar
-from compositional_prompts.captioner.loading import Captioner, load_captioner
-from compositional_prompts.captioner.tokens import tokenize_captions
-from compositional_prompts.captioner.training import CaptionPairs
-from compositional_prompts.params import Finetune, Lora
+from compositional_prompts.captioner.decoding.caption_generation import generate_captions
+from compositional_prompts.captioner.decoding.grammar_file import read_grammar
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.forward import caption_logits, caption_loss
+from compositional_prompts.captioner.model.lora import add_adapter, count_parameters, load_adapter
+from compositional_prompts.captioner.parameters import Finetune, Lora
+from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,18 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from compositional_prompts.captioner.forward import query_features
-from compositional_prompts.captioner.generation import caption_images, generate_captions
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.sampling import choose_tokens, draw_uniforms, image_seed
-from compositional_prompts.params import Sampling
+from compositional_prompts.captioner.decoding.caption_generation import (
+    caption_images,
+    generate_captions,
+)
+from compositional_prompts.captioner.decoding.sampling import (
+    choose_tokens,
+    draw_uniforms,
+    image_seed,
+)
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.forward import query_features
+from compositional_prompts.captioner.parameters import Sampling
 
 IMAGES = 9
 

@@ -12,10 +12,14 @@ from micro_blip2 import WORDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compositional_prompts.captioner import token_automaton
-from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar, write_grammar
-from compositional_prompts.captioner.pretraining import train_tokenizer
-from compositional_prompts.captioner.token_automaton import (
+from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
+from compositional_prompts.captioner.decoding import token_automaton
+from compositional_prompts.captioner.decoding.grammar_file import (
+    GRAMMAR_FILE,
+    read_grammar,
+    write_grammar,
+)
+from compositional_prompts.captioner.decoding.token_automaton import (
     ENDED,
     GrammarError,
     TokenAutomaton,

@@ -16,15 +16,15 @@ import torch
 import yaml
 from micro_blip2 import QUERIES, miniature, save
 
-from compositional_prompts.captioner.features import FeatureStore, write_features
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
 from compositional_prompts.captioner.inference import (
     caption_in_shards,
     caption_split,
     fitting_batch,
 )
-from compositional_prompts.catalog.schema import CAPTIONS
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.params import Infer
+from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.files.tables import write_table
 
 IMAGES = 12
 

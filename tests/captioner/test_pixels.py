@@ -15,9 +15,13 @@ from PIL import Image
 from small_catalog import write_catalog
 from torchvision.transforms import v2
 
-from compositional_prompts.captioner.features import FeatureStore, write_features, write_uncached
-from compositional_prompts.captioner.inputs import open_inputs
-from compositional_prompts.captioner.pixels import (
+from compositional_prompts.captioner.features.feature_store import (
+    FeatureStore,
+    write_features,
+    write_uncached,
+)
+from compositional_prompts.captioner.features.image_inputs import open_inputs
+from compositional_prompts.captioner.features.pixel_inputs import (
     CROP_AREA,
     CROP_RATIO,
     PixelInputs,

@@ -12,10 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compositional_prompts.captioner.forward import query_features
-from compositional_prompts.captioner.generation import generate_captions
-from compositional_prompts.captioner.loading import Captioner, load_captioner
-from compositional_prompts.captioner.pretraining import (
+from compositional_prompts.captioner.blip2_pretraining import (
     END,
     PAD,
     copy_vision_tower,
@@ -24,8 +21,11 @@ from compositional_prompts.captioner.pretraining import (
     train_tokenizer,
     written_forms,
 )
-from compositional_prompts.captioner.tokens import bucketed_batches
-from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip, normalised
+from compositional_prompts.captioner.decoding.caption_generation import generate_captions
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.model.caption_tokens import bucketed_batches
+from compositional_prompts.captioner.model.forward import query_features
+from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip, normalised
 
 CPU = torch.device("cpu")
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]

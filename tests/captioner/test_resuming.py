@@ -13,7 +13,7 @@ import torch
 from finetune_run import STEPS, train, written
 from killed_runs import script_environment
 
-from compositional_prompts.checkpoints import (
+from compositional_prompts.compute.checkpoints import (
     CHECKPOINT_FILE,
     CheckpointError,
     Checkpoints,

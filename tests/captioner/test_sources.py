@@ -9,10 +9,10 @@ import torch
 from hub_cache import COMMIT, mirror, offline
 from micro_blip2 import WORDS, miniature, save, save_as_published
 
-from compositional_prompts.captioner.loading import load_captioner
-from compositional_prompts.captioner.model_files import INDEX
-from compositional_prompts.captioner.sources import fetch_captioner
-from compositional_prompts.captioner.tokens import tokenize_captions
+from compositional_prompts.captioner.model.blip2_model import load_captioner
+from compositional_prompts.captioner.model.blip2_sources import fetch_captioner
+from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
+from compositional_prompts.captioner.model.weight_files import INDEX
 
 CPU = torch.device("cpu")
 HUB_NAME = "Salesforce/blip2-opt-2.7b"

@@ -6,17 +6,20 @@ import pytest
 import torch
 from micro_blip2 import IMAGE_SIZE, QUERIES, WORDS, miniature
 
-from compositional_prompts.captioner.adapters import add_adapter
-from compositional_prompts.captioner.forward import (
+from compositional_prompts.captioner.model.caption_tokens import (
+    tokenize_captions,
+    tokenize_repeated,
+)
+from compositional_prompts.captioner.model.forward import (
     IGNORED,
     caption_logits,
     score_places,
     scored_logits,
 )
-from compositional_prompts.captioner.tokens import tokenize_captions, tokenize_repeated
-from compositional_prompts.captioner.training import CaptionLoss, Rows
-from compositional_prompts.params import Lora
-from compositional_prompts.prefetch import prefetched
+from compositional_prompts.captioner.model.lora import add_adapter
+from compositional_prompts.captioner.parameters import Lora
+from compositional_prompts.captioner.training.caption_batches import CaptionLoss, Rows
+from compositional_prompts.compute.ordered_map import prefetched
 
 LORA = Lora(
     r=4,

@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from compositional_prompts.catalog.corpus import write_corpus, write_empty_corpus
-from compositional_prompts.catalog.schema import CORPUS, SPLITS
-from compositional_prompts.catalog.shards import CatalogRow, open_shards
-from compositional_prompts.catalog.tables import read_table
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.catalog.splitting.corpus import CORPUS, write_corpus, write_empty_corpus
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.files.tables import read_table
 
 ROWS = [  # title, caption split, pair split
     ("a shoe", "train", "train"),

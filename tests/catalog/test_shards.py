@@ -15,9 +15,9 @@ from compositional_prompts.catalog.reading import (
     read_images,
     read_labels,
 )
-from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.shards import CatalogRow, DuplicateImageError, open_shards
-from compositional_prompts.catalog.tables import SchemaError
+from compositional_prompts.catalog.schema import CATALOG, CatalogRow
+from compositional_prompts.catalog.shards import DuplicateImageError, open_shards
+from compositional_prompts.files.tables import SchemaError
 
 
 def catalog_rows(count: int, size: int = 50, seed: int = 0) -> list[CatalogRow]:

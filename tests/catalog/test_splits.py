@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.catalog.schema import PAIRS, SPLITS
-from compositional_prompts.catalog.splits import (
+from compositional_prompts.catalog.splitting.assignment import (
     SplitError,
     choose_unseen,
     make_splits,
     split_products,
 )
-from compositional_prompts.catalog.tables import check_no_nulls, check_schema
-from compositional_prompts.params import Split, SplitFractions
+from compositional_prompts.catalog.splitting.parameters import Split, SplitFractions
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.files.tables import check_no_nulls, check_schema
 
 
 def fractions(train: float = 0.8, val: float = 0.1, test: float = 0.1) -> SplitFractions:

@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from compositional_prompts.catalog.schema import CATALOG, image_embeddings, word_embeddings
-from compositional_prompts.catalog.shards import CatalogRow, open_shards
-from compositional_prompts.catalog.tables import read_table
+from compositional_prompts.catalog.schema import CATALOG, CatalogRow
+from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_words
+from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip
 from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.loading import Clip, load_clip, save_clip
-from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip
+from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
+from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.files.tables import read_table
 
 DIMENSION = MICRO_CONFIG["embed_dim"]
 IMAGES = 7

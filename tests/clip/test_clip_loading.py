@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip
 from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.loading import (
+from compositional_prompts.clip.open_clip_model import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Clip,
     load_clip,
     save_clip,
 )
-from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip
 
 CPU = torch.device("cpu")
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]

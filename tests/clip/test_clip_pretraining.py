@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from compositional_prompts.clip.pretraining import (
+from compositional_prompts.clip.clip_pretraining import (
     BACKGROUND,
     MICRO_CONFIG,
     PATCH_SCALE,

@@ -17,10 +17,15 @@ from hub_cache import mirror, offline
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip
+from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.embedding import embed_texts
-from compositional_prompts.clip.loading import CONFIG_FILE, WEIGHTS_FILE, load_clip, save_clip
-from compositional_prompts.clip.pretraining import MICRO_CONFIG, micro_clip
-from compositional_prompts.clip.sources import fetch_clip
+from compositional_prompts.clip.open_clip_model import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_clip,
+    save_clip,
+)
 
 CPU = torch.device("cpu")
 NAME = "ViT-test-8"

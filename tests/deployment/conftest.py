@@ -22,14 +22,15 @@ from trained_project import (
 )
 
 from compositional_prompts.__main__ import main
-from compositional_prompts.captioner.grammar import write_grammar
-from compositional_prompts.catalog.schema import PAIRS
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.clip.loading import load_clip
-from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.troika.checkpoint import save_model
-from compositional_prompts.troika.model import TroikaConfig
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.captioner.decoding.grammar_file import write_grammar
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.clip.open_clip_model import load_clip
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.troika.model.model_folder import save_model
+from compositional_prompts.troika.model.network import TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.parameters import TroikaTrain
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from trained_project import BEAMS, PAIR_ROWS, SEGMENTS, Run, encoded, plain_captions, set_params
 
-from compositional_prompts.captioner.grammar import write_grammar
-from compositional_prompts.catalog.schema import PAIRS
-from compositional_prompts.catalog.tables import write_table
+from compositional_prompts.captioner.decoding.grammar_file import write_grammar
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.files.tables import write_table
 
 WORDS = {"color": ["white", "red"], "material": ["rubber"]}
 

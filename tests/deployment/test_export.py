@@ -27,7 +27,7 @@ from trained_project import (
     write_adapter,
 )
 
-from compositional_prompts.captioner.pretraining import train_tokenizer
+from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
 from compositional_prompts.deployment import export as export_module
 
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}

@@ -20,7 +20,7 @@ from compositional_prompts.deployment.model_card import (
     python_literal,
     write_card,
 )
-from compositional_prompts.params import read_all_params
+from compositional_prompts.project.whole_params import read_all_params
 
 ADAPTER: dict[str, Any] = {
     "r": 8,

@@ -14,11 +14,14 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from compositional_prompts.catalog import schema
-from compositional_prompts.catalog.tables import read_table
-from compositional_prompts.enhancement.enhance import enhance_prompts
-from compositional_prompts.enhancement.prompts import PromptError, PromptTemplate
-from compositional_prompts.params import Enhance
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.enhancement.enhancing import enhance_prompts
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.prompt.template import PromptError, PromptTemplate
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 ROOT = Path(__file__).parents[2]
 COLORS = ["black", "white", "red"]
@@ -78,9 +81,9 @@ class Inputs:
         write(
             self.embeddings / "images.parquet",
             self.vectors[::-1],
-            schema.image_embeddings(DIMENSION),
+            image_embeddings(DIMENSION),
         )
-        write(self.embeddings / "words.parquet", self.words, schema.word_embeddings(DIMENSION))
+        write(self.embeddings / "words.parquet", self.words, word_embeddings(DIMENSION))
 
     def write_catalog(self):
         rows = [
@@ -92,7 +95,7 @@ class Inputs:
             }
             for image_id, color, truth in zip(self.ids, self.color, self.truth, strict=True)
         ]
-        write(self.catalog / "part-00000.parquet", rows, schema.CATALOG)
+        write(self.catalog / "part-00000.parquet", rows, CATALOG)
 
     def write_prompts(self, drop=None):
         rows = [
@@ -110,7 +113,7 @@ class Inputs:
             if image_id != drop
         ]
         # The catalog's order is another: stages join on image_id.
-        write(self.prompts, rows[5:] + rows[:5], schema.ORIGINAL_PROMPTS)
+        write(self.prompts, rows[5:] + rows[:5], ORIGINAL_PROMPTS)
 
     def run(self, params=PARAMS, workers=1):
         return enhance_prompts(self.prompts, self.catalog, self.embeddings, params, workers)
@@ -144,7 +147,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     )
     runpy.run_path(str(ROOT / "stages" / "enhance.py"), run_name="__main__")
 
-    table = read_table(out / "enhanced.parquet", schema.enhanced_prompts(["color", "material"]))
+    table = read_table(out / "enhanced.parquet", enhanced_prompts_schema(["color", "material"]))
     rows = {row["image_id"]: row for row in table.to_pylist()}
     assert list(rows) == inputs.ids[5:] + inputs.ids[:5]
     template = PromptTemplate(["color", "material"])
@@ -208,7 +211,7 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
         {"image_id": i, "product_id": i, "image": {"bytes": b"no image", "path": ""}}
         for i in inputs.ids
     ]
-    write(inputs.catalog / "part-00000.parquet", rows, schema.CATALOG)
+    write(inputs.catalog / "part-00000.parquet", rows, CATALOG)
     result = inputs.run()
     assert result.table.column("color_pixel").null_count == 20
     assert result.metrics()["color"]["pixel_accuracy"] is None
@@ -239,7 +242,7 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
     write(
         inputs.embeddings / "images.parquet",
         [row for row in inputs.vectors if row["image_id"] != "shoe-07"],
-        schema.image_embeddings(DIMENSION),
+        image_embeddings(DIMENSION),
     )
     with pytest.raises(ValueError, match="image shoe-07 has an original prompt but no embedding"):
         inputs.run()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.enhancement.evaluation import evaluate
+from compositional_prompts.enhancement.word_accuracy import evaluate
 
 VOCABULARY = ["black", "white", "Navy Blue"]
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.enhancement.cielab import to_cielab
-from compositional_prompts.enhancement.pixels import foreground, name_catalog, nearest_words
+from compositional_prompts.enhancement.pixel_baseline import foreground, name_catalog, nearest_words
 from compositional_prompts.enhancement.reference_colors import reference_colors
 
 WORDS = ["black", "white", "red", "blue", "green", "yellow"]

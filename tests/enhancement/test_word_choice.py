@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from compositional_prompts.catalog import schema
-from compositional_prompts.catalog.tables import SchemaError
-from compositional_prompts.enhancement.choice import choose, score_images
-from compositional_prompts.enhancement.embeddings import iterate_image_vectors
-from compositional_prompts.enhancement.vocabulary import read_vocabulary
+from compositional_prompts.clip.vector_tables import (
+    image_embeddings,
+    iterate_image_vectors,
+    word_embeddings,
+)
+from compositional_prompts.enhancement.word_choice import choose, score_images
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.tables import SchemaError
 
 
 def unit(count, dimension, seed):
@@ -27,7 +30,7 @@ def vectors_column(vectors):
 def write_images(path, ids, vectors):
     table = pa.table(
         {"image_id": pa.array(ids, pa.string()), "embedding": vectors_column(vectors)},
-        schema=schema.image_embeddings(vectors.shape[1]),
+        schema=image_embeddings(vectors.shape[1]),
     )
     pq.write_table(table, path, row_group_size=7)
 
@@ -39,7 +42,7 @@ def write_words(path, rows, vectors):
             "word": pa.array([word for _, word in rows], pa.string()),
             "embedding": vectors_column(vectors),
         },
-        schema=schema.word_embeddings(vectors.shape[1]),
+        schema=word_embeddings(vectors.shape[1]),
     )
     pq.write_table(table, path)
 

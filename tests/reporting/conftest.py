@@ -15,16 +15,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from compositional_prompts.catalog.schema import (
-    CAPTIONS,
-    CATALOG,
-    SCORES,
-    SPLITS,
-    enhanced_prompts,
-)
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.outputs import write_metrics
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.reporting.content.limits import limits
 from compositional_prompts.reporting.page import ReportPaths, build_report
+from compositional_prompts.scoring.score_table import SCORES
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("black", "white", "brown", "red", "blue", "green")
@@ -100,7 +100,9 @@ class Project:
 
     def build(self, title: str = "A report", gallery_images: int = 3, seed: int = 7) -> str:
         """Build the report and return the page."""
-        build_report(self.paths, title, gallery_images, seed)
+        params = read_all_params(self.paths.params)
+        shown = limits(params.download, params.weights, params.blip2_features)
+        build_report(self.paths, shown, title, gallery_images, seed)
         return self.paths.page.read_text(encoding="utf-8")
 
     def metrics(self, name: str) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
     splits[1] |= {"attribute": None, "object": None}
     write_table(pa.Table.from_pylist(splits, SPLITS), paths.splits, SPLITS)
 
-    schema = enhanced_prompts(["color", "material"])
+    schema = enhanced_prompts_schema(["color", "material"])
     prompts = []
     for row in reversed(rows):
         prompt = dict.fromkeys(schema.names) | {

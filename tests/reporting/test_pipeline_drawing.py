@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compositional_prompts.reporting.layout import BOX_HEIGHT, BOX_WIDTH, Drawing, draw
-from compositional_prompts.reporting.pipeline import Pipeline, PipelineError, read_pipeline
+from compositional_prompts.reporting.drawing.layout import BOX_HEIGHT, BOX_WIDTH, Drawing, draw
+from compositional_prompts.reporting.drawing.pipeline_graph import (
+    Pipeline,
+    PipelineError,
+    read_pipeline,
+)
 
 
 def write(tmp_path: Path, text: str) -> Path:

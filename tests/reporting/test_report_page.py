@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from compositional_prompts.catalog.schema import SCORES
-from compositional_prompts.catalog.tables import SchemaError, read_table, write_table
-from compositional_prompts.reporting.inputs import ReportInputError
-from compositional_prompts.reporting.published import TEXT_METRICS
+from compositional_prompts.files.tables import SchemaError, read_table, write_table
+from compositional_prompts.reporting.content.published import TEXT_METRICS
+from compositional_prompts.reporting.stage_results import ReportInputError
+from compositional_prompts.scoring.score_table import SCORES
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input"}

@@ -13,16 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compositional_prompts.reporting import formats
-from compositional_prompts.reporting.charts import Chart, Series, inline, render, write_chart
-from compositional_prompts.reporting.confusion import OTHER, tabulate
-from compositional_prompts.reporting.differences import compare, plain
-from compositional_prompts.reporting.galleries import attribute_groups
-from compositional_prompts.reporting.inputs import ReportInputError, number, numbers
-from compositional_prompts.reporting.selection import choose
-from compositional_prompts.reporting.tables import troika_table
-from compositional_prompts.reporting.thumbnails import as_data_uris, write_contact_sheet
-from compositional_prompts.reporting.versions import library_versions
+from compositional_prompts.reporting.content import formats
+from compositional_prompts.reporting.content.confusion import OTHER, tabulate
+from compositional_prompts.reporting.content.differences import compare, plain
+from compositional_prompts.reporting.content.galleries import attribute_groups
+from compositional_prompts.reporting.content.page_tables import troika_table
+from compositional_prompts.reporting.content.photo_choice import choose
+from compositional_prompts.reporting.content.versions import library_versions
+from compositional_prompts.reporting.drawing.charts import (
+    Chart,
+    Series,
+    inline,
+    render,
+    write_chart,
+)
+from compositional_prompts.reporting.drawing.thumbnails import as_data_uris, write_contact_sheet
+from compositional_prompts.reporting.stage_results import ReportInputError, number, numbers
 
 TEXT = st.text(alphabet="ab_ .\n<é", max_size=30)
 

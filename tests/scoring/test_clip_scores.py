@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.clip.loading import Clip
+from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.scoring.clip_scores import (
     TIE,
     TextVectors,

@@ -14,11 +14,15 @@ import pytest
 import torch
 import yaml
 
-from compositional_prompts.catalog import schema
-from compositional_prompts.catalog.tables import SchemaError, read_table
-from compositional_prompts.clip.loading import load_clip, save_clip
-from compositional_prompts.scoring.inputs import read_inputs
-from compositional_prompts.scoring.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.captioner.captions_table import CAPTIONS as CAPTIONS_SCHEMA
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.clip.open_clip_model import load_clip, save_clip
+from compositional_prompts.clip.vector_tables import image_embeddings
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.tables import SchemaError, read_table
+from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.scoring.scoring_inputs import read_inputs
 
 ROOT = Path(__file__).parents[2]
 CLIP_CONFIG = {
@@ -65,7 +69,7 @@ def write(path, rows, declared):
 
 def write_captions(folder, captioner, captions):
     rows = [{"image_id": key, "caption": text} for key, text in captions.items()]
-    write(folder / "captions" / f"{captioner}.parquet", rows, schema.CAPTIONS)
+    write(folder / "captions" / f"{captioner}.parquet", rows, CAPTIONS_SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +116,8 @@ def project(tmp_path):
                 **dict(zip(names, truth, strict=True)),
             }
         )
-    write(tmp_path / "prompts.parquet", prompts, schema.enhanced_prompts(groups))
-    write(tmp_path / "catalog" / "part-00000.parquet", labels, schema.CATALOG)
+    write(tmp_path / "prompts.parquet", prompts, enhanced_prompts_schema(groups))
+    write(tmp_path / "catalog" / "part-00000.parquet", labels, CATALOG)
     vectors = np.random.default_rng(9).normal(size=(5, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     write(
@@ -122,7 +126,7 @@ def project(tmp_path):
             {"image_id": image_id, "embedding": vector.astype(np.float32)}
             for image_id, vector in zip(["i3", "i1", "unscored", "i0", "i2"], vectors, strict=True)
         ],
-        schema.image_embeddings(16),
+        image_embeddings(16),
     )
     write_captions(tmp_path, "base", CAPTIONS["base"])
     write_captions(tmp_path, "finetuned", dict(reversed(CAPTIONS["finetuned"].items())))
@@ -162,7 +166,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     )
     runpy.run_path(str(ROOT / "stages" / "score.py"), run_name="__main__")
 
-    rows = read_table(out / "scores.parquet", schema.SCORES).to_pylist()
+    rows = read_table(out / "scores.parquet", SCORES).to_pylist()
     assert [(row["captioner"], row["image_id"]) for row in rows] == [
         (captioner, image_id) for captioner in CAPTIONS for image_id in REFERENCES
     ]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.scoring.attributes import mentions, plain_words, slot_metrics
+from compositional_prompts.scoring.slot_accuracy import mentions, plain_words, slot_metrics
 
 
 @pytest.mark.parametrize(

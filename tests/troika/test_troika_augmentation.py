@@ -7,7 +7,7 @@ import math
 import torch
 from torchvision.transforms.functional import _get_perspective_coeffs
 
-from compositional_prompts.troika.augmentation import homographies, random_maps, warp
+from compositional_prompts.troika.training.augmentation import homographies, random_maps, warp
 
 
 def random_images(batch: int, size: int, seed: int) -> torch.Tensor:

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compositional_prompts.troika import evaluation
-from compositional_prompts.troika.evaluation import (
+from compositional_prompts.troika.evaluation import czsl_metrics as evaluation
+from compositional_prompts.troika.evaluation.czsl_metrics import (
     METRICS,
     SAMPLED_METRICS,
     czsl_metrics,
     sampled_metrics,
     seen_unseen_curve,
 )
-from compositional_prompts.troika.judging import Judgements, StreamedJudge, World, judge
-from compositional_prompts.troika.segment_maxima import CHUNK, WIDE_SEGMENT
+from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
+from compositional_prompts.troika.evaluation.segment_maxima import CHUNK, WIDE_SEGMENT
 
 
 def make_world(pairs: list[tuple[int, int]], seen: list[bool]) -> World:

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.params import Feasibility
-from compositional_prompts.troika import feasibility as feasibility_module
-from compositional_prompts.troika.evaluation import czsl_metrics, sampled_metrics
-from compositional_prompts.troika.feasibility import (
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.troika.evaluation import feasibility as feasibility_module
+from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
+from compositional_prompts.troika.evaluation.feasibility import (
     OpenWorld,
     choose_threshold,
     pair_feasibility,
     word_vectors,
 )
-from compositional_prompts.troika.glove import GloveError, read_word_vectors
-from compositional_prompts.troika.judging import Judgements, StreamedJudge, World, judge
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.evaluation.glove import GloveError, read_word_vectors
+from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.parameters import Feasibility
 
 
 def feasibility_params(**changes: Any) -> Feasibility:

@@ -18,12 +18,12 @@ from troika.numpy_forward import (
     pair_scores,
 )
 
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.troika import model as troika_model
-from compositional_prompts.troika.adapters import UnsupportedClipError
-from compositional_prompts.troika.model import Troika, TroikaConfig
-from compositional_prompts.troika.traction import attention_heads
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.troika.model import network as troika_model
+from compositional_prompts.troika.model.network import Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.traction import attention_heads
+from compositional_prompts.troika.model.vision_adapters import UnsupportedClipError
 
 VOCABULARY = Vocabulary.of(
     [

@@ -17,18 +17,22 @@ from PIL import Image
 from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.schema import CATALOG, ORIGINAL_PROMPTS, PAIRS, SPLITS
-from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.clip.loading import Clip, load_clip
-from compositional_prompts.params import Base, TroikaPredict, TroikaTrain, read_params
-from compositional_prompts.troika import measurement as measurement_module
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.clip.open_clip_model import Clip, load_clip
+from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika import prediction as prediction_module
-from compositional_prompts.troika.checkpoint import TrainedState, load_model, save_model
-from compositional_prompts.troika.measurement import MeasuredWorlds
-from compositional_prompts.troika.model import Troika, TroikaConfig
+from compositional_prompts.troika.evaluation import measured_worlds as measurement_module
+from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds
+from compositional_prompts.troika.model.model_folder import TrainedState, load_model, save_model
+from compositional_prompts.troika.model.network import Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 from compositional_prompts.troika.pair_scoring import ImageScores, TroikaScorer
+from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 from compositional_prompts.troika.prediction import predict
-from compositional_prompts.troika.vocabulary import Vocabulary
 from compositional_prompts.troika.zero_shot import ZeroShot
 
 ROOT = Path(__file__).parents[2]

@@ -21,21 +21,22 @@ from torch import Tensor
 from troika.numpy_forward import Architecture, branch_logits, float64, pair_scores
 
 from compositional_prompts.__main__ import main
-from compositional_prompts.catalog.schema import PAIRS
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.clip.loading import CONFIG_FILE, Clip, load_clip, save_clip
-from compositional_prompts.params import TroikaTrain, read_params
-from compositional_prompts.troika.adapters import VisionAdapters
-from compositional_prompts.troika.checkpoint import CheckpointError, load_model
-from compositional_prompts.troika.reference import (
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.clip.open_clip_model import CONFIG_FILE, Clip, load_clip, save_clip
+from compositional_prompts.compute.torch_files import TorchFileError
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.troika.authors.authors_checkpoint import (
     ReferenceCheckpointError,
     convert_reference,
     import_reference,
     require_reference_clip,
     require_same_order,
 )
-from compositional_prompts.troika.torch_file import TorchFileError
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.model.model_folder import CheckpointError, load_model
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.vision_adapters import VisionAdapters
+from compositional_prompts.troika.parameters import TroikaTrain
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -21,16 +21,19 @@ from PIL import Image
 from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.schema import CATALOG, ORIGINAL_PROMPTS, PAIRS, SPLITS
-from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.clip.loading import Clip, load_clip
-from compositional_prompts.params import TroikaPredict, read_params
-from compositional_prompts.troika import pixels as pixels_module
+from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.clip.open_clip_model import Clip, load_clip
+from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.troika import prediction as prediction_module
-from compositional_prompts.troika.checkpoint import load_model
-from compositional_prompts.troika.pixels import decode_pixels
+from compositional_prompts.troika.model.model_folder import load_model
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+from compositional_prompts.troika.parameters import TroikaPredict
 from compositional_prompts.troika.prediction import predict
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.training import pixel_cache as pixels_module
+from compositional_prompts.troika.training.pixel_cache import decode_pixels
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

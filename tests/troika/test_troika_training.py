@@ -22,26 +22,26 @@ from troika.training_run import (
     val_data,
 )
 
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.troika import fitting
-from compositional_prompts.troika.checkpoint import (
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.troika.model.model_folder import (
     CheckpointError,
     TrainedState,
     clip_fingerprint,
     load_model,
     save_model,
 )
-from compositional_prompts.troika.fitting import (
+from compositional_prompts.troika.model.network import BranchLogits, Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.training import troika_trainer as fitting
+from compositional_prompts.troika.training.catalog_training import write_curve
+from compositional_prompts.troika.training.troika_curve import EpochRecord
+from compositional_prompts.troika.training.troika_trainer import (
     TrainingError,
     fit,
     training_batches,
     validate,
     weighted_loss,
 )
-from compositional_prompts.troika.learning_curve import EpochRecord
-from compositional_prompts.troika.model import BranchLogits, Troika, TroikaConfig
-from compositional_prompts.troika.training import write_curve
-from compositional_prompts.troika.vocabulary import Vocabulary
 
 
 def test_overfits_a_small_set() -> None:

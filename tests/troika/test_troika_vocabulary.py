@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from compositional_prompts.catalog.schema import PAIRS, SPLITS
-from compositional_prompts.catalog.tables import write_table
-from compositional_prompts.troika.vocabulary import Vocabulary, labelled_images, spoken
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.prompt.pair import spoken
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary, labelled_images
 
 ROWS = [
     ("Canvas", "Shoes.Flats", "train", True, 4),

@@ -21,16 +21,16 @@ from killed_runs import killed_at_random
 from PIL import Image
 from torch import nn
 
-from compositional_prompts.checkpoints import Checkpoints
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.params import TroikaTrain
-from compositional_prompts.processes import join_processes
-from compositional_prompts.troika.batch_norm import share_batch_norms
-from compositional_prompts.troika.checkpoint import save_model
-from compositional_prompts.troika.fitting import Labelled, TrainingOutcome, fit
-from compositional_prompts.troika.model import Troika, TroikaConfig
-from compositional_prompts.troika.pixels import Normalizer
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.troika.model.model_folder import save_model
+from compositional_prompts.troika.model.network import Troika, TroikaConfig
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.shared_batch_norm import share_batch_norms
+from compositional_prompts.troika.parameters import TroikaTrain
+from compositional_prompts.troika.training.pixel_cache import Normalizer
+from compositional_prompts.troika.training.troika_trainer import Labelled, TrainingOutcome, fit
 
 ROOT = Path(__file__).parents[2]
 PAIRS = [("Canvas", "Boots"), ("Canvas", "Heels"), ("Wool", "Boots"), ("Wool", "Heels")]

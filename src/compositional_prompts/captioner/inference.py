@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from compositional_prompts.captioner.batch_size import largest_batch
-from compositional_prompts.captioner.features import ImageInputs
-from compositional_prompts.captioner.generation import caption_images, generate_tokens
-from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
-from compositional_prompts.captioner.loading import Captioner
-from compositional_prompts.captioner.token_automaton import TokenAutomaton, compile_grammar
-from compositional_prompts.catalog.schema import CAPTIONS
-from compositional_prompts.catalog.tables import read_table, write_table
-from compositional_prompts.params import Infer
-from compositional_prompts.stage import progress
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.decoding.caption_generation import (
+    caption_images,
+    generate_tokens,
+)
+from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton, compile_grammar
+from compositional_prompts.captioner.features.feature_store import ImageInputs
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.compute.batch_size import largest_batch
+from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
 

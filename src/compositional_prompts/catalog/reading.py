@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.tables import SchemaError, check_schema
+from compositional_prompts.files.tables import SchemaError, check_schema
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
 """Every column of the catalog but the image: small enough to be read whole."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.tables import check_no_nulls
-from compositional_prompts.outputs import atomic_directory
+from compositional_prompts.catalog.schema import CATALOG, CatalogRow
+from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.tables import check_no_nulls
 
 # A row group is the least that a reader decodes: small, so that readers stream and can skip.
 _GROUP_ROWS: Final = 256
@@ -21,27 +21,6 @@ _GROUP_BYTES: Final = 8 * 2**20
 _GROUP_OVERHEAD: Final = 8 * 2**10
 # Dictionaries and minimum/maximum statistics are of use for labels, never for encoded images.
 _LABELS: Final = [name for name in CATALOG.names if name != "image"]
-
-
-class CatalogRow(NamedTuple):
-    """One image and its labels; ``path`` is where it came from. See the CATALOG schema.
-
-    ``image`` is None where its bytes could not be had: ingestion sets such a row aside.
-    """
-
-    image_id: str
-    product_id: str
-    image: bytes | None
-    path: str
-    attribute: str | None = None
-    object: str | None = None
-    title: str | None = None
-    pair_split: str | None = None
-    color: str | None = None
-    material: str | None = None
-    closure: str | None = None
-    heel_height: str | None = None
-    gender: str | None = None
 
 
 class DuplicateImageError(ValueError):

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from compositional_prompts.batching import decoded_batches
+from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.reading import count_rows
-from compositional_prompts.catalog.schema import image_embeddings, word_embeddings
-from compositional_prompts.catalog.tables import write_table
 from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.loading import Clip
-from compositional_prompts.outputs import atomic_file
-from compositional_prompts.stage import progress
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.progress import progress
 
 
 def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, workers: int) -> int:
@@ -35,8 +36,8 @@ def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, work
     batches = decoded_batches(catalog, clip.preprocess, batch_size, workers)
     with atomic_file(out) as temporary:
         try:
-            for image_ids, pixel_values in progress(batches, "vectors", -(-total // batch_size)):
-                vectors = embed_images(clip, pixel_values).numpy()
+            for image_ids, images in progress(batches, "vectors", -(-total // batch_size)):
+                vectors = embed_images(clip, torch.stack(images)).numpy()
                 schema = image_embeddings(vectors.shape[1])
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, schema, compression="zstd")

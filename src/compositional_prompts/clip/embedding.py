@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compositional_prompts.clip.loading import Clip
+from compositional_prompts.clip.open_clip_model import Clip
 
 
 def _device(clip: Clip) -> torch.device:

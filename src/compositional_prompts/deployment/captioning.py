@@ -11,22 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compositional_prompts.captioner.adapters import load_adapter
-from compositional_prompts.captioner.forward import query_features
-from compositional_prompts.captioner.generation import generate_captions
+from compositional_prompts.captioner.decoding.caption_generation import generate_captions
+from compositional_prompts.captioner.decoding.sampling import image_seed
+from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
 from compositional_prompts.captioner.inference import grammar_of
-from compositional_prompts.captioner.loading import Captioner, load_captioner
-from compositional_prompts.captioner.sampling import image_seed
-from compositional_prompts.captioner.token_automaton import TokenAutomaton
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.model.forward import query_features
+from compositional_prompts.captioner.model.lora import load_adapter
+from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.suggestions import PairNamer, WordScorer, enhanced_prompts
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.enhancement.prompts import PromptTemplate
-from compositional_prompts.outputs import rounded
-from compositional_prompts.params import Params
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.files.outputs import rounded
+from compositional_prompts.project.whole_params import Params
+from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
 Record = dict[str, Any]
 """What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for

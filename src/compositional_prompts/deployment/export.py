@@ -13,17 +13,19 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from compositional_prompts.captioner.adapters import CONFIG_FILE, load_adapter
-from compositional_prompts.captioner.grammar import GRAMMAR_FILE, read_grammar
-from compositional_prompts.captioner.loading import (
+from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, read_grammar
+from compositional_prompts.captioner.model.blip2_model import (
     QUANTIZED,
     Captioner,
     complete,
     load_captioner,
 )
+from compositional_prompts.captioner.model.lora import CONFIG_FILE, load_adapter
+from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
-from compositional_prompts.outputs import atomic_directory
-from compositional_prompts.params import Infer, Params, Precision
+from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.pipeline.section import Precision
+from compositional_prompts.project.whole_params import Params
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 

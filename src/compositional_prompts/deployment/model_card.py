@@ -14,10 +14,11 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.catalog.schema import TRUTH_COLUMNS
 from compositional_prompts.deployment import presence
-from compositional_prompts.enhancement.prompts import FALLBACKS, PromptTemplate
-from compositional_prompts.params import Infer, Params
+from compositional_prompts.project.whole_params import Params
+from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
 
 PIPELINE: Final = "compositional-prompts"
 """What every card names as its maker, in its text and among its tags."""

@@ -11,8 +11,8 @@ from typing import Final, Generic, TypeVar
 
 from PIL import Image
 
-from compositional_prompts.catalog.datasets.folder import FolderError, find_images
 from compositional_prompts.catalog.images import decode_rgb, rejection_reason
+from compositional_prompts.datasets.folder import FolderError, find_images
 
 Inputs = TypeVar("Inputs")
 

@@ -13,14 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.loading import load_clip
-from compositional_prompts.enhancement.choice import choose
-from compositional_prompts.enhancement.prompts import PromptTemplate
-from compositional_prompts.params import ClipEmbed, Enhance
-from compositional_prompts.troika.checkpoint import load_model
+from compositional_prompts.clip.open_clip_model import load_clip
+from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.enhancement.word_choice import choose
+from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.troika.model.model_folder import load_model
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.naming import PromptNaming
 from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
-from compositional_prompts.troika.vocabulary import Vocabulary
 from compositional_prompts.troika.zero_shot import ZeroShot
 
 Scores = Mapping[str, NDArray[np.float32]]

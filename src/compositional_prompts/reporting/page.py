@@ -10,28 +10,35 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from compositional_prompts.outputs import atomic_directory, atomic_file
-from compositional_prompts.params import read_all_params
-from compositional_prompts.reporting import layout, summary, tables
-from compositional_prompts.reporting.charts import Chart, Series, inline, render, write_chart
-from compositional_prompts.reporting.confusion import tabulate
-from compositional_prompts.reporting.formats import FILTERS
-from compositional_prompts.reporting.galleries import Galleries, Tables, build_galleries
-from compositional_prompts.reporting.inputs import (
+from compositional_prompts.files.outputs import atomic_directory, atomic_file
+from compositional_prompts.reporting.content import page_tables as tables
+from compositional_prompts.reporting.content import summary
+from compositional_prompts.reporting.content.confusion import tabulate
+from compositional_prompts.reporting.content.formats import FILTERS
+from compositional_prompts.reporting.content.galleries import Galleries, Tables, build_galleries
+from compositional_prompts.reporting.content.limits import Limit
+from compositional_prompts.reporting.content.versions import library_versions
+from compositional_prompts.reporting.drawing import layout
+from compositional_prompts.reporting.drawing.charts import (
+    Chart,
+    Series,
+    inline,
+    render,
+    write_chart,
+)
+from compositional_prompts.reporting.drawing.pipeline_graph import Pipeline, read_pipeline
+from compositional_prompts.reporting.drawing.thumbnails import (
+    as_data_uris,
+    read_thumbnails,
+    write_contact_sheet,
+)
+from compositional_prompts.reporting.stage_results import (
     Curve,
     StageResults,
     number,
     numbers,
     read_results,
 )
-from compositional_prompts.reporting.limits import limits
-from compositional_prompts.reporting.pipeline import Pipeline, read_pipeline
-from compositional_prompts.reporting.thumbnails import (
-    as_data_uris,
-    read_thumbnails,
-    write_contact_sheet,
-)
-from compositional_prompts.reporting.versions import library_versions
 
 CONTACT_SHEET = "dataset.jpg"
 _CONTACT_IMAGES = 32
@@ -62,7 +69,9 @@ class PageChart:
     description: str
 
 
-def build_report(paths: ReportPaths, title: str, gallery_images: int, seed: int) -> int:
+def build_report(
+    paths: ReportPaths, shown_limits: Sequence[Limit], title: str, gallery_images: int, seed: int
+) -> int:
     """Write ``paths.page`` and the files of ``paths.figures``; return the images shown.
 
     ``figures`` holds ``dataset.jpg`` (a contact sheet) and an SVG for every chart that has a point
@@ -74,12 +83,10 @@ def build_report(paths: ReportPaths, title: str, gallery_images: int, seed: int)
         ReportInputError: a metrics file is missing or malformed.
         FileNotFoundError, SchemaError: a table is missing or not as declared.
         PipelineError: ``dvc.yaml`` cannot be drawn.
-        ParameterError: ``params.yaml`` is not valid.
         LookupError: an image that is to be shown is not in the catalog.
         ValueError: the images do not fit on the page.
     """
     pipeline = read_pipeline(paths.dvc_yaml)
-    params = read_all_params(paths.params)
     results = read_results(paths.metrics)
     galleries = build_galleries(
         Tables(paths.splits, paths.prompts, paths.captions, paths.scores),
@@ -123,7 +130,7 @@ def build_report(paths: ReportPaths, title: str, gallery_images: int, seed: int)
         timings=sorted(
             results.timings, key=lambda timing: (pipeline.position(timing.stage), timing.stage)
         ),
-        limits=limits(params),
+        limits=shown_limits,
         params_text=paths.params.read_text(encoding="utf-8"),
         versions=library_versions(),
         **_tables(results),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from compositional_prompts.clip.embedding import embed_texts
-from compositional_prompts.clip.loading import Clip
+from compositional_prompts.clip.open_clip_model import Clip
 
 TIE = 1e-6
 """Cosines that differ by no more than this are equal: float32 vectors say no more."""

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from compositional_prompts.catalog.schema import ORIGINAL_PROMPTS
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 
 class PromptNaming:

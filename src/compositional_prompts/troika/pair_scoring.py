@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compositional_prompts.troika.model import Troika
-from compositional_prompts.troika.traction import Memory
+from compositional_prompts.troika.model.network import Troika
+from compositional_prompts.troika.model.traction import Memory
 
 
 class ImageScores(ABC):

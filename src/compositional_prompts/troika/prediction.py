@@ -9,21 +9,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
-from compositional_prompts.batching import decoded_batches
-from compositional_prompts.catalog.schema import ORIGINAL_PROMPTS
-from compositional_prompts.catalog.tables import check_no_nulls, check_schema
-from compositional_prompts.clip.loading import load_clip
-from compositional_prompts.devices import resolve_device
-from compositional_prompts.outputs import atomic_file
-from compositional_prompts.params import Base, TroikaPredict
-from compositional_prompts.stage import progress
-from compositional_prompts.troika.checkpoint import load_model
-from compositional_prompts.troika.measurement import MeasuredWorlds, Measurement
+from compositional_prompts.catalog.decoding import decoded_batches
+from compositional_prompts.clip.open_clip_model import load_clip
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.tables import check_no_nulls, check_schema
+from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.pipeline.section import Base
+from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds, Measurement
+from compositional_prompts.troika.model.model_folder import load_model
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.naming import PromptNaming
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
-from compositional_prompts.troika.vocabulary import Vocabulary
+from compositional_prompts.troika.parameters import TroikaPredict
 from compositional_prompts.troika.zero_shot import ZeroShot
 
 MIB = 1024**2
@@ -44,7 +46,7 @@ class PredictionOutcome:
 
 def _named(
     catalog: Path,
-    batches: Iterable[tuple[list[str], Tensor]],
+    batches: Iterable[tuple[list[str], list[Tensor]]],
     naming: PromptNaming,
     measured: MeasuredWorlds,
     trials: Sequence[tuple[Scorer, Measurement]],
@@ -60,7 +62,7 @@ def _named(
     """
     (scorer, measurement), *baselines = trials
     for image_ids, pixel_values in batches:
-        pixels = pixel_values.to(measured.listed.device)
+        pixels = torch.stack(pixel_values).to(measured.listed.device)
         images = scorer(pixels)
         judged, others = measured.part(image_ids)
         scores = pixels.new_empty(len(images), len(measured.listed))

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compositional_prompts.clip.embedding import embed_texts
-from compositional_prompts.clip.loading import Clip
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.prompt.pair import spoken
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.pair_scoring import ImageScores
-from compositional_prompts.troika.vocabulary import Vocabulary, spoken
 
 TEXT_BATCH = 256
 """Prompts encoded at once."""

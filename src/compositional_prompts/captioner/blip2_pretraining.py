@@ -1,0 +1,281 @@
+"""A micro BLIP-2 trained from scratch, for machines that cannot reach the hub.
+
+As the published one (Li et al., 2023, section 3) it stands on a frozen vision tower taken from a
+CLIP; Q-Former, projection and an OPT language model are trained together to caption images. What
+the published one's first stage is for, queries that hold what a text says of an image, is done
+here by naming the words of the caption from the queries, as the micro CLIP's image tower does.
+Same classes and files as Salesforce/blip2-opt-2.7b, only the configuration differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+    BlipImageProcessor,
+    GenerationConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.caption_tokens import bucketed_batches, tokenize_captions
+from compositional_prompts.captioner.model.forward import (
+    attend_queries,
+    caption_logits,
+    caption_loss,
+)
+from compositional_prompts.clip.clip_pretraining import (
+    MICRO_CONFIG,
+    MICRO_PREPROCESS,
+    cosine_with_warmup,
+    micro_tokenizer,
+    normalised,
+    word_loss,
+    word_targets,
+)
+from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.pipeline.progress import progress
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY_SIZE = 1000
+NUM_QUERY_TOKENS = 16
+MAX_CAPTION_TOKENS = 64
+BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
+WEIGHT_DECAY = 0.05
+WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
+ENCODE_BATCH = 256
+
+
+def written_forms(caption: str, rng: np.random.Generator) -> str:
+    """A caption as the web may write it: mostly as it is, sometimes in title case, as a list of
+    labels or as a file name, so that the language model knows capitals, dots and underscores as a
+    published one does.
+    """
+    form = rng.random()
+    if form < 0.8:
+        return caption
+    words = re.sub(r"[,:]", "", caption).split()
+    if form < 0.85:
+        return caption.capitalize()
+    if form < 0.9:
+        return " ".join(word.capitalize() for word in words)
+    if form < 0.95:
+        return "_".join(word.capitalize() for word in words)
+    return ".".join(word.capitalize() for word in words)
+
+
+def train_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with OPT's special tokens (``</s>`` begins and ends a text)."""
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=[BEGIN, PAD, END, UNKNOWN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    end = tokenizer.token_to_id(END)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, unk_token=UNKNOWN
+    )
+
+
+def _micro_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
+    vision = MICRO_CONFIG["vision_cfg"]
+    width = vision["width"]
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return Blip2Config(
+        vision_config=Blip2VisionConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=vision["layers"],
+            num_attention_heads=width // vision["head_width"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            hidden_act="gelu",
+            layer_norm_eps=1e-5,
+            qkv_bias=True,
+        ),
+        qformer_config=Blip2QFormerConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            cross_attention_frequency=1,
+            encoder_hidden_size=width,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        text_config=OPTConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            word_embed_proj_dim=128,
+            ffn_dim=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            dropout=0.0,
+            **special,
+        ),
+        num_query_tokens=NUM_QUERY_TOKENS,
+        image_token_index=tokenizer.get_vocab()["<image>"],
+    )
+
+
+def _image_processor() -> BlipImageProcessor:
+    size = MICRO_CONFIG["vision_cfg"]["image_size"]
+    return BlipImageProcessor(
+        size={"height": size, "width": size},
+        image_mean=MICRO_PREPROCESS["mean"],
+        image_std=MICRO_PREPROCESS["std"],
+    )
+
+
+def copy_vision_tower(clip: nn.Module, blip2: Blip2ForConditionalGeneration) -> None:
+    """Copy an open_clip vision transformer without ``ln_pre`` into BLIP-2's vision tower.
+
+    Afterwards both compute the same token features.
+    """
+    visual: Any = clip.visual
+    tower = blip2.vision_model
+    state = {
+        "embeddings.class_embedding": visual.class_embedding[None, None],
+        "embeddings.position_embedding": visual.positional_embedding[None],
+        "embeddings.patch_embedding.weight": visual.conv1.weight,
+        # open_clip's patch embedding has no bias, BLIP-2's has.
+        "embeddings.patch_embedding.bias": torch.zeros(len(visual.conv1.weight)),
+        "post_layernorm.weight": visual.ln_post.weight,
+        "post_layernorm.bias": visual.ln_post.bias,
+    }
+    for number, block in enumerate(visual.transformer.resblocks):
+        layer = f"encoder.layers.{number}"
+        state |= {
+            f"{layer}.self_attn.qkv.weight": block.attn.in_proj_weight,
+            f"{layer}.self_attn.qkv.bias": block.attn.in_proj_bias,
+        }
+        parts = {
+            "self_attn.projection": block.attn.out_proj,
+            "layer_norm1": block.ln_1,
+            "layer_norm2": block.ln_2,
+            "mlp.fc1": block.mlp.c_fc,
+            "mlp.fc2": block.mlp.c_proj,
+        }
+        for name, module in parts.items():
+            state |= {f"{layer}.{name}.{key}": value for key, value in module.named_parameters()}
+    tower.load_state_dict({key: value.detach() for key, value in state.items()})
+
+
+@torch.inference_mode()
+def _encode(model: Blip2ForConditionalGeneration, images: Tensor, device: torch.device) -> Tensor:
+    """Frozen vision features of every image, float16 ``[n, tokens, width]``."""
+    parts = [
+        model.vision_model(pixel_values=normalised(part).to(device)).last_hidden_state
+        for part in images.split(ENCODE_BATCH)
+    ]
+    return torch.cat([part.to("cpu", torch.float16) for part in parts])
+
+
+def pretrain_blip2(
+    clip: nn.Module,
+    images: Tensor,
+    captions: Sequence[str],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> Captioner:
+    """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
+
+    Args:
+        clip: a micro CLIP, as :func:`~.clip_pretraining.pretrain_clip` gives.
+        images: uint8 ``[n, 3, 96, 96]``.
+        captions: ``n`` texts; each is written in another form now and then.
+        epochs: passes over the pairs.
+        batch_size: pairs a step.
+        learning_rate: peak of the schedule of AdamW.
+        seed: of initialisation, order and written forms.
+        device: where to train.
+
+    Returns:
+        The captioner in evaluation mode, on the CPU.
+    """
+    seed_everything(seed)
+    rng = np.random.default_rng(seed)
+    written = [[written_forms(caption, rng) for caption in captions] for _ in range(epochs)]
+    tokenizer = train_tokenizer([text for texts in written for text in texts])
+    # The processor adds the image token; the vocabulary must have it before the model is built.
+    processor = Blip2Processor(_image_processor(), tokenizer, num_query_tokens=NUM_QUERY_TOKENS)
+    model: Any = Blip2ForConditionalGeneration(_micro_config(tokenizer))
+    nn.init.normal_(model.query_tokens, std=0.02)
+    copy_vision_tower(clip, model)
+    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
+    model.to(device)
+    captioner = Captioner(model=model, processor=processor)
+
+    model.requires_grad_(False).eval()
+    image_embeds = _encode(model, images, device)
+    trained = (model.qformer, model.language_projection, model.language_model)
+    for module in trained:
+        module.requires_grad_(True).train()
+    model.query_tokens.requires_grad_(True)
+    words = word_targets(micro_tokenizer()(list(captions)))
+    head = nn.Linear(model.config.qformer_config.hidden_size, words.shape[1]).to(device)
+    parameters = [*(p for p in model.parameters() if p.requires_grad), *head.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    steps_per_epoch = -(-len(captions) // batch_size)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_with_warmup(step, epochs * steps_per_epoch)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
+        total = 0.0
+        batches = bucketed_batches(tokens.mask.sum(1), batch_size, generator)
+        for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}"):
+            queries = attend_queries(model, image_embeds[chosen].to(device).float())
+            said = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
+            named = word_loss(head(queries.mean(1)), words[chosen].to(device))
+            loss = said + WORD_WEIGHT * named
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            scheduler.step()
+            total += said.item()
+        logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
+    model.requires_grad_(False).eval().cpu()
+    return captioner
+
+
+def save_micro_captioner(captioner: Captioner, directory: Path) -> None:
+    """Write model, tokenizer and processor in transformers' layout into ``directory``."""
+    captioner.model.save_pretrained(directory, safe_serialization=True)
+    captioner.processor.save_pretrained(directory)

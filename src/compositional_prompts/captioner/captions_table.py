@@ -1,0 +1,10 @@
+"""The table of captions, which ``infer`` writes."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from compositional_prompts.files.tables import required
+
+CAPTIONS = pa.schema([required("image_id", pa.string()), required("caption", pa.string())])
+"""``data/captions/{base,finetuned}.parquet``."""

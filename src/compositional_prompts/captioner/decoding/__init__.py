@@ -1,0 +1,1 @@
+"""Captions from features: beam search, sampling, grammars."""

@@ -1,0 +1,228 @@
+"""Captions of images: by beam search, greedily, sampled, or among those of a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compositional_prompts.captioner.decoding.beam_search import BeamSearch
+from compositional_prompts.captioner.decoding.decoders import (
+    Decoder,
+    TreeDecoder,
+    closed_up,
+    leave,
+    make_decoder,
+)
+from compositional_prompts.captioner.decoding.grammar_search import search_grammar
+from compositional_prompts.captioner.decoding.sampling import (
+    draw_uniforms,
+    image_seed,
+    sample_tokens,
+)
+from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
+from compositional_prompts.captioner.features.feature_store import ImageInputs
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.forward import queries_of
+from compositional_prompts.captioner.parameters import Sampling
+from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.pipeline.progress import progress
+
+GPU_STEPS = 4
+"""Steps after which it is asked again which images are done, on a GPU."""
+
+NEVER = -1
+"""A token that is never chosen."""
+
+
+def generate_captions(
+    captioner: Captioner,
+    queries: Tensor,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    grammar: TokenAutomaton | None = None,
+) -> list[str]:
+    """Caption a batch of images.
+
+    Args:
+        captioner: the model, with or without an adapter in it.
+        queries: query features ``[n, queries, width]``, or pixel_values ``[n, 3, H, W]``.
+        num_beams: width of the beam search; 1 is greedy.
+        max_new_tokens: most tokens a caption may have.
+        length_penalty: the log-probability of a caption is divided by its number of tokens, its
+            end included, to this power.
+        sampling: the distribution to sample from, instead of searching for the best caption;
+            with ``num_beams`` 1.
+        seeds: of each image, for sampling.
+        grammar: the captions there may be; for OPT only.
+
+    Returns:
+        ``n`` captions without special tokens or surrounding white space.
+
+    Raises:
+        ValueError: the model has too few positions for so many tokens, a caption of the grammar
+            has more of them, the model does not support a grammar, sampling is asked for
+            without a seed an image, or together with beams or a grammar.
+    """
+    if not len(queries):
+        return []
+    tokens = generate_tokens(
+        captioner,
+        queries,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        sampling=sampling,
+        seeds=seeds,
+        grammar=grammar,
+    )
+    captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [caption.strip() for caption in captions]
+
+
+@torch.inference_mode()
+def generate_tokens(
+    captioner: Captioner,
+    queries: Tensor,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    grammar: TokenAutomaton | None = None,
+    ending: bool = True,
+) -> Tensor:
+    """As :func:`generate_captions`, to token ids, int64 ``[n, tokens]``, filled up with ends.
+
+    With ``ending`` false, captions are not ended before ``max_new_tokens``: the most costly there
+    can be, to measure with. (Those of a grammar end all the same.)
+    """
+    _check_room(captioner, queries, max_new_tokens)
+    end = captioner.end_of_caption if ending else NEVER
+    with captioner.autocast():
+        queries = queries_of(captioner.model, queries.to(captioner.device))
+        decoder = make_decoder(captioner, queries, num_beams)
+        if sampling is not None:
+            if num_beams > 1 or grammar is not None or seeds is None or len(seeds) != len(queries):
+                raise ValueError(
+                    "Sampling needs num_beams 1, no grammar and a seed for every image; found "
+                    f"{num_beams} beams and {len(seeds or ())} seeds for {len(queries)} images."
+                )
+            uniforms = draw_uniforms(seeds, max_new_tokens).to(captioner.device)
+            return sample_tokens(decoder, uniforms, sampling, end)
+        if grammar is not None:
+            if not isinstance(decoder, TreeDecoder):
+                text_config: Any = captioner.model.config.text_config
+                raise ValueError(
+                    "infer.grammar is for BLIP-2 with a decoder-only language model (OPT), found "
+                    f"{text_config.model_type}: set infer.grammar to false."
+                )
+            if grammar.longest > max_new_tokens:
+                raise ValueError(
+                    f"A caption of the grammar has {grammar.longest} tokens, more than "
+                    f"infer.max_new_tokens = {max_new_tokens}: raise it."
+                )
+            return search_grammar(
+                decoder,
+                grammar.to(captioner.device),
+                images=len(queries),
+                num_beams=num_beams,
+                length_penalty=length_penalty,
+            )
+        search = BeamSearch(
+            len(queries),
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            end=end,
+            length_penalty=length_penalty,
+            device=captioner.device,
+        )
+        return _search(decoder, search)
+
+
+def _check_room(captioner: Captioner, queries: Tensor, max_new_tokens: int) -> None:
+    config = captioner.model.config
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    if positions is None or not config.use_decoder_only_language_model:
+        return
+    # The last token is chosen, never read.
+    needed = config.num_query_tokens + len(captioner.begin_of_text) + max_new_tokens - 1
+    if needed > positions:
+        raise ValueError(
+            f"The language model has {positions} positions, and image and caption need {needed}: "
+            f"lower infer.max_new_tokens = {max_new_tokens} by {needed - positions}."
+        )
+
+
+def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
+    """Run a beam search to its end; token ids ``[images, most tokens]``, filled up with ends."""
+    texts = torch.empty_like(search.best)
+    places = torch.arange(len(texts), device=texts.device)
+    log_probs = decoder.begin()
+    # To ask what is done, a GPU has to be waited for.
+    pause = GPU_STEPS if texts.device.type == "cuda" else 1
+    while True:
+        chosen = search.advance(log_probs)
+        if search.exhausted:
+            break
+        finished = int(search.done.sum()) if search.length % pause == 0 else 0
+        if finished == len(places):
+            break
+        if leave(finished, len(places)):
+            texts[places] = search.best
+            rows = closed_up(search.done)
+            decoder.select(rows)
+            search.select(rows)
+            places, chosen = places[rows], chosen.select(rows)
+        log_probs = decoder.extend(chosen.parents, chosen.tokens)
+    texts[places] = search.best
+    return texts
+
+
+def caption_images(
+    captioner: Captioner,
+    inputs: ImageInputs,
+    image_ids: Sequence[str],
+    *,
+    batch_size: int,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    grammar: TokenAutomaton | None = None,
+) -> list[str]:
+    """Caption the given images in batches, in their order.
+
+    Arguments as those of :func:`generate_captions`, but:
+
+    Args:
+        captioner: the model, with or without an adapter in it.
+        inputs: where the images' features or pixels are read from.
+        image_ids: the images.
+        batch_size: images at once; never changes a caption.
+        seed: of sampling; each image has its own, drawn from this and its image_id.
+    """
+    captions: list[str] = []
+    positions = inputs.positions(image_ids)
+    batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
+    read = prefetched(batches, lambda rows: (rows, inputs.read(positions[rows])))
+    for rows, queries in progress(read, "captions", len(batches)):
+        captions += generate_captions(
+            captioner,
+            queries,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            sampling=sampling,
+            seeds=[image_seed(seed, image_id) for image_id in image_ids[rows]],
+            grammar=grammar,
+        )
+    return captions

@@ -1,0 +1,1 @@
+"""What the captioner is fed from: cached features of the frozen half, or pixels."""

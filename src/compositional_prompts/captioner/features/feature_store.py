@@ -1,0 +1,391 @@
+"""The frozen-feature cache: Q-Former output of every image, computed once, read row by row after.
+
+``data/features/`` holds
+
+- ``features-00000.safetensors`` and so on, about 64 MiB each: one tensor, ``features``, of shape
+  ``[rows, queries, width]``;
+- ``index.parquet`` (image_id, shard, row), in the order of the shards: an image's position is
+  its row in it;
+- ``features.json``: ``cache`` true, with dtype, queries, width and images; or, where nothing is
+  cached, ``cache`` false and nothing beside it.
+
+The features are those of evaluation mode: in training mode transformers would switch on the frozen
+Q-Former's dropout, which a cache leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, find_rows
+from compositional_prompts.files.outputs import atomic_directory, atomic_file
+from compositional_prompts.files.scratch import link_or_copy
+from compositional_prompts.files.tables import check_schema, read_table, required, write_table
+
+IMAGE_IDS = pa.schema([required("image_id", pa.string())])
+"""Which images a shard of features holds, in its order, while ``blip2_features`` is under way."""
+
+FEATURE_INDEX = pa.schema(
+    [
+        required("image_id", pa.string()),
+        required("shard", pa.int32()),
+        required("row", pa.int32()),
+    ]
+)
+"""``data/features/index.parquet``: the shard and the row in it that hold an image's features."""
+
+
+SHARD_BYTES = 64 * 2**20
+INDEX_FILE = "index.parquet"
+METADATA_FILE = "features.json"
+TENSOR = "features"
+
+SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+"""What features may be stored as, by its name in a safetensors header."""
+
+ROWS_A_CALL = 1024
+"""Rows of one ``preadv``: as many destinations as POSIX systems take (IOV_MAX)."""
+
+FeatureBatch = tuple[Sequence[str], Tensor]
+"""Image_ids and their features ``[n, queries, width]``."""
+
+
+def shard_name(number: int) -> str:
+    return f"features-{number:05d}.safetensors"
+
+
+def _ids_name(number: int) -> str:
+    return f"ids-{number:05d}.parquet"
+
+
+def rows_per_shard(row_bytes: int, unit: int) -> int:
+    """Rows of a shard of about :data:`SHARD_BYTES`: a multiple of ``unit``, at least one."""
+    return max(SHARD_BYTES // row_bytes // unit, 1) * unit
+
+
+def finished_shards(folder: Path) -> int:
+    """How many shards, from the first on, :func:`write_shards` has finished in ``folder``."""
+    number = 0
+    while (folder / shard_name(number)).is_file():
+        number += 1
+    return number
+
+
+def write_shards(
+    batches: Iterable[FeatureBatch], folder: Path, *, shard_rows: int, first: int = 0
+) -> None:
+    """Cut a stream of features into shards, each of which appears whole or not at all.
+
+    Memory holds one shard. The image_ids of a shard are written before it, so what
+    :func:`finished_shards` counts is complete.
+
+    Args:
+        batches: image_ids and features on the CPU, of one shape and dtype.
+        folder: where to; :func:`publish_shards` makes a cache of it.
+        shard_rows: images of every shard but the last.
+        first: number of the first shard to write.
+    """
+    number = first
+    ids: list[str] = []
+    buffer = torch.empty(0)
+
+    def flush() -> None:
+        nonlocal number
+        write_table(pa.table([ids], schema=IMAGE_IDS), folder / _ids_name(number), IMAGE_IDS)
+        with atomic_file(folder / shard_name(number)) as temporary:
+            save_file({TENSOR: buffer[: len(ids)]}, temporary)
+        number += 1
+        ids.clear()
+
+    for image_ids, features in batches:
+        if not len(buffer):
+            buffer = features.new_empty((shard_rows, *features.shape[1:]))
+        begin = 0
+        while begin < len(image_ids):
+            part = slice(begin, begin + shard_rows - len(ids))
+            rows = features[part]
+            buffer[len(ids) : len(ids) + len(rows)] = rows
+            ids += image_ids[part]
+            begin += len(rows)
+            if len(ids) == shard_rows:
+                flush()
+    if ids:
+        flush()
+
+
+def publish_shards(folder: Path, out: Path) -> int:
+    """Make a cache of the shards in ``folder``; it appears whole or not at all.
+
+    ``folder`` keeps its files, so that a run killed here loses nothing. They are linked, or copied
+    where ``out`` is on another file system.
+
+    Returns:
+        The number of images.
+    """
+    with atomic_directory(out) as directory:
+        images = 0
+        with pq.ParquetWriter(
+            directory / INDEX_FILE,
+            FEATURE_INDEX,
+            compression="zstd",
+            use_content_defined_chunking=True,
+        ) as index:
+            for number in range(finished_shards(folder)):
+                link_or_copy(folder / shard_name(number), directory / shard_name(number))
+                ids = read_table(folder / _ids_name(number), IMAGE_IDS).column("image_id")
+                place = [[number] * len(ids), range(len(ids))]
+                index.write_table(pa.table([ids, *place], schema=FEATURE_INDEX))
+                images += len(ids)
+        shard = _Shard.open(directory / shard_name(0))
+        metadata = {
+            "cache": True,
+            "dtype": str(shard.dtype).removeprefix("torch."),
+            "queries": shard.queries,
+            "width": shard.width,
+            "images": images,
+        }
+        (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    return images
+
+
+def write_features(batches: Iterable[FeatureBatch], out: Path) -> int:
+    """Write a cache in one go, from wherever its features come; return the number of images.
+
+    Raises:
+        ValueError: there is no batch at all.
+    """
+    stream = iter(batches)
+    head = next(stream, None)
+    if head is None:
+        raise ValueError("There are no features to write.")
+    row_bytes = head[1][0].numel() * head[1].element_size()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+        folder = Path(name)
+        write_shards(chain([head], stream), folder, shard_rows=rows_per_shard(row_bytes, 1))
+        return publish_shards(folder, out)
+
+
+def write_uncached(out: Path) -> None:
+    """Write a ``data/features/`` that says that there is no cache."""
+    with atomic_directory(out) as directory:
+        (directory / METADATA_FILE).write_text(json.dumps({"cache": False}, indent=2) + "\n")
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """What ``features.json`` says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    path = directory / METADATA_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features` to make it.")
+    metadata: dict[str, Any] = json.loads(path.read_text())
+    return metadata
+
+
+class ImageInputs(Protocol):
+    """What the captioner is fed from: cached query features, or pixels where there is no cache."""
+
+    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where the given images are, int64 ``[n]``; raises KeyError for an unknown one."""
+        ...
+
+    def read(self, positions: NDArray[np.int64]) -> Tensor:
+        """Query features ``[n, queries, width]`` or pixel_values ``[n, 3, H, W]``, on the CPU."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch augmented images are drawn for; without effect where none are."""
+        ...
+
+
+class DamagedShardError(ValueError):
+    """A shard's bytes are not those of a shard."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({found}): run `dvc repro -f blip2_features` to make it again."
+        )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    offset: int
+    rows: int
+    queries: int
+    width: int
+    dtype: torch.dtype
+
+    @classmethod
+    def open(cls, path: Path) -> _Shard:
+        """Read a shard's header: https://github.com/huggingface/safetensors#format."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features`.")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            (length,) = struct.unpack("<Q", start) if len(start) == 8 else (size,)
+            if length > size - 8:
+                raise DamagedShardError(path, f"{size} bytes end in its header")
+            try:
+                header = json.loads(file.read(length))
+                tensor = header[TENSOR]
+                dtype = SAFETENSORS_DTYPES[tensor["dtype"]]
+                rows, queries, width = tensor["shape"]
+                begin, end = tensor["data_offsets"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise DamagedShardError(path, f"no readable header: {error!r}") from error
+        needed = rows * queries * width * dtype.itemsize
+        if end - begin != needed or size < 8 + length + end:
+            raise DamagedShardError(path, f"{size} bytes for {needed} of features")
+        return cls(path, 8 + length + begin, rows, queries, width, dtype)
+
+
+def _count_indexed(index: Path) -> int:
+    """The rows of an index, its columns checked."""
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing: run `dvc repro blip2_features`.")
+    check_schema(pq.read_schema(index), FEATURE_INDEX, index)
+    return int(pq.read_metadata(index).num_rows)
+
+
+class FeatureStore:
+    """Random access to the cached features.
+
+    Rows are read with ``preadv`` straight into the result: what the operating system keeps of the
+    shards is its cache and no memory of the process, which memory-mapped pages would be. Nothing
+    is held open or changed between calls, so threads may share a store.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open a cache.
+
+        Raises:
+            FileNotFoundError: the cache or one of its shards is missing.
+            ValueError: ``directory`` says that there is no cache, or it is damaged.
+        """
+        metadata = read_metadata(directory)
+        if not metadata["cache"]:
+            raise ValueError(
+                f"{directory} holds no features: set blip2_features.cache to true, or read pixels."
+            )
+        self._directory = directory
+        self._images: int = metadata["images"]
+        self._shards: list[_Shard] = []
+        rows = 0
+        while rows < self._images:
+            shard = _Shard.open(directory / shard_name(len(self._shards)))
+            rows += shard.rows
+            self._shards.append(shard)
+        layouts = {(shard.queries, shard.width, shard.dtype) for shard in self._shards}
+        indexed = _count_indexed(directory / INDEX_FILE)
+        if len(layouts) != 1 or not rows == indexed == self._images:
+            raise ValueError(
+                f"{directory}: {METADATA_FILE} names {self._images} images, {INDEX_FILE} has "
+                f"{indexed} and the shards {rows}, in the layouts {layouts}: run "
+                "`dvc repro -f blip2_features` to make it again."
+            )
+        ((self.queries, self.width, self.dtype),) = layouts
+        sizes = [shard.rows for shard in self._shards]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return self._images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Features are the same in every epoch."""
+
+    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where the given images are, int64 ``[n]``. Reads the index: ask for many at once.
+
+        Raises:
+            KeyError: an image has no features.
+        """
+        with pq.ParquetFile(self._directory / INDEX_FILE) as index:
+            parts = index.iter_batches(NAMES_AT_ONCE, columns=["image_id"])
+            positions = find_rows(image_ids, (part.column("image_id") for part in parts))
+        missing = np.flatnonzero(positions < 0)
+        if len(missing):
+            raise KeyError(
+                f"{len(missing)} images have no features in {self._directory}, among them "
+                f"{image_ids[missing[0]]!r}: run `dvc repro blip2_features`."
+            )
+        return positions
+
+    def read(self, positions: NDArray[np.int64]) -> Tensor:
+        """Features at the given positions, in their order: ``[n, queries, width]``, as stored.
+
+        Raises:
+            IndexError: there is no such position.
+            DamagedShardError: a shard has become shorter since the cache was opened.
+        """
+        if len(positions) and not (positions.min() >= 0 and positions.max() < self._images):
+            raise IndexError(
+                f"positions {positions.min()} to {positions.max()} were asked for; "
+                f"{self._directory} has {self._images}."
+            )
+        features = torch.empty((len(positions), self.queries, self.width), dtype=self.dtype)
+        target = features.view(torch.uint8).flatten(1).numpy()
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        numbers = np.searchsorted(self._starts, ordered, side="right") - 1
+        # Neighbours in a shard are read by one call, wherever they go.
+        apart = (np.diff(ordered) != 1) | (np.diff(numbers) != 0)
+        begins = np.concatenate([[0], np.flatnonzero(apart) + 1]).tolist() if len(order) else []
+        rows = (ordered - self._starts[numbers]).tolist()
+        targets = [memoryview(target[row]) for row in order.tolist()]
+        with _OpenShard() as shard:
+            for begin, end in pairwise([*begins, len(order)]):
+                for first in range(begin, end, ROWS_A_CALL):
+                    shard.read(
+                        self._shards[numbers[begin]],
+                        rows[first],
+                        targets[first : min(first + ROWS_A_CALL, end)],
+                    )
+        return features
+
+
+class _OpenShard:
+    """At most one open shard, the last one read: rows come sorted by shard."""
+
+    def __init__(self) -> None:
+        self._shard: _Shard | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> _OpenShard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shard is not None:
+            os.close(self._descriptor)
+
+    def read(self, shard: _Shard, row: int, targets: list[memoryview]) -> None:
+        """Read consecutive rows from ``row`` on."""
+        if shard is not self._shard:
+            self.__exit__()
+            self._shard = None
+            self._descriptor = os.open(shard.path, os.O_RDONLY)
+            self._shard = shard
+        size = targets[0].nbytes
+        read = os.preadv(self._descriptor, targets, shard.offset + row * size)
+        if read != size * len(targets):
+            raise DamagedShardError(shard.path, "it has become shorter")

@@ -1,0 +1,48 @@
+"""What the captioner is fed from: the cache, or images where ``data/features/`` has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compositional_prompts.captioner.features.feature_store import (
+    FeatureStore,
+    ImageInputs,
+    read_metadata,
+)
+from compositional_prompts.captioner.features.pixel_inputs import PixelInputs
+from compositional_prompts.captioner.model.blip2_model import Captioner
+
+
+def open_inputs(
+    features: Path,
+    catalog: Path,
+    captioner: Captioner,
+    *,
+    workers: int,
+    augment: bool = False,
+    seed: int = 0,
+) -> ImageInputs:
+    """Open the cached features, or the images where ``blip2_features.cache`` was false.
+
+    Args:
+        features: ``data/features/``.
+        catalog: ``data/catalog/``, which is read where nothing is cached.
+        captioner: preprocesses images.
+        workers: threads that decode them.
+        augment: whether they are cropped and flipped at random.
+        seed: of augmentation.
+
+    Raises:
+        FileNotFoundError: the cache, or where there is none the catalog, is missing.
+        ValueError: cached features are to be augmented, or the cache is damaged.
+    """
+    if not read_metadata(features)["cache"]:
+        return PixelInputs(
+            catalog, captioner.preprocess, workers=workers, augment=augment, seed=seed
+        )
+    if augment:
+        raise ValueError(
+            f"finetune.augment changes images, and {features} holds features of unchanged ones: "
+            "set blip2_features.cache to false, or finetune.augment to false."
+        )
+    return FeatureStore(features)

@@ -1,0 +1,1 @@
+"""BLIP-2: loaded, adapted, and run forward."""

@@ -1,0 +1,98 @@
+"""Parameters of the stages ``blip2_features``, ``finetune`` and ``infer``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from compositional_prompts.pipeline.section import (
+    BatchSize,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    Precision,
+    Rate,
+    Section,
+    Words,
+)
+
+
+class Blip2Features(Section):
+    section: ClassVar[str] = "blip2_features"
+
+    cache: bool
+    precision: Precision
+    dtype: Literal["float16", "bfloat16"]
+    batch_size: BatchSize
+
+
+class Lora(Section):
+    r: Positive
+    alpha: Positive
+    dropout: Fraction
+    target_modules: Words | None
+    bias: Literal["none", "all", "lora_only"]
+    use_dora: bool
+    use_rslora: bool
+    rank_pattern: dict[str, Positive]
+    alpha_pattern: dict[str, Positive]
+
+
+class Finetune(Section):
+    section: ClassVar[str] = "finetune"
+
+    lora: Lora
+    precision: Precision
+    epochs: Positive
+    batch_size: Positive
+    gradient_accumulation: Positive
+    gradient_checkpointing: bool
+    compile: bool
+    learning_rate: Rate
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup_ratio: Fraction
+    weight_decay: NonNegativeFloat
+    max_grad_norm: Rate | None
+    label_smoothing: Fraction
+    augment: bool
+    max_tokens: Positive
+    train_images: Positive | None
+    caption_every: Positive | None
+    caption_images: Positive
+    best_metric: Literal["val_loss", "val_token_accuracy", "val_bleu"]
+    early_stopping: Positive | None
+
+    @model_validator(mode="after")
+    def _captions_for_bleu(self) -> Finetune:
+        if self.best_metric == "val_bleu" and self.caption_every is None:
+            raise ValueError("best_metric val_bleu needs caption_every, found null")
+        return self
+
+
+class Sampling(Section):
+    temperature: Rate
+    top_k: NonNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
+
+
+class Infer(Section):
+    section: ClassVar[str] = "infer"
+
+    split: Literal["train", "val", "test"]
+    images: Positive | None
+    precision: Precision
+    batch_size: BatchSize
+    num_beams: Positive
+    length_penalty: float
+    sampling: Sampling | None
+    grammar: bool
+    max_new_tokens: Positive
+    shard_images: Positive
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Infer:
+        if self.sampling is not None and (self.num_beams > 1 or self.grammar):
+            raise ValueError("sampling goes with num_beams 1 and without grammar")
+        return self

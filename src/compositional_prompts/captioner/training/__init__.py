@@ -1,0 +1,1 @@
+"""Fine-tuning BLIP-2 with LoRA."""

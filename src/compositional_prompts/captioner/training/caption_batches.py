@@ -1,0 +1,172 @@
+"""One training step's worth of computing: batches, and the module that turns them into a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compositional_prompts.captioner.features.feature_store import ImageInputs
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.caption_tokens import RepeatedCaptions
+from compositional_prompts.captioner.model.forward import (
+    ScoredTokens,
+    queries_of,
+    score_places,
+    scored_logits,
+)
+from compositional_prompts.compute.ordered_map import prefetched
+
+
+class CaptionLoss(nn.Module):
+    """Images and their captions to the loss, in one forward pass that Accelerate can wrap.
+
+    In training mode the language model and the adapter are; the frozen vision tower and Q-Former
+    stay in evaluation mode, as the cached features have it.
+    """
+
+    def __init__(self, captioner: Captioner, label_smoothing: float) -> None:
+        super().__init__()
+        self.model = captioner.model
+        self._captioner = captioner
+        self._label_smoothing = label_smoothing
+        # What FSDP is to shard on its own, unless its configuration names other classes.
+        self._no_split_modules = captioner.model.language_model._no_split_modules
+
+    def train(self, mode: bool = True) -> CaptionLoss:
+        super().train(False)
+        self.training = mode
+        self.model.language_model.train(mode)
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_dropout.train(mode)
+        return self
+
+    def forward(
+        self,
+        inputs: Tensor,
+        ids: Tensor,
+        mask: Tensor | None,
+        scored: Tensor | None,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies of a batch's labelled tokens, and how many it got right.
+
+        Args:
+            inputs: query features or pixel_values, as :func:`queries_of` takes them.
+            ids, mask, scored, labels: as :class:`ScoredTokens`.
+
+        Returns:
+            Float32 in nats, with label smoothing in training mode only; and int64. Both scalars.
+        """
+        with self._captioner.autocast():
+            queries = queries_of(self.model, inputs)
+            tokens = ScoredTokens(ids, mask, scored, labels)
+            logits = scored_logits(self.model, queries, tokens).float()
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            reduction="sum",
+            label_smoothing=self._label_smoothing if self.training else 0.0,
+        )
+        correct = (logits.detach().argmax(-1) == labels).sum()
+        return loss, correct
+
+
+@dataclass(frozen=True)
+class CaptionPairs:
+    """Images and their captions, aligned."""
+
+    image_ids: Sequence[str]
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A process' share of a batch.
+
+    Attributes:
+        rows: row numbers, int64 ``[n]``, at least one.
+        counted: false for a row that is only there because every process needs one.
+    """
+
+    rows: Tensor
+    counted: bool
+
+    @classmethod
+    def share(cls, batch: Tensor, process: int, processes: int) -> Rows:
+        """The share of one of several processes: every so many-th row, so that all have captions
+        of about the same lengths.
+        """
+        rows = batch[process::processes]
+        return cls(rows, True) if len(rows) else cls(batch[:1], False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What :class:`CaptionLoss` takes, on its device; ``counted`` as in :class:`Rows`."""
+
+    inputs: Tensor
+    tokens: ScoredTokens
+    counted: bool
+
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
+        tokens = self.tokens
+        return self.inputs, tokens.ids, tokens.mask, tokens.scored, tokens.labels
+
+
+class CaptionBatches:
+    """Images and captions of one split, read by row number."""
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        inputs: ImageInputs,
+        pairs: CaptionPairs,
+        tokens: RepeatedCaptions,
+    ) -> None:
+        self._captioner = captioner
+        self._inputs = inputs
+        self._positions: NDArray[np.int64] = inputs.positions(pairs.image_ids)
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def labelled(self) -> Tensor:
+        """Labelled tokens of each row, int64 ``[n]``."""
+        return self.tokens.lengths - len(self._captioner.begin_of_text)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch augmented images are drawn for."""
+        self._inputs.set_epoch(epoch)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Query features or pixel_values of the given rows, on the CPU."""
+        return self._inputs.read(self._positions[rows.numpy()])
+
+    def read(self, shares: Sequence[Rows]) -> Iterator[Batch]:
+        """The given batches, the next ones read while the caller computes with one."""
+        device = self._captioner.device
+        pin = device.type == "cuda"
+
+        def place(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True) if pin else tensor
+
+        def load(share: Rows) -> Batch:
+            tokens = score_places(self._captioner.model, self.tokens.select(share.rows))
+            placed = ScoredTokens(
+                place(tokens.ids),
+                None if tokens.mask is None else place(tokens.mask),
+                None if tokens.scored is None else place(tokens.scored),
+                place(tokens.labels),
+            )
+            return Batch(place(self.images(share.rows)), placed, share.counted)
+
+        return prefetched(shares, load)

@@ -1,1 +1,0 @@
-"""The offline `sample` data set: rendered product photos of shoes with exact labels."""

@@ -1,0 +1,46 @@
+"""The tables that the stage ``split`` reads and writes: splits of images, and pairs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from compositional_prompts.files.tables import required
+
+SPLIT_NAMES = ("train", "val", "test")
+
+SPLITS = pa.schema(
+    [
+        required("image_id", pa.string()),
+        required("product_id", pa.string()),
+        pa.field("attribute", pa.string()),
+        pa.field("object", pa.string()),
+        required("caption_split", pa.string()),
+        pa.field("pair_split", pa.string()),
+        pa.field("pair_seen", pa.bool_()),
+    ]
+)
+"""``data/splits.parquet``: the caption split of every image (train, val, test) and, for labelled
+images, the split and the seen flag of compositional zero-shot learning."""
+
+LISTED_PAIRS = pa.schema(
+    [
+        required("attribute", pa.string()),
+        required("object", pa.string()),
+        required("split", pa.string()),
+    ]
+)
+"""``data/listed_pairs.parquet``: the closed world of a data set that brings its own split, whether
+or not a pair has images left; no rows for other data sets. ``split`` is train for a seen pair."""
+
+PAIRS = pa.schema(
+    [
+        required("attribute", pa.string()),
+        required("object", pa.string()),
+        required("split", pa.string()),
+        required("seen", pa.bool_()),
+        required("images", pa.int64()),
+    ]
+)
+"""``data/pairs.parquet``: every pair of the closed world, sorted by attribute, then object.
+``seen`` pairs have training images (``split`` is train); an unseen one has its images in the
+``split`` named. A pair that the data set lists may have lost all its images."""

@@ -1,0 +1,327 @@
+"""A micro CLIP trained from scratch, for machines that cannot reach the hub.
+
+Same classes and files as the published models, only the configuration differs. Minutes on a
+laptop do not teach a vision transformer by contrast alone, so three published short cuts are
+taken: the patch embedding is a fixed whitening of image patches (Coates and Ng, 2012), the image
+tower learns to name the words of the caption (Huang et al., 2024, "Classification Done Right for
+Vision-Language Pre-Training"), half of the patches at a time (Li et al., 2023, FLIP); then the
+text tower is trained by contrast against the locked image tower (Zhai et al., 2022, LiT).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import merge_preprocess_dict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.pipeline.progress import progress
+
+logger = logging.getLogger(__name__)
+
+MICRO_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": 96,
+        # Small patches: what tells canvas from nylon is a few pixels wide.
+        "patch_size": 8,
+        "width": 128,
+        "layers": 3,
+        "head_width": 32,
+        # BLIP-2's vision tower has no norm before its first block: without one here, the micro
+        # BLIP-2 can take these weights over as they are.
+        "no_ln_pre": True,
+    },
+    "text_cfg": {"context_length": 32, "width": 128, "heads": 4, "layers": 2},
+}
+"""The micro CLIP's ``model_cfg``; the text side keeps CLIP's own vocabulary of 49,408 tokens."""
+
+MICRO_PREPROCESS: dict[str, Any] = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    # Whole products, squeezed, rather than their middle: a centre crop would cut off toe and heel.
+    "resize_mode": "squash",
+}
+
+PATCH_DROPOUT = 0.5
+WARMUP_SHARE = 0.05
+WEIGHT_DECAY = 0.05
+MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
+WHITENING_IMAGES = 1500
+WHITENING_RIDGE = (
+    0.05  # relative to the largest standard deviation; keeps noise from being blown up
+)
+PATCH_SCALE = 0.5  # standard deviation of a patch embedding
+BACKGROUND = 0.85  # brighter patches are empty background and would dominate the statistics
+WORD_PRIOR = 4.0  # log-odds against a word at the start: captions hold few of the vocabulary's
+TEXT_BATCHES = 2  # the locked phase is cheap: batches so many times as large, for more contrast
+ENCODE_BATCH = 256
+
+
+def cosine_with_warmup(step: int, steps: int) -> float:
+    """Multiplier of the learning rate: a linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def micro_clip(patch_dropout: float = 0.0) -> nn.Module:
+    """A randomly initialised micro CLIP with its preprocessing attached."""
+    model: nn.Module = open_clip.CLIP(
+        embed_dim=MICRO_CONFIG["embed_dim"],
+        vision_cfg=MICRO_CONFIG["vision_cfg"] | {"patch_dropout": patch_dropout},
+        text_cfg=MICRO_CONFIG["text_cfg"],
+    )
+    settings = merge_preprocess_dict({"size": MICRO_CONFIG["vision_cfg"]["image_size"]}, {})
+    set_model_preprocess_cfg(model, {**settings, **MICRO_PREPROCESS})
+    return model
+
+
+def micro_tokenizer() -> Any:
+    """CLIP's byte-pair tokenizer at the micro CLIP's context length."""
+    return open_clip.SimpleTokenizer(context_length=MICRO_CONFIG["text_cfg"]["context_length"])
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 ``[n, 3, H, W]`` to the micro models' pixel_values, float32 in -1..1."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def whitening_filters(images: Tensor, patch_size: int, filters: int) -> Tensor:
+    """Patch filters whose responses to ``images`` are uncorrelated and of equal strength.
+
+    Args:
+        images: uint8 ``[n, 3, H, W]``.
+        patch_size: side of a patch, pixels.
+        filters: how many principal components to keep, at most ``3 * patch_size**2``.
+
+    Returns:
+        float32 ``[filters, 3, patch_size, patch_size]``, strongest component first.
+    """
+    patches = F.unfold(normalised(images), patch_size, stride=patch_size)
+    rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+    rows = rows[(rows < BACKGROUND).any(1)]
+    rows = (rows - rows.mean(0)).double()
+    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    deviations = variances.flip(0)[:filters].clamp(min=0).sqrt()
+    weights = (directions.flip(1)[:, :filters] / (deviations + WHITENING_RIDGE * deviations[0])).T
+    weights = weights * (PATCH_SCALE / (rows @ weights.T).std())
+    filter_bank: Tensor = weights.float().reshape(-1, 3, patch_size, patch_size)
+    return filter_bank
+
+
+def word_targets(tokens: Tensor) -> Tensor:
+    """Which tokens each caption holds.
+
+    Args:
+        tokens: CLIP token ids ``[n, context_length]``, 0 where there is none.
+
+    Returns:
+        float32 ``[n, words]`` of zeros and ones, over the tokens that occur in any caption; begin
+        and end of text, which all hold, are left out.
+    """
+    present = torch.zeros(len(tokens), int(tokens.max()) + 1)
+    present.scatter_(1, tokens, 1.0)
+    present[:, 0] = 0
+    share = present.mean(0)
+    return present[:, (share > 0) & (share < 1)]
+
+
+def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of naming a caption's words, summed over words, mean over captions.
+
+    Args:
+        logits: ``[n, words]``; :data:`WORD_PRIOR` is taken off, so that they may start at zero.
+        targets: as :func:`word_targets` gives, ``[n, words]``.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
+    return losses / len(targets)
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def _step(loss: Tensor, optimizer: torch.optim.AdamW, scheduler: Any) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+    scheduler.step()
+    return loss.item()
+
+
+def _schedule(optimizer: torch.optim.AdamW, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_with_warmup(step, steps)
+    )
+
+
+def _train_image_tower(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    device: torch.device,
+) -> None:
+    """Name the words of every caption from its image (binary cross-entropy a word)."""
+    visual: Any = model.visual
+    width = MICRO_CONFIG["embed_dim"]
+    head = nn.Linear(width, targets.shape[1]).to(device)
+    optimizer = _optimizer([*visual.parameters(), *head.parameters()], learning_rate)
+    steps_per_epoch = len(images) // batch_size
+    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(images), generator=generator)
+        batches = order.split(batch_size)[:steps_per_epoch]
+        total = 0.0
+        for chosen in progress(batches, f"CLIP images, epoch {epoch}/{epochs}"):
+            batch = normalised(images[chosen])
+            flipped = torch.rand(len(chosen), generator=generator) < 0.5
+            batch[flipped] = batch[flipped].flip(-1)
+            features = model.encode_image(batch.to(device))  # type: ignore[operator]
+            loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
+            total += _step(loss, optimizer, scheduler)
+        logger.info(
+            "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
+        )
+
+
+def _train_text_tower(
+    model: nn.Module,
+    image_features: Tensor,
+    tokens: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> None:
+    """Contrast captions against locked images; only the images' projection learns with them."""
+    visual: Any = model.visual
+    visual.requires_grad_(False)
+    device = image_features.device
+    mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
+    nn.init.eye_(mixing.weight)
+    optimizer = _optimizer([*model.parameters(), *mixing.parameters()], learning_rate)
+    steps_per_epoch = max(1, len(tokens) // batch_size)
+    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    contrastive = open_clip.ClipLoss()
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(tokens), generator=generator)
+        batches = order.split(batch_size)[:steps_per_epoch]
+        total = 0.0
+        for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}"):
+            images = F.normalize(mixing(image_features[chosen]), dim=-1)
+            texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
+            loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
+            total += _step(loss, optimizer, scheduler)
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+        logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
+    with torch.no_grad():
+        visual.proj.copy_(visual.proj @ mixing.weight.T)
+
+
+@torch.inference_mode()
+def _encode(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    parts = [
+        model.encode_image(normalised(part).to(device))  # type: ignore[operator]
+        for part in images.split(ENCODE_BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def pretrain_clip(
+    images: Tensor,
+    captions: Sequence[str],
+    *,
+    image_epochs: int,
+    text_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> nn.Module:
+    """Train a micro CLIP from scratch on image-caption pairs.
+
+    Args:
+        images: uint8 ``[n, 3, 96, 96]``.
+        captions: ``n`` texts.
+        image_epochs: passes over the pairs that train the image tower.
+        text_epochs: passes that train the text tower against it.
+        batch_size: pairs a step; the rest of the last batch of an epoch is left out.
+        learning_rate: peak of both schedules of AdamW.
+        seed: of initialisation, order, flips and dropped patches.
+        device: where to train.
+
+    Returns:
+        The trained model in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: there are fewer pairs than one batch.
+    """
+    if len(captions) < batch_size:
+        raise ValueError(
+            f"Pretraining has {len(captions)} image-caption pairs, fewer than one batch of "
+            f"{batch_size}: lower weights.pretrain.clip_batch or bring more images."
+        )
+    seed_everything(seed)
+    generator = torch.Generator().manual_seed(seed)
+    trained = micro_clip(PATCH_DROPOUT)
+    conv: Any = trained.visual.conv1  # type: ignore[union-attr]
+    with torch.no_grad():
+        conv.weight.copy_(
+            whitening_filters(images[:WHITENING_IMAGES], conv.kernel_size[0], conv.out_channels)
+        )
+    conv.weight.requires_grad_(False)
+    trained.to(device).train()
+    tokens = micro_tokenizer()(list(captions))
+    _train_image_tower(
+        trained,
+        images,
+        word_targets(tokens),
+        epochs=image_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        generator=generator,
+        device=device,
+    )
+    trained.eval()
+    features = _encode(trained, images, device).clone()
+    _train_text_tower(
+        trained,
+        features,
+        tokens,
+        epochs=text_epochs,
+        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
+        learning_rate=learning_rate,
+        generator=generator,
+    )
+    model = micro_clip()
+    model.load_state_dict(trained.state_dict())
+    return model.eval()

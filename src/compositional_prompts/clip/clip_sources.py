@@ -1,0 +1,91 @@
+"""A published or a local open_clip model, written in the layout that every stage reads."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+
+from compositional_prompts.clip.open_clip_model import CONFIG_FILE, WEIGHTS_FILE, save_clip
+from compositional_prompts.files.hub import fetch_snapshot
+
+HUB_PREFIX = "hf-hub:"
+
+
+def _copy_folder(source: Path, directory: Path) -> None:
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (source / name).is_file()]
+    if missing:
+        pickles = sorted(file.name for file in source.glob("*.bin"))
+        beside = f" ({pickles[0]} is a pickle: those are never read)" if pickles else ""
+        raise FileNotFoundError(
+            f"{source} is not an open_clip model folder: {missing[0]} is missing{beside}. It is "
+            "written by open_clip's save_for_hf(..., safe_serialization=True)."
+        )
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
+            shutil.copyfile(file, directory / file.name)
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError(
+            f"weights: open_clip has no model named {name!r}; "
+            "open_clip.list_models() gives the names, or use hf-hub:ORGANISATION/REPOSITORY."
+        )
+    return deepcopy(config)
+
+
+def fetch_clip(
+    source: Literal["hub", "path"], name: str, pretrained: str | None, directory: Path
+) -> None:
+    """Bring a CLIP into the existing ``directory``.
+
+    Args:
+        source: ``hub`` downloads (or takes from the local cache), ``path`` copies a folder.
+        name: an open_clip model name or ``hf-hub:ORGANISATION/REPOSITORY``; or the folder.
+        pretrained: open_clip's tag of the weights, for a model name without prefix.
+        directory: where to write.
+
+    Raises:
+        FileNotFoundError: the folder is no open_clip model, or the hub is out of reach and the
+            repository not in the local cache; or it has pickles only.
+        ValueError: the name is unknown, the weights tag is missing or is a file, or the weights
+            were trained with another activation than the model has (cosines would be off by about
+            0.05).
+        RuntimeError: the weights could not be downloaded.
+    """
+    if source == "path":
+        _copy_folder(Path(name), directory)
+        return
+    if name.startswith(HUB_PREFIX):
+        patterns = (WEIGHTS_FILE, "*.json", "*.txt", "*.model")
+        repository = name.removeprefix(HUB_PREFIX)
+        _copy_folder(fetch_snapshot(repository, None, patterns, "weights"), directory)
+        return
+    if pretrained is None:
+        raise ValueError(
+            f"weights: {name!r} needs a `pretrained` tag; open_clip.list_pretrained() gives them."
+        )
+    config = _configuration(name)
+    if Path(pretrained).is_file():
+        # open_clip would take the file and could not tell which activation it was trained with.
+        raise ValueError(
+            f"weights: `pretrained` is open_clip's tag of published weights, found the file "
+            f"{pretrained}: write a folder with open_clip's save_for_hf(..., "
+            "safe_serialization=True) and name that with source: path."
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="QuickGELU mismatch", category=UserWarning)
+        try:
+            model = open_clip.create_model(name, pretrained=pretrained)
+        except UserWarning as mismatch:
+            raise ValueError(
+                f"weights: the activation of {name!r} is not that of its weights {pretrained!r}: "
+                f"use {name}-quickgelu. ({mismatch})"
+            ) from mismatch
+    save_clip(model, config, directory)

@@ -1,0 +1,1 @@
+"""What stages that compute share: devices, processes, checkpoints, ordered maps."""

@@ -1,0 +1,202 @@
+"""From rows of any data set to the catalog: images checked in parallel, bad ones set aside."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.files.tables import required, write_table
+from compositional_prompts.pipeline.progress import progress
+
+REJECTED = pa.schema(
+    [
+        required("image_id", pa.string()),
+        required("path", pa.string()),
+        required("reason", pa.string()),
+    ]
+)
+"""``data/rejected.parquet``: the images that were set aside, and why."""
+
+# What one task of a worker holds: enough to hide the hand-over, little enough for any memory.
+_TASK_ROWS: Final = 64
+_TASK_BYTES: Final = 8 * 2**20
+_TASKS_A_WORKER: Final = 3
+
+
+class IngestionError(ValueError):
+    """A data set gives no catalog: it is empty, or too much of it is unusable."""
+
+
+class ListedPair(NamedTuple):
+    """A pair that a data set lists, and its split: train where training sees it."""
+
+    attribute: str
+    object: str
+    split: str
+
+
+class Selection(NamedTuple):
+    """What a data set offers: its rows, read as they are asked for.
+
+    Attributes:
+        source: what the rows come from, for messages.
+        rows: the images and labels, in a stable order.
+        total: the number of rows, where it is known beforehand.
+        dropped: how many rows the data set's parameters left out, by reason.
+        pairs: the closed world of a data set that brings its own split, each pair once.
+    """
+
+    source: str
+    rows: Iterator[CatalogRow]
+    total: int | None
+    dropped: Mapping[str, int]
+    pairs: Sequence[ListedPair] = ()
+
+
+def ingest(
+    selection: Selection, catalog: Path, rejected: Path, params: Download, workers: int
+) -> dict[str, Any]:
+    """Check every image of ``selection`` and write the good ones as the catalog.
+
+    Rows keep their order whatever ``workers`` is; memory holds a few tasks of images, and every
+    image_id. On an error the catalog is as it was before.
+
+    Args:
+        selection: the data set's rows.
+        catalog: the directory of Parquet shards to write.
+        rejected: the table (REJECTED) of images set aside to write.
+        params: ``max_pixels``, ``max_rejected`` and ``shard_mib`` are used.
+        workers: processes that decode.
+
+    Returns:
+        The metrics: ``images``, ``labelled``, ``products``, ``attributes``, ``objects``, ``pairs``
+        (numbers), ``rejected`` and ``dropped`` (numbers by reason).
+
+    Raises:
+        IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
+        DuplicateImageError: two rows have one image_id.
+        RuntimeError: a worker process died.
+    """
+    products: set[str] = set()
+    pairs: set[tuple[str, str]] = set()
+    images = labelled = 0
+    aside: list[dict[str, str]] = []
+    rows = progress(selection.rows, "images", selection.total)
+    with open_shards(catalog, params.shard_mib) as shards:
+        for row, reason in _checked(rows, params.max_pixels, workers):
+            if reason is not None:
+                aside.append({"image_id": row.image_id, "path": row.path, "reason": reason})
+                continue
+            shards.write(row)
+            images += 1
+            products.add(row.product_id)
+            if row.attribute is not None and row.object is not None:
+                labelled += 1
+                pairs.add((row.attribute, row.object))
+        _check_rejected(selection, aside, images, params.max_rejected)
+        write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
+    return {
+        "images": images,
+        "labelled": labelled,
+        "products": len(products),
+        "attributes": len({attribute for attribute, _ in pairs}),
+        "objects": len({object_ for _, object_ in pairs}),
+        "pairs": len(pairs),
+        "rejected": _counts(aside),
+        "dropped": dict(selection.dropped),
+    }
+
+
+def _check_rejected(
+    selection: Selection, aside: Sequence[Mapping[str, str]], images: int, max_rejected: float
+) -> None:
+    total = images + len(aside)
+    counts = ", ".join(f"{count} {reason}" for reason, count in _counts(aside).items())
+    if total and len(aside) / total > max_rejected:
+        examples = "; ".join(f"{row['path']} ({row['reason']})" for row in aside[:3])
+        raise IngestionError(
+            f"{selection.source}: {len(aside)} of {total} images cannot be used ({counts}), more "
+            f"than download.max_rejected allows ({max_rejected:g} of them). First: {examples}. "
+            "Repair or remove them, or raise download.max_rejected."
+        )
+    if not images:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items())
+        raise IngestionError(
+            f"empty data set: {selection.source} gave no image to use "
+            f"(dropped: {dropped or 'none'}; set aside: {counts or 'none'})."
+        )
+
+
+def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
+    found = Counter(row["reason"] for row in aside)
+    return {reason: found[reason] for reason in REJECTION_REASONS if reason in found}
+
+
+def _checked(
+    rows: Iterable[CatalogRow], max_pixels: int, workers: int
+) -> Iterator[tuple[CatalogRow, str | None]]:
+    """Every row with the reason to reject it, in the order of the rows."""
+    # Spawn: a fork of a process with threads (Arrow) may deadlock.
+    context = multiprocessing.get_context("spawn")
+    pending: deque[tuple[list[CatalogRow], Future[list[str | None]]]] = deque()
+    with ProcessPoolExecutor(workers, context, initializer=_silence_pillow) as pool:
+        try:
+            for task in _tasks(rows):
+                images = [row.image for row in task]
+                pending.append((task, pool.submit(_reasons, images, max_pixels)))
+                if len(pending) >= _TASKS_A_WORKER * workers:
+                    yield from _finished(pending)
+            while pending:
+                yield from _finished(pending)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a worker process died while it checked the images from {pending[0][0][0].path} "
+                f"to {pending[-1][0][-1].path}: one of them crashes its decoder, or memory ran "
+                "out. Remove it, or lower base.workers or download.max_pixels."
+            ) from error
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _finished(
+    pending: deque[tuple[list[CatalogRow], Future[list[str | None]]]],
+) -> Iterator[tuple[CatalogRow, str | None]]:
+    task, future = pending[0]
+    reasons = future.result()
+    pending.popleft()
+    yield from zip(task, reasons, strict=True)
+
+
+def _tasks(rows: Iterable[CatalogRow]) -> Iterator[list[CatalogRow]]:
+    task: list[CatalogRow] = []
+    size = 0
+    for row in rows:
+        task.append(row)
+        size += len(row.image or b"")
+        if len(task) == _TASK_ROWS or size >= _TASK_BYTES:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def _reasons(images: list[bytes | None], max_pixels: int) -> list[str | None]:
+    return [rejection_reason(image, max_pixels) for image in images]
+
+
+def _silence_pillow() -> None:
+    # Pillow warns of odd metadata beside pixels that are fine; the reasons say what is wrong.
+    warnings.simplefilter("ignore")

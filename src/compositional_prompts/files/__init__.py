@@ -1,0 +1,1 @@
+"""Files that appear whole, and files from elsewhere: downloads, archives, the hub."""

@@ -1,0 +1,1 @@
+"""What makes a script a stage: its parameters, arguments, progress and timing."""

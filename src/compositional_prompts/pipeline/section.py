@@ -1,0 +1,63 @@
+"""What the sections of ``params.yaml`` are made of: strict, typed, immutable."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+def _number_or_auto(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value == "auto" or (whole and value >= 1):
+        return value
+    raise ValueError("must be a whole number of at least 1, or auto")
+
+
+BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
+
+
+class ParameterError(ValueError):
+    """``params.yaml`` is not what the stage expects."""
+
+
+class Section(BaseModel):
+    """A group of parameters: immutable, no coercion between types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    section: ClassVar[str]
+    """Its name in ``params.yaml``, of those that a stage reads whole."""
+
+
+class Base(Section):
+    section: ClassVar[str] = "base"
+
+    seed: NonNegative
+    device: Literal["cpu", "cuda", "auto"]
+    workers: Positive
+    launcher: str
+    checkpoint_seconds: NonNegative

@@ -1,0 +1,70 @@
+"""What every stage script does around its one call: arguments and timing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compositional_prompts.files.outputs import atomic_file
+
+
+def path_arguments(
+    description: str | None, *names: str, optional: tuple[str, ...] = ()
+) -> argparse.Namespace:
+    """Parse ``--name PATH`` for every name (required, unless ``optional``) and ``--params``."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in (*names, *optional):
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, dest=name, type=Path, required=name in names)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    return parser.parse_args()
+
+
+@dataclass
+class StageRun:
+    """A stage under way; set ``rows`` to the number of rows it went through."""
+
+    rows: int = 0
+
+
+@contextmanager
+def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
+    """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
+
+    Where this process computed on a GPU, the peak of what it had allocated there is among it.
+    Nothing is written when the block fails.
+    """
+    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
+    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
+    run = StageRun()
+    start = time.perf_counter()
+    yield run
+    seconds = time.perf_counter() - start
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    record: dict[str, str | float] = {
+        "stage": name,
+        "seconds": round(seconds, 2),
+        "rows": run.rows,
+        "rows_per_second": round(run.rows / seconds, 2),
+        "peak_memory_mib": round(own / 1024),
+        "peak_worker_memory_mib": round(children / 1024),
+    }
+    # Not imported: the stages that do without torch start without it.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peaks = [
+            torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())
+        ]
+        record["peak_device_memory_mib"] = round(max(peaks) / 2**20)
+    with atomic_file(timing) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""What looks after a checkout: the whole params.yaml, presets, dependencies of stages."""

@@ -1,0 +1,45 @@
+"""The whole of ``params.yaml``, every section of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compositional_prompts.captioner.parameters import Blip2Features, Finetune, Infer
+from compositional_prompts.catalog.splitting.parameters import Split
+from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.pipeline.params_file import explained, load_params
+from compositional_prompts.pipeline.section import Base, ParameterError, Section
+from compositional_prompts.reporting.parameters import Report
+from compositional_prompts.scoring.parameters import Score
+from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
+from compositional_prompts.weights.parameters import Weights
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    base: Base
+    download: Download
+    split: Split
+    weights: Weights
+    troika_train: TroikaTrain
+    troika_predict: TroikaPredict
+    clip_embed: ClipEmbed
+    enhance: Enhance
+    blip2_features: Blip2Features
+    finetune: Finetune
+    infer: Infer
+    score: Score
+    report: Report
+
+
+def read_all_params(path: Path) -> Params:
+    """Read and check the whole file; raises :class:`ParameterError` as :func:`read_params`."""
+    try:
+        return Params.model_validate(load_params(path))
+    except ValidationError as error:
+        raise ParameterError(explained(error, path, "")) from error

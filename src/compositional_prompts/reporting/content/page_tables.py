@@ -1,0 +1,252 @@
+"""The tables of the page, their cells already in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compositional_prompts.reporting.content.formats import UNKNOWN, count, percent, score, words
+from compositional_prompts.reporting.content.published import LOSSES, TEXT_METRICS
+from compositional_prompts.reporting.stage_results import Metrics, number, numbers
+
+CAPTIONERS: Mapping[str, str] = {"base": "Untrained", "finetuned": "Fine-tuned"}
+THE_REPORT = "The report"
+
+_TEXT_METRICS = {
+    "bleu": "BLEU",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "cosine": "Cosine of text vectors",
+}
+_TROIKA_METRICS = {
+    "best_seen": "Best seen",
+    "best_unseen": "Best unseen",
+    "best_hm": "Best harmonic mean",
+    "auc": "Area under the seen-unseen curve (AUC)",
+    "attribute_accuracy": "Attribute accuracy",
+    "object_accuracy": "Object accuracy",
+}
+_SAMPLED = {
+    "best_seen": "Best seen",
+    "best_unseen": "Best unseen",
+    "best_hm": "Best harmonic mean",
+    "auc": "AUC",
+}
+_UNTHRESHOLDED = {"best_unseen": "Best unseen", "best_hm": "Best harmonic mean", "auc": "AUC"}
+_WORLDS = {"closed": "Closed world", "open": "Open world"}
+_SCORERS = {"": "Troika", "zero_shot_": "Zero-shot CLIP"}
+_ENHANCE_METRICS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
+    "accuracy": ("Accuracy", percent),
+    "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent),
+    "coverage": ("Coverage", percent),
+    "majority_accuracy": ("Majority class", percent),
+    "pixel_accuracy": ("Nearest pixel color", percent),
+    "images_with_truth": ("Images with truth", count),
+}
+_ATTRIBUTE_METRICS = {
+    "accuracy_vs_enhanced": "against the prompt",
+    "accuracy_vs_truth": "against truth",
+    "mention_accuracy_vs_truth": "truth mentioned",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row: its heading and the text of its cells."""
+
+    head: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; ``groups`` are headings over columns and how many each spans, all as many.
+
+    ``reference`` counts the last columns that quote published figures and not this run's.
+    """
+
+    caption: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    groups: Sequence[tuple[str, int]] = ()
+    reference: int = 0
+
+
+def counts_table(caption: str, corner: str, metrics: Metrics, *keys: str) -> Table:
+    """All counts below a path of keys, one a row, largest first where they are reasons."""
+    rows = [Row(_words(name), [_plain(value)]) for name, value in numbers(metrics, *keys).items()]
+    return Table(caption, corner, ["Count"], rows)
+
+
+def troika_table(troika: Metrics) -> Table:
+    """Metrics of Troika beside those of zero-shot CLIP, in each world that was measured.
+
+    The exact metrics come first; below them those of the sampled protocol, the open world's without
+    a threshold, and the threshold and counts behind them, each where there is one.
+    """
+    worlds = {
+        world: name
+        for world, name in _WORLDS.items()
+        if any(scorer + world in troika for scorer in _SCORERS)
+    }
+    columns = [scorer + world for world in worlds for scorer in _SCORERS]
+
+    def rows(names: Mapping[str, str], form: Callable[[float], str], *path: str) -> list[Row]:
+        """A row of every metric that one of the columns has."""
+        found = []
+        for key, name in names.items():
+            values = [number(troika, column, *path, key) for column in columns]
+            if any(value is not None for value in values):
+                cells = [UNKNOWN if value is None else form(value) for value in values]
+                found.append(Row(name, cells))
+        return found
+
+    exact = [
+        Row(name, [percent(number(troika, column, key)) for column in columns])
+        for key, name in _TROIKA_METRICS.items()
+    ]
+    sampled = {key: f"{name}, about 20 biases" for key, name in _SAMPLED.items()}
+    unthresholded = {key: f"{name}, no threshold" for key, name in _UNTHRESHOLDED.items()}
+    counts = {
+        key: _words(key)
+        for column in columns
+        for key in numbers(troika, column)
+        if key not in _TROIKA_METRICS and "." not in key and key != "threshold"
+    }
+    return Table(
+        "Naming the pair, test images",
+        "Metric",
+        [*_SCORERS.values()] * len(worlds),
+        [
+            *exact,
+            *rows(sampled, percent, "sampled"),
+            *rows(unthresholded, percent, "unthresholded"),
+            *rows({"threshold": "Least feasibility"}, score),
+            *rows(counts, _plain),
+        ],
+        groups=[(name, len(_SCORERS)) for name in worlds.values()],
+    )
+
+
+def enhancement_table(enhance: Metrics) -> Table:
+    """The chosen words against truth, beside both baselines, an attribute group a row."""
+    rows = [
+        Row(
+            _words(group),
+            [form(number(enhance, group, key)) for key, (_, form) in _ENHANCE_METRICS.items()],
+        )
+        for group in enhance
+    ]
+    headings = [heading for heading, _ in _ENHANCE_METRICS.values()]
+    return Table("Words chosen by CLIP against the truth", "Group", headings, rows)
+
+
+def loss_table(finetune: Metrics) -> Table:
+    """Table 1: smallest, largest and mean loss over the epochs, ours and the report's."""
+    kinds = {"min": "Min", "max": "Max", "mean": "Mean"}
+    rows = [
+        Row(
+            name,
+            [score(number(finetune, key, kind)) for kind in kinds]
+            + [f"{LOSSES[key][kind]}" for kind in kinds],
+        )
+        for key, name in (("train_loss", "Training"), ("val_loss", "Validation"))
+    ]
+    return Table(
+        "Table 1. Loss over the epochs (cross-entropy, nats a token)",
+        "Loss",
+        [*kinds.values()] * 2,
+        rows,
+        groups=[("This run", 3), (THE_REPORT, 3)],
+        reference=3,
+    )
+
+
+def text_metrics_table(scores: Metrics) -> Table:
+    """Table 2: best, average and worst of every text metric, ours and the report's."""
+    kinds = {"best": "Best", "mean": "Average", "worst": "Worst"}
+    rows = [
+        Row(
+            name,
+            [
+                score(number(scores, captioner, metric, kind))
+                for captioner in CAPTIONERS
+                for kind in kinds
+            ]
+            + [_quoted(metric, kind) for kind in kinds],
+        )
+        for metric, name in _TEXT_METRICS.items()
+    ]
+    groups = [*((name, 3) for name in CAPTIONERS.values()), (THE_REPORT, 3)]
+    return Table(
+        "Table 2. Generated captions against the enhanced prompts",
+        "Metric",
+        [*kinds.values()] * 3,
+        rows,
+        groups=groups,
+        reference=3,
+    )
+
+
+def agreement_table(scores: Metrics) -> Table:
+    """Exact matches and CLIP's preferences of both captioners."""
+    metrics: list[tuple[str, Callable[[float | None], str], tuple[str, ...]]] = [
+        ("Images", count, ("images",)),
+        ("Exact match", percent, ("exact_match",)),
+        ("Follows the template", percent, ("well_formed",)),
+        ("CLIP preference: correct", count, ("clip_preference", "correct")),
+        ("CLIP preference: wrong", count, ("clip_preference", "wrong")),
+        ("CLIP preference: tie", count, ("clip_preference", "tie")),
+    ]
+    rows = [
+        Row(name, [form(number(scores, captioner, *keys)) for captioner in CAPTIONERS])
+        for name, form, keys in metrics
+    ]
+    return Table("Exact matches and CLIP preference", "", list(CAPTIONERS.values()), rows)
+
+
+def attributes_table(scores: Metrics) -> Table:
+    """Accuracy of each part of the caption, of both captioners."""
+    slots = dict.fromkeys(
+        slot for captioner in CAPTIONERS for slot in _mapping(scores, captioner, "attributes")
+    )
+    rows = [
+        Row(
+            _words(slot),
+            [
+                percent(number(scores, captioner, "attributes", slot, key))
+                for captioner in CAPTIONERS
+                for key in _ATTRIBUTE_METRICS
+            ],
+        )
+        for slot in slots
+    ]
+    return Table(
+        "Accuracy of each part of the caption",
+        "Part",
+        [*_ATTRIBUTE_METRICS.values()] * len(CAPTIONERS),
+        rows,
+        groups=[(name, len(_ATTRIBUTE_METRICS)) for name in CAPTIONERS.values()],
+    )
+
+
+def _mapping(metrics: Metrics, *keys: str) -> Metrics:
+    value: object = metrics
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _quoted(metric: str, kind: str) -> str:
+    return f"{TEXT_METRICS[metric][kind]}" if metric in TEXT_METRICS else UNKNOWN
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+
+def _words(name: str) -> str:
+    text = words(name.replace(".", " · "))
+    return text[:1].upper() + text[1:]

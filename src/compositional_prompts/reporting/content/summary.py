@@ -1,0 +1,135 @@
+"""The key figures on top of the page, and the sentence that sums them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compositional_prompts.reporting.content.formats import count, percent, score, words
+from compositional_prompts.reporting.content.published import TEXT_METRICS
+from compositional_prompts.reporting.stage_results import StageResults, number
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A value from 0 to 1 (or None) among those that a key figure is to be compared with."""
+
+    name: str
+    value: float | None
+    text: str
+    ours: bool
+
+    @property
+    def length(self) -> float:
+        """The bar's length in per cent of the full one."""
+        return 100 * min(max(self.value or 0.0, 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFigure:
+    """A figure of the summary with what it is to be compared with."""
+
+    label: str
+    value: str
+    bars: Sequence[Bar] = ()
+    note: str | None = None
+
+
+def key_figures(results: StageResults) -> list[KeyFigure]:
+    """Images, accuracy of the first group with known truth (color before others), Troika, BLEU."""
+    figures = [_images(results)]
+    group = _measured_group(results)
+    if group is not None:
+        figures.append(
+            _compared(
+                f"{words(group).capitalize()} accuracy",
+                percent,
+                [
+                    ("CLIP", number(results.enhance, group, "accuracy"), True),
+                    ("pixels", number(results.enhance, group, "pixel_accuracy"), False),
+                    ("majority", number(results.enhance, group, "majority_accuracy"), False),
+                ],
+            )
+        )
+    only_open = "open" in results.troika and "closed" not in results.troika
+    world = "open" if only_open else "closed"
+    for key, label in (("best_hm", "Troika harmonic mean"), ("auc", "Troika AUC")):
+        figures.append(
+            _compared(
+                f"{label}, open world" if only_open else label,
+                percent,
+                [
+                    ("Troika", number(results.troika, world, key), True),
+                    ("zero-shot", number(results.troika, f"zero_shot_{world}", key), False),
+                ],
+            )
+        )
+    figures.append(
+        _compared(
+            "BLEU of captions",
+            score,
+            [
+                ("fine-tuned", number(results.scores, "finetuned", "bleu", "mean"), True),
+                ("untrained", number(results.scores, "base", "bleu", "mean"), False),
+                ("the report", TEXT_METRICS["bleu"]["mean"], False),
+            ],
+        )
+    )
+    figures.append(
+        _compared(
+            "Captions word for word",
+            percent,
+            [
+                ("fine-tuned", number(results.scores, "finetuned", "exact_match"), True),
+                ("untrained", number(results.scores, "base", "exact_match"), False),
+            ],
+        )
+    )
+    return figures
+
+
+def sentence(results: StageResults) -> str | None:
+    """What fine-tuning did to mean BLEU, and how that stands to the report's average."""
+    base = number(results.scores, "base", "bleu", "mean")
+    fine = number(results.scores, "finetuned", "bleu", "mean")
+    if base is None or fine is None:
+        return None
+    change = "raised" if fine > base else "lowered" if fine < base else "left unchanged"
+    images = number(results.scores, "finetuned", "images")
+    where = "" if images is None else f" on {images:,.0f} images"
+    course = f"at {fine:.3f}" if fine == base else f"from {base:.3f} to {fine:.3f}"
+    return (
+        f"Fine-tuning {change} the mean BLEU of the captions{where} {course}; "
+        f"the report's average is {TEXT_METRICS['bleu']['mean']:.3f}."
+    )
+
+
+def _images(results: StageResults) -> KeyFigure:
+    parts = [
+        f"{count(value)} {name}"
+        for name in ("products", "pairs")
+        if (value := number(results.download, name)) is not None
+    ]
+    rejected = sum((number(results.download, "rejected", key) or 0.0) for key in _reasons(results))
+    parts.append(f"{count(rejected)} set aside")
+    return KeyFigure("Images", count(number(results.download, "images")), note=" · ".join(parts))
+
+
+def _reasons(results: StageResults) -> list[str]:
+    return list(results.download.get("rejected") or {})
+
+
+def _measured_group(results: StageResults) -> str | None:
+    known = [
+        group for group in results.enhance if number(results.enhance, group, "accuracy") is not None
+    ]
+    return "color" if "color" in known else next(iter(known), None)
+
+
+def _compared(
+    label: str,
+    form: Callable[[float | None], str],
+    values: Sequence[tuple[str, float | None, bool]],
+) -> KeyFigure:
+    bars = [Bar(name, value, form(value), ours) for name, value, ours in values]
+    return KeyFigure(label, bars[0].text, bars)

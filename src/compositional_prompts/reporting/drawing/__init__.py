@@ -1,0 +1,1 @@
+"""Charts, the drawing of the pipeline, and thumbnails."""

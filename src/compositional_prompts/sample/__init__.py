@@ -1,0 +1,1 @@
+"""Drawing the generated sample: shoes with labels that are right by construction."""

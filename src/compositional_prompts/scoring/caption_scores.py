@@ -1,0 +1,155 @@
+"""Every metric of every caption, a table of them, and their summary."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.files.outputs import atomic_file, rounded
+from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.scoring.clip_scores import (
+    PREFERENCES,
+    cosines,
+    embed_distinct,
+    image_text_cosines,
+    prefer,
+)
+from compositional_prompts.scoring.parameters import Score
+from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.scoring.scoring_inputs import ScoringInputs
+from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_metrics
+
+SPREAD_METRICS = (*TEXT_METRICS, "cosine")
+"""Metrics summarised by best, mean and worst."""
+ImageVectors = Iterable[tuple[pa.StringArray, NDArray[np.float32]]]
+MakeSlotReader = Callable[[Sequence[str], Collection[str]], SlotReader]
+"""Makes the reader of captions, given the groups and every attribute that may occur."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``table`` as ``SCORES``, and ``metrics`` as in ``metrics/scores.json``."""
+
+    table: pa.Table
+    metrics: Mapping[str, Mapping[str, Any]]
+
+
+def score_captions(
+    inputs: ScoringInputs,
+    image_vectors: ImageVectors,
+    clip: Clip,
+    make_slot_reader: MakeSlotReader,
+    params: Score,
+) -> Scores:
+    """Score the captions of every captioner; each metric is defined in docs/metrics.md.
+
+    Memory holds the texts and one vector a distinct text; image vectors are streamed.
+
+    Args:
+        inputs: captions, references and truth of at least one image.
+        image_vectors: batches of image_id ``[b]`` and L2-normalised float32 ``[b, dimension]``,
+            at least of the images scored.
+        clip: the model that the image vectors come from.
+        make_slot_reader: see ``MakeSlotReader``.
+        params: the section ``score``.
+
+    Raises:
+        ValueError: an image has no vector, or the vectors are not of the model's width.
+    """
+    attributes = {
+        name
+        for column in (inputs.enhanced["attribute"], inputs.truth["attribute"])
+        for name in column
+        if name is not None
+    }
+    read_slots = make_slot_reader(inputs.groups, attributes)
+    texts = {"reference": inputs.references, **inputs.captions}
+    vectors = embed_distinct(
+        clip, (text for column in texts.values() for text in column), params.batch_size
+    )
+    image_cosines = image_text_cosines(inputs.image_ids, texts, vectors, image_vectors)
+    references = vectors.of(inputs.references)
+    tables = []
+    metrics = {}
+    for captioner, captions in inputs.captions.items():
+        columns = {
+            **score_texts(captions, inputs.references, params.bleu_tokenize),
+            "cosine": cosines(vectors.of(captions), references),
+            "exact_match": np.array(
+                [a == b for a, b in zip(captions, inputs.references, strict=True)]
+            ),
+            "clip_caption": image_cosines[captioner],
+            "clip_reference": image_cosines["reference"],
+            "clip_preference": prefer(image_cosines[captioner], image_cosines["reference"]),
+        }
+        tables.append(_tabulate(inputs, captioner, columns))
+        metrics[captioner] = {
+            **_summary(columns),
+            **_slot_summary(inputs, captions, read_slots),
+        }
+    return Scores(pa.concat_tables(tables), metrics)
+
+
+def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Write rows ``captioner,metric,value`` of every mean and share, for a bar plot."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["captioner", "metric", "value"])
+        for captioner, values in metrics.items():
+            means = {name: values[name]["mean"] for name in SPREAD_METRICS}
+            means |= {name: values[name] for name in ("exact_match", "well_formed")}
+            writer.writerows([captioner, *item] for item in rounded(means).items())
+
+
+def _tabulate(
+    inputs: ScoringInputs, captioner: str, columns: Mapping[str, NDArray[Any]]
+) -> pa.Table:
+    return pa.table(
+        {
+            "image_id": inputs.image_ids,
+            "captioner": [captioner] * len(inputs.image_ids),
+            "caption": inputs.captions[captioner],
+            "reference": inputs.references,
+            **columns,
+        },
+        schema=SCORES,
+    )
+
+
+def _summary(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    preferences = columns["clip_preference"].tolist()
+    return {
+        "images": len(preferences),
+        **{
+            name: {
+                "best": float(columns[name].max()),
+                "mean": float(columns[name].mean()),
+                "worst": float(columns[name].min()),
+            }
+            for name in SPREAD_METRICS
+        },
+        "exact_match": float(columns["exact_match"].mean()),
+        "clip_preference": {name: preferences.count(name) for name in PREFERENCES},
+    }
+
+
+def _slot_summary(
+    inputs: ScoringInputs, captions: Sequence[str], read_slots: SlotReader
+) -> dict[str, Any]:
+    distinct = {caption: read_slots(caption) for caption in dict.fromkeys(captions)}
+    slots = [distinct[caption] for caption in captions]
+    return {
+        "well_formed": sum(read is not None for read in slots) / len(slots),
+        "attributes": {
+            name: slot_metrics(captions, slots, name, inputs.enhanced[name], inputs.truth[name])
+            for name in inputs.enhanced
+        },
+    }

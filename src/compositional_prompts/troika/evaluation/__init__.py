@@ -1,0 +1,1 @@
+"""Compositional zero-shot metrics in the closed and the open world."""

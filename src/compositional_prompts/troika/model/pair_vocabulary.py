@@ -1,0 +1,156 @@
+"""The attributes, objects and pairs that a model names, and the closed worlds among the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.prompt.pair import Pair, spoken
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every pair that may be predicted, and the primitives they are made of.
+
+    Attributes:
+        attributes: distinct attribute names, sorted.
+        objects: distinct object names, sorted.
+        pairs: (attribute, object) of every pair of the closed world.
+        seen: whether the pair has training images.
+        splits: the split (train, val, test) of each pair.
+    """
+
+    attributes: tuple[str, ...]
+    objects: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    seen: tuple[bool, ...]
+    splits: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, pairs: Sequence[Pair], seen: Sequence[bool], splits: Sequence[str], source: str | Path
+    ) -> Vocabulary:
+        """The vocabulary of a list of pairs.
+
+        Raises:
+            ValueError: there is no pair, a pair is listed twice, or a name has no words.
+        """
+        if not pairs:
+            raise ValueError(f"{source} lists no pair: label images, or name words in `split`.")
+        if len(set(pairs)) != len(pairs):
+            double = next(pair for row, pair in enumerate(pairs) if pair in pairs[:row])
+            raise ValueError(f"{source} lists the pair {double[0]}_{double[1]} twice.")
+        for name in {name for pair in pairs for name in pair}:
+            if not spoken(name).strip():
+                raise ValueError(f"{source}: the label {name!r} has no words to encode.")
+        return cls(
+            attributes=tuple(sorted({attribute for attribute, _ in pairs})),
+            objects=tuple(sorted({name for _, name in pairs})),
+            pairs=tuple(pairs),
+            seen=tuple(seen),
+            splits=tuple(splits),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Vocabulary:
+        """Read ``pairs.parquet`` (:data:`~compositional_prompts.catalog.schema.PAIRS`)."""
+        columns = read_table(path, PAIRS).to_pydict()
+        pairs = list(zip(columns["attribute"], columns["object"], strict=True))
+        return cls.of(pairs, columns["seen"], columns["split"], path)
+
+    @cached_property
+    def pair_indices(self) -> NDArray[np.int64]:
+        """Positions of each pair's attribute and object, ``[pairs, 2]``."""
+        attributes = {name: index for index, name in enumerate(self.attributes)}
+        objects = {name: index for index, name in enumerate(self.objects)}
+        return np.array(
+            [(attributes[attribute], objects[name]) for attribute, name in self.pairs],
+            dtype=np.int64,
+        )
+
+    @cached_property
+    def seen_columns(self) -> NDArray[np.int64]:
+        """Positions of the pairs with training images: the classes of training, ``[seen]``."""
+        return np.flatnonzero(np.array(self.seen, dtype=bool))
+
+    def world(self, split: str) -> NDArray[np.int64]:
+        """Positions of the pairs of the closed world of ``split``, ``[columns]``.
+
+        The seen pairs and the unseen pairs of that split: validation's unseen pairs are no
+        candidates on the test images, nor the other way round.
+        """
+        of_split = np.array([name == split for name in self.splits], dtype=bool)
+        return np.flatnonzero(np.array(self.seen, dtype=bool) | of_split)
+
+    def as_json(self) -> dict[str, Any]:
+        """The vocabulary as it is kept beside a trained model."""
+        return {
+            "attributes": list(self.attributes),
+            "objects": list(self.objects),
+            "pairs": [
+                {"attribute": attribute, "object": name, "seen": seen, "split": split}
+                for (attribute, name), seen, split in zip(
+                    self.pairs, self.seen, self.splits, strict=True
+                )
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], source: Path) -> Vocabulary:
+        """The vocabulary that :meth:`as_json` wrote."""
+        rows = document["pairs"]
+        return cls.of(
+            [(row["attribute"], row["object"]) for row in rows],
+            [row["seen"] for row in rows],
+            [row["split"] for row in rows],
+            source,
+        )
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of a split with their true pair.
+
+    Attributes:
+        image_ids: ids, in the order of ``splits.parquet``.
+        pairs: position of the true pair in the vocabulary, int64 ``[images]``.
+    """
+
+    image_ids: list[str]
+    pairs: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> LabelledImages:
+    """The images whose ``pair_split`` is ``split``; there may be none.
+
+    Raises:
+        ValueError: an image's pair is not a candidate in the closed world of that split.
+    """
+    table = read_table(splits, SPLITS, ["image_id", "attribute", "object", "pair_split"])
+    table = table.filter(pc.equal(table.column("pair_split"), pa.scalar(split)))
+    columns = table.to_pydict()
+    allowed = {vocabulary.pairs[column]: int(column) for column in vocabulary.world(split)}
+    positions = np.empty(table.num_rows, dtype=np.int64)
+    rows = zip(columns["image_id"], columns["attribute"], columns["object"], strict=True)
+    for row, (image_id, attribute, name) in enumerate(rows):
+        column = allowed.get((attribute, name))
+        if column is None:
+            raise ValueError(
+                f"{splits}: image {image_id!r} of split {split} has the pair {attribute}_{name}, "
+                f"which pairs.parquet does not list for that split: run `dvc repro split`."
+            )
+        positions[row] = column
+    return LabelledImages(columns["image_id"], positions)

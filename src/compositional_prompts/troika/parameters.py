@@ -1,0 +1,87 @@
+"""Parameters of the stages ``troika_train`` and ``troika_predict``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from compositional_prompts.pipeline.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    Rate,
+    Section,
+)
+
+
+class BranchWeights(Section):
+    composition: NonNegativeFloat
+    attribute: NonNegativeFloat
+    object: NonNegativeFloat
+
+
+class ScoreWeights(Section):
+    composition: NonNegativeFloat
+    primitives: NonNegativeFloat
+
+
+class TroikaTrain(Section):
+    section: ClassVar[str] = "troika_train"
+
+    epochs: NonNegative
+    batch_size: Positive
+    learning_rate: Rate
+    weight_decay: NonNegativeFloat
+    lr_step: Positive
+    lr_gamma: Rate
+    gradient_accumulation: Positive
+    adapter_dim: Positive
+    adapter_dropout: Fraction
+    context: str
+    context_length: Positive
+    attribute_dropout: Fraction
+    disentangler_dropout: Fraction
+    traction_layers: Positive
+    traction_dropout: Fraction
+    loss_weights: BranchWeights
+    score_weights: ScoreWeights
+    precision: Literal["float32", "bfloat16"]
+    augment: bool
+    early_stopping: Positive | None
+
+
+class Feasibility(Section):
+    vectors: Literal["clip", "glove"]
+    glove: str | None
+    thresholds: Positive
+    masking: Literal["exclude", "multiply"]
+
+    @model_validator(mode="after")
+    def _file_for_glove(self) -> Feasibility:
+        if self.vectors == "glove" and self.glove is None:
+            raise ValueError("vectors glove needs the file in glove, found null")
+        return self
+
+
+class TroikaPredict(Section):
+    section: ClassVar[str] = "troika_predict"
+
+    batch_size: Positive
+    block_mib: Positive
+    top_k: Positive
+    worlds: Annotated[list[Literal["closed", "open"]], Field(min_length=1)]
+    protocol: Literal["exact", "sampled"]
+    feasibility: Feasibility
+
+    @model_validator(mode="after")
+    def _valid(self) -> TroikaPredict:
+        if len(set(self.worlds)) != len(self.worlds):
+            raise ValueError(f"worlds names one twice: {self.worlds}")
+        if self.feasibility.masking == "multiply" and self.protocol != "sampled":
+            raise ValueError(
+                "feasibility.masking multiply goes with protocol sampled only: it is there to "
+                "compare with published numbers"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Training Troika on the images of a catalog."""

@@ -1,0 +1,54 @@
+"""Parameters of the stage ``weights``: where each model comes from."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from compositional_prompts.pipeline.section import Positive, Rate, Section
+
+
+class ClipSource(Section):
+    source: Literal["pretrain", "hub", "path"]
+    name: str
+    pretrained: str | None
+
+
+class TroikaClipSource(Section):
+    source: Literal["same", "pretrain", "hub", "path"]
+    name: str | None
+    pretrained: str | None
+
+    @model_validator(mode="after")
+    def _named(self) -> TroikaClipSource:
+        if self.source in ("hub", "path") and self.name is None:
+            raise ValueError(f"name must be given with source {self.source}")
+        return self
+
+
+class Blip2Source(Section):
+    source: Literal["pretrain", "hub", "path"]
+    name: str
+    revision: str | None
+
+
+class Pretrain(Section):
+    corpus: Literal["generated", "catalog"]
+    images: Positive
+    clip_image_epochs: Positive
+    clip_text_epochs: Positive
+    clip_batch: Positive
+    clip_learning_rate: Rate
+    blip2_epochs: Positive
+    blip2_batch: Positive
+    blip2_learning_rate: Rate
+
+
+class Weights(Section):
+    section: ClassVar[str] = "weights"
+
+    clip: ClipSource
+    troika_clip: TroikaClipSource
+    blip2: Blip2Source
+    pretrain: Pretrain

@@ -1,0 +1,280 @@
+"""The hub's layout, from a local folder: filters, labels, rare pairs, and wrong layouts."""
+
+import io
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from compositional_prompts.catalog.schema import IMAGE
+from compositional_prompts.datasets.fashion_products import (
+    FashionProductsError,
+    find_files,
+    select_products,
+)
+from compositional_prompts.datasets.parameters import FashionProductsDataset
+
+TEXT = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
+
+
+def parameters(source: Path | str, **changes: Any) -> FashionProductsDataset:
+    values: dict[str, Any] = {
+        "source": str(source),
+        "revision": None,
+        "filters": {"masterCategory": ["Footwear"]},
+        "attribute": "baseColour",
+        "object": "articleType",
+        "min_pair_images": 1,
+        "missing_labels": ["NA", ""],
+        "on_missing": "drop",
+        "limit": None,
+    }
+    return FashionProductsDataset.model_validate(values | changes)
+
+
+def product(identifier: int | None, color: str | None, kind: str | None, **more: Any) -> dict:
+    row: dict[str, Any] = dict.fromkeys(TEXT, "x") | {
+        "id": identifier,
+        "masterCategory": "Footwear",
+        "articleType": kind,
+        "baseColour": color,
+        "year": 2012.0,
+        "productDisplayName": f"Shoe {identifier}",
+        "image": {"bytes": b"photo %d" % (identifier or 0), "path": None},
+    }
+    return row | more
+
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        *((name, pa.string()) for name in TEXT),
+        ("year", pa.float64()),
+        ("productDisplayName", pa.string()),
+        ("image", IMAGE),
+    ]
+)
+
+
+def mirror(folder: Path, *files: list[dict], row_group: int = 4) -> Path:
+    """The rows as data/part-N.parquet of a folder."""
+    (folder / "data").mkdir(parents=True)
+    for number, rows in enumerate(files):
+        pq.write_table(
+            pa.Table.from_pylist(rows, SCHEMA),
+            folder / "data" / f"part-{number}.parquet",
+            row_group_size=row_group,
+        )
+    return folder
+
+
+def test_rows_of_the_hub_become_rows_of_the_catalog(tmp_path: Path) -> None:
+    image = {"bytes": b"jpeg", "path": "1163.jpg"}
+    source = mirror(
+        tmp_path,
+        [product(1163, "Navy Blue", "Casual Shoes", image=image), product(2, "Red", "Heels")],
+        [product(3, "Red", "Heels", productDisplayName=" ", image=None)],
+    )
+    selection = select_products(parameters(source))
+    first, second, third = selection.rows
+    assert selection.total == 3
+    assert first.image_id == first.product_id == "fashion-1163"
+    assert (first.image, first.path) == (b"jpeg", "1163.jpg")
+    assert (first.attribute, first.object) == ("Navy.Blue", "Casual.Shoes")
+    assert (first.color, first.title) == ("navy blue", "Shoe 1163")
+    assert (second.image, second.path) == (b"photo 2", "2.jpg")
+    assert (third.image, third.title) == (None, None)
+
+
+def test_everything_left_out_is_counted(tmp_path: Path) -> None:
+    source = mirror(
+        tmp_path,
+        [product(n, "Red", "Heels") for n in range(5)]
+        + [product(5, "NA", "Heels"), product(6, None, "Heels"), product(7, "Red", "")],
+        [product(n, "Red", "Watch", masterCategory="Accessories") for n in range(10, 21)]
+        + [product(21, "Blue", "Heels"), product(22, "Red", "Heels")],
+    )
+    selection = select_products(parameters(source, min_pair_images=2, limit=9))
+    assert [row.image_id for row in selection.rows] == [f"fashion-{n}" for n in range(5)]
+    assert selection.dropped == {
+        "filtered": 11,
+        "over_limit": 1,
+        "missing_label": 3,
+        "rare_pair": 1,
+    }
+
+
+def test_unlabelled_images_are_kept_when_asked(tmp_path: Path) -> None:
+    source = mirror(tmp_path, [product(1, "NA", "Heels"), product(2, "Red", "Heels")])
+    selection = select_products(parameters(source, on_missing="keep"))
+    first, second = selection.rows
+    assert (first.attribute, first.object, first.color) == (None, None, None)
+    assert (second.attribute, second.object, second.color) == ("Red", "Heels", "red")
+    assert selection.dropped["missing_label"] == 0
+
+
+def test_other_columns_as_attribute_and_filter(tmp_path: Path) -> None:
+    source = mirror(
+        tmp_path,
+        [product(1, "Red", "Heels", gender="Women", usage="Party"), product(2, "Red", "Heels")],
+    )
+    selection = select_products(
+        parameters(source, attribute="usage", filters={"gender": ["Women", "Girls"]})
+    )
+    (row,) = selection.rows
+    assert (row.attribute, row.object, row.color) == ("Party", "Heels", "red")
+    assert selection.dropped["filtered"] == 1
+
+
+def test_a_filter_that_keeps_nothing_selects_nothing(tmp_path: Path) -> None:
+    source = mirror(tmp_path, [product(1, "Red", "Heels")])
+    selection = select_products(parameters(source, filters={"gender": ["Nobody"]}))
+    assert selection.total == 0
+    assert list(selection.rows) == []
+    assert selection.dropped["filtered"] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_selection_agrees_with_polars(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    colors = [None, "", "NA", "Red", "Navy Blue", "Tan"]
+    kinds = ["Heels", "Flip Flops", None]
+    rows = [
+        product(
+            n,
+            colors[rng.integers(len(colors))],
+            kinds[rng.integers(len(kinds))],
+            masterCategory=["Footwear", "Apparel", None][rng.integers(3)],
+        )
+        for n in rng.permutation(300).tolist()
+    ]
+    source = mirror(tmp_path, rows[:100], rows[100:], row_group=16)
+    selection = select_products(parameters(source, min_pair_images=6))
+    labels = pl.DataFrame(rows, schema_overrides={"image": pl.Object}).drop("image")
+    footwear = labels.filter(pl.col("masterCategory") == "Footwear")
+    known = footwear.filter(
+        pl.col("baseColour").is_in(["Red", "Navy Blue", "Tan"]), pl.col("articleType").is_not_null()
+    )
+    kept = known.filter(pl.len().over("baseColour", "articleType") >= 6)
+    found = list(selection.rows)
+    assert [row.image_id for row in found] == [f"fashion-{n}" for n in kept["id"]]
+    assert [row.image for row in found] == [b"photo %d" % n for n in kept["id"]]
+    assert [row.attribute for row in found] == kept["baseColour"].str.replace(" ", ".").to_list()
+    assert selection.dropped == {
+        "filtered": 300 - footwear.height,
+        "over_limit": 0,
+        "missing_label": footwear.height - known.height,
+        "rare_pair": known.height - kept.height,
+    }
+    assert 0 < kept.height < known.height
+
+
+@pytest.mark.parametrize("column", ["id", "image", "productDisplayName", "articleType", "usage"])
+def test_a_missing_column_names_column_file_and_columns_found(tmp_path: Path, column: str) -> None:
+    source = mirror(tmp_path, [product(1, "Red", "Heels")])
+    file = source / "data" / "part-0.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(column), file)
+    with pytest.raises(
+        FashionProductsError, match=rf"part-0\.parquet: column '{column}' is missing; found .*year"
+    ):
+        select_products(parameters(source, filters={"usage": ["x"]}))
+
+
+def test_a_column_of_another_type_is_told(tmp_path: Path) -> None:
+    source = mirror(tmp_path, [product(1, "Red", "Heels")])
+    with pytest.raises(FashionProductsError, match="column 'year' is double, expected a string"):
+        select_products(parameters(source, filters={"year": ["2012"]}))
+
+
+def test_ids_must_be_there_once(tmp_path: Path) -> None:
+    twice = mirror(tmp_path / "a", [product(5, "Red", "Heels")], [product(5, "Tan", "Heels")])
+    with pytest.raises(
+        FashionProductsError, match=r"'fashion-5' occurs twice: in .*part-0\.par.*part-1\.parquet"
+    ):
+        select_products(parameters(twice))
+    none = mirror(tmp_path / "b", [product(None, "Red", "Heels")])
+    with pytest.raises(FashionProductsError, match="a row has no id"):
+        select_products(parameters(none))
+
+
+def test_an_underscore_in_a_label_names_the_row(tmp_path: Path) -> None:
+    source = mirror(tmp_path, [product(5, "Navy_Blue", "Heels")])
+    with pytest.raises(FashionProductsError, match="baseColour of id 5: 'Navy_Blue' holds an und"):
+        select_products(parameters(source))
+
+
+def test_files_lie_in_data_or_in_the_folder_itself(tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    with pytest.raises(FashionProductsError, match=r"empty data set: .*holds no data/\*\.parquet"):
+        find_files(str(flat), None)
+    for name in ("b", "a"):
+        pq.write_table(SCHEMA.empty_table(), flat / f"{name}.parquet")
+    assert [file.name for file in find_files(str(flat), None)] == ["a.parquet", "b.parquet"]
+    with pytest.raises(FashionProductsError, match=r"no folder .*nothing"):
+        find_files(str(tmp_path / "nothing"), None)
+
+
+def test_a_data_set_of_the_hub_is_fetched_with_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = mirror(tmp_path, [product(1, "Red", "Heels")])
+    calls = []
+
+    def snapshot_download(repository: str, **options: Any) -> str:
+        calls.append((repository, options))
+        return str(source)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert [file.name for file in find_files("owner/name", "abc")] == ["part-0.parquet"]
+    options = {"repo_type": "dataset", "revision": "abc", "allow_patterns": ["data/*.parquet"]}
+    assert calls == [("owner/name", options)]
+
+
+def test_a_hub_out_of_reach_names_the_command_that_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        FashionProductsError,
+        match=r'hf download owner/name --repo-type dataset --include "data/\*\.parquet" --rev.* v1',
+    ):
+        find_files("owner/name", "v1")
+
+
+def photos_folder() -> Path:
+    """The real photographs, or a skip that says where they were looked for."""
+    beside = Path(__file__).parents[3] / "shared" / "data" / "fashion-product-images-small"
+    folder = Path(os.environ.get("COMPOSITIONAL_PROMPTS_PHOTOS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no photographs at {folder}; set COMPOSITIONAL_PROMPTS_PHOTOS to a folder")
+    return folder
+
+
+@pytest.mark.real_photos
+def test_all_footwear_photographs_are_selected_and_decode() -> None:
+    folder = photos_folder()
+    selection = select_products(parameters(folder))
+    labels = pl.read_parquet(
+        folder / "data" / "*.parquet", columns=["id", "masterCategory", "baseColour", "articleType"]
+    )
+    footwear = labels.filter(pl.col("masterCategory") == "Footwear")
+    assert selection.dropped["filtered"] == labels.height - footwear.height
+    colors: Counter[str | None] = Counter()
+    for number, row in enumerate(selection.rows):
+        colors[row.color] += 1
+        if number % 100 == 0:
+            assert row.image is not None
+            assert Image.open(io.BytesIO(row.image)).size in ((60, 80), (60, 60))
+    known = footwear.filter(~pl.col("baseColour").is_in(["NA", ""]))
+    assert colors == Counter(known["baseColour"].str.to_lowercase().to_list())
+    assert selection.total == sum(colors.values()) == known.height

@@ -1,0 +1,176 @@
+"""From rows to a catalog: order, counts, what is set aside, and when it is refused."""
+
+import io
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compositional_prompts.catalog import ingestion
+from compositional_prompts.catalog.reading import count_rows, read_labels
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
+from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.prompt.pair import dotted
+
+SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
+
+
+def download(max_rejected: float = 0.5, max_pixels: int = 10_000) -> Download:
+    return SHIPPED.model_copy(
+        update={"max_rejected": max_rejected, "max_pixels": max_pixels, "shard_mib": 1}
+    )
+
+
+def photo(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+PHOTOS = [photo(seed) for seed in range(5)]
+
+
+def rows(count: int) -> list[CatalogRow]:
+    words = [("Red", "Shoes"), ("Blue", "Shoes"), ("Red", "Boots"), (None, None)]
+    return [
+        CatalogRow(f"i{n}", f"p{n // 2}", PHOTOS[n % 5], f"{n}.jpg", *words[n % 4])
+        for n in range(count)
+    ]
+
+
+def selection(rows: list[CatalogRow]) -> Selection:
+    return Selection("the test", iter(rows), len(rows), {"missing_label": 3})
+
+
+def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) -> None:
+    given = rows(300)
+    given[7] = given[7]._replace(image=b"")
+    given[100] = given[100]._replace(image=PHOTOS[0][:-20])
+    given[101] = given[101]._replace(image=None)
+    given[299] = given[299]._replace(image=b"")
+    metrics = ingest(
+        selection(given), tmp_path / "catalog", tmp_path / "rejected.parquet", download(), 2
+    )
+    kept = [row.image_id for n, row in enumerate(given) if n not in (7, 100, 101, 299)]
+    assert read_labels(tmp_path / "catalog")["image_id"].to_pylist() == kept
+    reasons = {"inaccessible": 1, "empty_file": 2, "truncated": 1}
+    assert metrics == {
+        "images": 296,
+        "labelled": 296 - sum(int(image_id[1:]) % 4 == 3 for image_id in kept),
+        "products": 149,
+        "attributes": 2,
+        "objects": 2,
+        "pairs": 3,
+        "rejected": reasons,
+        "dropped": {"missing_label": 3},
+    }
+    rejected = read_table(tmp_path / "rejected.parquet", REJECTED).to_pylist()
+    assert [row["image_id"] for row in rejected] == ["i7", "i100", "i101", "i299"]
+    assert rejected[1] == {"image_id": "i100", "path": "100.jpg", "reason": "truncated"}
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    for workers in (1, 3):
+        name = str(workers)
+        ingest(
+            selection(rows(200)), tmp_path / name, tmp_path / f"{name}.parquet", download(), workers
+        )
+    files = [(tmp_path / name / "part-00000.parquet").read_bytes() for name in ("1", "3")]
+    assert files[0] == files[1]
+
+
+def test_too_many_bad_images_stop_the_run_and_leave_nothing(tmp_path: Path) -> None:
+    given = [row._replace(image=b"") if n < 3 else row for n, row in enumerate(rows(10))]
+    with pytest.raises(
+        IngestionError, match=r"3 of 10 images .*3 empty_file.*max_rejected.*0\.jpg \(empty_file\)"
+    ):
+        ingest(
+            selection(given),
+            tmp_path / "catalog",
+            tmp_path / "rejected",
+            download(max_rejected=0.29),
+            1,
+        )
+    assert list(tmp_path.iterdir()) == []
+    ingest(
+        selection(given), tmp_path / "catalog", tmp_path / "rejected", download(max_rejected=0.3), 1
+    )
+    assert count_rows(tmp_path / "catalog") == 7
+
+
+def test_max_pixels_is_the_parameter(tmp_path: Path) -> None:
+    paths = tmp_path / "catalog", tmp_path / "rejected"
+    assert ingest(selection(rows(1)), *paths, download(max_pixels=192), 1)["rejected"] == {}
+    with pytest.raises(IngestionError, match="1 too_many_pixels"):
+        ingest(selection(rows(1)), *paths, download(max_pixels=191), 1)
+
+
+@pytest.mark.parametrize("given", [[], [rows(1)[0]._replace(image=b"")]])
+def test_an_empty_data_set_is_an_error(tmp_path: Path, given: list[CatalogRow]) -> None:
+    with pytest.raises(IngestionError, match=r"empty data set: the test .*3 missing_label"):
+        ingest(
+            selection(given),
+            tmp_path / "catalog",
+            tmp_path / "rejected",
+            download(max_rejected=1.0),
+            1,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_duplicate_image_id_is_an_error(tmp_path: Path) -> None:
+    given = rows(80)
+    given[70] = given[70]._replace(image_id="i3")
+    with pytest.raises(DuplicateImageError, match=r"'i3' occurs twice: '3.jpg' and '70.jpg'"):
+        ingest(selection(given), tmp_path / "catalog", tmp_path / "rejected", download(), 2)
+
+
+def test_a_worker_that_dies_is_an_error_not_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "_silence_pillow", partial(os._exit, 3))
+    with pytest.raises(RuntimeError, match=r"worker process died .* from 0\.jpg to"):
+        ingest(selection(rows(500)), tmp_path / "catalog", tmp_path / "rejected", download(), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_asked_for_as_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    ahead = []
+    original = ShardWriter.write
+
+    def counted() -> Iterator[CatalogRow]:
+        nonlocal asked
+        for row in rows(2000):
+            asked += 1
+            yield row
+
+    def write(self: ShardWriter, row: CatalogRow) -> None:
+        ahead.append(asked - int(row.image_id[1:]))
+        original(self, row)
+
+    monkeypatch.setattr(ShardWriter, "write", write)
+    given = Selection("the test", counted(), None, {})
+    ingest(given, tmp_path / "catalog", tmp_path / "rejected", download(), 2)
+    # Never more than the tasks of two workers are in memory.
+    assert len(ahead) == 2000
+    assert max(ahead) <= 2 * ingestion._TASKS_A_WORKER * ingestion._TASK_ROWS
+
+
+def test_words_of_prompts() -> None:
+    assert dotted("  Casual  Shoes ") == "Casual.Shoes"
+    assert dotted("Boots.Mid-Calf") == "Boots.Mid-Calf"
+    for bad in ("", " ", "T_Shirt"):
+        with pytest.raises(ValueError, match=r"blank|underscore"):
+            dotted(bad)

@@ -1,0 +1,199 @@
+"""Reading params.yaml: every key that is unknown, missing or mistyped is named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compositional_prompts.catalog.splitting.parameters import Split
+from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.section import ParameterError
+from compositional_prompts.project.whole_params import Params, read_all_params
+
+SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+# Whose keys are the user's to choose.
+FREE = (
+    "clip_embed.attributes",
+    "enhance.reference_colors",
+    "download.fashion_products.filters",
+    "finetune.lora.rank_pattern",
+    "finetune.lora.alpha_pattern",
+)
+
+
+def groups(document: dict[str, Any], where: str = "") -> Iterator[str]:
+    """The dotted name of every group of keys, the whole file (an empty name) first."""
+    yield where
+    for key, value in document.items():
+        name = f"{where}.{key}".lstrip(".")
+        if isinstance(value, dict) and name not in FREE:
+            yield from groups(value, name)
+
+
+def keys() -> list[str]:
+    names = []
+    for group in groups(SHIPPED):
+        names += [f"{group}.{key}".lstrip(".") for key in at(SHIPPED, group)]
+    return names
+
+
+def at(document: dict[str, Any], name: str) -> dict[str, Any]:
+    for part in filter(None, name.split(".")):
+        document = document[part]
+    return document
+
+
+def written(tmp_path: Path, document: Any) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def edited(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A copy of the shipped parameters, the group in it that holds ``name``, and the last part."""
+    document = copy.deepcopy(SHIPPED)
+    group, _, key = name.rpartition(".")
+    return document, at(document, group), key
+
+
+def test_the_shipped_file_is_valid(tmp_path: Path) -> None:
+    params = read_all_params(written(tmp_path, SHIPPED))
+    assert params.model_dump() == SHIPPED
+
+
+@pytest.mark.parametrize("name", keys())
+def test_a_missing_key_is_named(name: str, tmp_path: Path) -> None:
+    document, group, key = edited(name)
+    del group[key]
+    with pytest.raises(ParameterError, match=rf"(?m)^  {name}: missing; see params\.yaml"):
+        read_all_params(written(tmp_path, document))
+
+
+@pytest.mark.parametrize("name", keys())
+def test_a_mistyped_key_is_named_with_what_was_found(name: str, tmp_path: Path) -> None:
+    document, group, key = edited(name)
+    group[key] = ["not", {"what": "is meant"}]
+    # The key, or the first item in it that is wrong.
+    with pytest.raises(ParameterError, match=rf"(?m)^  {name}(\.\w+)?: .+; found .+"):
+        read_all_params(written(tmp_path, document))
+
+
+@pytest.mark.parametrize("group", list(groups(SHIPPED)))
+def test_an_unknown_key_is_named(group: str, tmp_path: Path) -> None:
+    document = copy.deepcopy(SHIPPED)
+    at(document, group)["sede"] = 1
+    name = f"{group}.sede".lstrip(".")
+    with pytest.raises(ParameterError, match=rf"(?m)^  {name}: unknown key"):
+        read_all_params(written(tmp_path, document))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("base.seed", "7"),
+        ("base.seed", -1),
+        ("base.seed", True),
+        ("base.device", "gpu"),
+        ("base.workers", 0),
+        ("download.max_rejected", 1.5),
+        ("finetune.learning_rate", 0.0),
+        ("finetune.learning_rate", "1e-3"),  # what YAML 1.1 makes of 1e-3
+        ("finetune.epochs", 1.5),
+        ("split.corpus", "yes"),
+        ("enhance.threshold", float("nan")),
+        ("clip_embed.attributes", {}),
+        ("clip_embed.attributes", {"color": []}),
+        ("clip_embed.attributes", {"color": [""]}),
+        ("enhance.reference_colors", {"red": [255, 0]}),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+    document, group, key = edited(name)
+    group[key] = value
+    with pytest.raises(ParameterError, match=rf"(?m)^  {name}"):
+        read_all_params(written(tmp_path, document))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("split.fractions", {"train": 0.8, "val": 0.1, "test": 0.2}, "must sum to 1, found 1.1"),
+        ("weights.troika_clip.source", "hub", "name must be given with source hub"),
+        ("clip_embed.template", "a shoe", "must hold {} once, found 'a shoe'"),
+        ("clip_embed.template", "{} {}", "must hold {} once"),
+        ("clip_embed.attributes", {"color": ["red", "red"]}, "attributes.color names a word twice"),
+    ],
+)
+def test_values_that_do_not_go_together_are_explained(
+    name: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    document, group, key = edited(name)
+    group[key] = value
+    with pytest.raises(ParameterError) as raised:
+        read_all_params(written(tmp_path, document))
+    assert message in str(raised.value)
+
+
+def test_a_stage_reads_its_own_section_and_base(tmp_path: Path) -> None:
+    document, group, key = edited("finetune.epochs")
+    group[key] = "many"  # another stage's mistake
+    split, base = read_params(written(tmp_path, document), Split)
+    assert split.model_dump() == SHIPPED["split"]
+    assert base.model_dump() == SHIPPED["base"]
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    document = copy.deepcopy(SHIPPED)
+    document["enhance"]["treshold"] = document["enhance"].pop("threshold")
+    document["base"]["workers"] = "two"
+    path = written(tmp_path, document)
+    with pytest.raises(ParameterError) as raised:
+        read_params(path, Enhance)
+    message = str(raised.value)
+    assert str(path) in message
+    for name in ("enhance.threshold: missing", "enhance.treshold: unknown key", "base.workers: "):
+        assert name in message
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    document = copy.deepcopy(SHIPPED)
+    del document["clip_embed"], document["base"]
+    with pytest.raises(ParameterError, match=r"'clip_embed' is missing(.|\n)+'base' is missing"):
+        read_params(written(tmp_path, document), ClipEmbed)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(ParameterError, match="must be a mapping of sections"):
+        read_all_params(path)
+
+
+def test_a_file_that_is_not_yaml_is_named_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("base:\n  seed: [1\n")
+    with pytest.raises(ParameterError, match=r"is not YAML: (.|\n)*line 3"):
+        read_all_params(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="run from the root of the project"):
+        read_all_params(tmp_path / "params.yaml")
+
+
+def test_parameters_cannot_be_changed_after_reading(tmp_path: Path) -> None:
+    params = read_all_params(written(tmp_path, SHIPPED))
+    with pytest.raises(ValueError, match="frozen"):
+        params.base.seed = 8
+
+
+def test_every_section_belongs_to_a_stage_or_is_base() -> None:
+    assert list(Params.model_fields) == list(SHIPPED)

@@ -1,0 +1,123 @@
+"""What every stage script shares: its arguments, its timing and its progress bars."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+
+
+def arguments(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage.py", *words])
+
+
+def test_paths_are_read_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments(monkeypatch, "--catalog", "data/catalog", "--dvc-yaml", "dvc.yaml")
+    paths = path_arguments("A stage.", "catalog", "dvc_yaml", optional=("adapter",))
+    assert (paths.catalog, paths.dvc_yaml) == (Path("data/catalog"), Path("dvc.yaml"))
+    assert paths.adapter is None
+    assert paths.params == Path("params.yaml")
+
+
+def test_optional_paths_and_other_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments(monkeypatch, "--adapter", "lora", "--params", "other.yaml")
+    paths = path_arguments("A stage.", optional=("adapter",))
+    assert (paths.adapter, paths.params) == (Path("lora"), Path("other.yaml"))
+
+
+@pytest.mark.parametrize("words", [(), ("--catalog",), ("--catalog", "a", "--catalgo", "b")])
+def test_a_missing_or_unknown_path_ends_the_stage(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments(monkeypatch, *words)
+    with pytest.raises(SystemExit) as left:
+        path_arguments("A stage.", "catalog")
+    assert left.value.code == 2
+    assert "--catal" in capsys.readouterr().err
+
+
+def test_timing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    timing = tmp_path / "timing" / "split.json"
+    with run_stage("split", timing) as run:
+        run.rows = 120
+        assert not timing.exists()
+    record = json.loads(timing.read_text())
+    assert set(record) == {
+        "stage",
+        "seconds",
+        "rows",
+        "rows_per_second",
+        "peak_memory_mib",
+        "peak_worker_memory_mib",
+    }
+    assert (record["stage"], record["rows"]) == ("split", 120)
+    assert record["seconds"] >= 0
+    assert record["rows_per_second"] > 0
+    assert record["peak_memory_mib"] > 1
+
+
+def test_the_peak_of_a_gpu_that_was_used_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = [3 * 2**20, 40 * 2**20 + 1]
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: len(peaks),
+        max_memory_allocated=lambda device: peaks[device],
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with run_stage("finetune", tmp_path / "used.json"):
+        pass
+    assert json.loads((tmp_path / "used.json").read_text())["peak_device_memory_mib"] == 40
+    cuda.is_initialized = lambda: False
+    with run_stage("finetune", tmp_path / "unused.json"):
+        pass
+    assert "peak_device_memory_mib" not in json.loads((tmp_path / "unused.json").read_text())
+
+
+def test_a_stage_without_rows_has_a_rate_of_zero(tmp_path: Path) -> None:
+    with run_stage("weights", tmp_path / "weights.json"):
+        pass
+    record = json.loads((tmp_path / "weights.json").read_text())
+    assert (record["rows"], record["rows_per_second"]) == (0, 0)
+
+
+def test_a_failed_stage_writes_no_timing(tmp_path: Path) -> None:
+    timing = tmp_path / "split.json"
+    timing.write_text("old")
+    with pytest.raises(ZeroDivisionError), run_stage("split", timing):
+        _ = 1 / 0
+    assert timing.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [timing]
+
+
+def test_a_stage_says_what_it_does_under_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_stage("split", tmp_path / "split.json"):
+        logging.getLogger("compositional_prompts.catalog").info("12 pairs")
+        logging.getLogger("open_clip").info("chatter")
+    written = capsys.readouterr().err
+    assert "split: 12 pairs" in written
+    assert "chatter" not in written
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(progress(iter(range(5)), "images", 5)) == [0, 1, 2, 3, 4]
+        assert ("images" in stream.getvalue()) is shown

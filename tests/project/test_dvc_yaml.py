@@ -1,0 +1,246 @@
+"""dvc.yaml says all of what each stage reads and writes, and params.yaml explains every key."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from compositional_prompts.project.source_dependencies import (
+    imported_files,
+    is_source,
+    stage_script,
+    sync_dependencies,
+)
+from compositional_prompts.project.whole_params import Params, read_all_params
+
+ROOT = Path(__file__).parents[2]
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+# A foreach stage is judged by its template.
+STAGES: dict[str, dict[str, Any]] = {
+    name: definition.get("do", definition) for name, definition in PIPELINE["stages"].items()
+}
+RESULT_NEUTRAL = {"base.workers", "base.checkpoint_seconds"}
+"""Parameters that never change a result, so that DVC need not know them."""
+
+stage = pytest.mark.parametrize("name", STAGES)
+
+
+def paths(entries: list[Any]) -> list[str]:
+    """The paths of a list of outs, metrics or plots, with or without options."""
+    return [path for entry in entries for path in (entry if isinstance(entry, dict) else [entry])]
+
+
+def written_by(definition: dict[str, Any]) -> list[str]:
+    return [
+        path for kind in ("outs", "metrics", "plots") for path in paths(definition.get(kind, []))
+    ]
+
+
+@stage
+def test_a_stage_is_described(name: str) -> None:
+    assert re.fullmatch(r"[A-Z].+\.", STAGES[name]["desc"])
+
+
+def test_scripts_and_stages_are_the_same() -> None:
+    scripts = {str(stage_script(definition)) for definition in STAGES.values()}
+    assert scripts == {f"stages/{path.name}" for path in (ROOT / "stages").glob("*.py")}
+    assert {f"stages/{name}.py" for name in STAGES} == scripts
+
+
+@stage
+def test_dependencies_are_the_imported_files(name: str) -> None:
+    script = stage_script(STAGES[name])
+    declared = [path for path in STAGES[name]["deps"] if is_source(path)]
+    expected = [str(script), *(str(path) for path in imported_files(ROOT, script))]
+    assert declared == expected, "run `compositional-prompts sync-deps`"
+
+
+def test_synchronising_changes_nothing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for folder in ("src", "stages"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    assert sync_dependencies(tmp_path) == []
+    assert (tmp_path / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+
+
+def test_a_missing_and_a_stale_dependency_are_put_right(tmp_path: Path) -> None:
+    for folder in ("src", "stages"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    shipped = (ROOT / "dvc.yaml").read_text()
+    broken = shipped.replace(
+        "      - src/compositional_prompts/catalog/splitting/assignment.py\n", ""
+    )
+    broken = broken.replace(
+        "      - stages/split.py\n",
+        "      - stages/split.py\n      - src/compositional_prompts/x.py\n",
+    )
+    assert broken.count("\n") == shipped.count("\n")
+    (tmp_path / "dvc.yaml").write_text(broken)
+    assert sync_dependencies(tmp_path) == ["split"]
+    assert (tmp_path / "dvc.yaml").read_text() == shipped
+
+
+def declared(name: str) -> set[str]:
+    return set(STAGES[name].get("params", []))
+
+
+def section_of(script: Path) -> str:
+    """The section that a script gives to ``read_params``."""
+    sections = [
+        node.args[1].id
+        for node in ast.walk(ast.parse((ROOT / script).read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "read_params"
+        and isinstance(node.args[1], ast.Name)
+    ]
+    assert len(sections) == 1, f"{script} reads {len(sections)} sections, expected one"
+    (name,) = [
+        key
+        for key, field in Params.model_fields.items()
+        if field.annotation is not None and field.annotation.__name__ == sections[0]
+    ]
+    return name
+
+
+def base_variables(function: ast.AST) -> Iterator[str]:
+    """The names that hold the section ``base`` in a function: an argument, or read there."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name):
+            if node.annotation.id == "Base":
+                yield node.arg
+        elif (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Tuple)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.value.func, ast.Name)
+            and node.value.func.id == "read_params"
+        ):
+            second = node.targets[0].elts[1]
+            assert isinstance(second, ast.Name)
+            yield second.id
+
+
+def base_keys(script: Path) -> set[str]:
+    """The keys of ``base`` that a script, or what it imports of ours, makes use of."""
+    found = set()
+    for file in (script, *imported_files(ROOT, script)):
+        if file.suffix != ".py":
+            continue
+        for function in ast.walk(ast.parse((ROOT / file).read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            variables = set(base_variables(function))
+            found |= {
+                f"base.{node.attr}"
+                for node in ast.walk(function)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in variables
+            }
+    return found
+
+
+@stage
+def test_parameters_are_those_that_the_script_reads(name: str) -> None:
+    script = stage_script(STAGES[name])
+    assert declared(name) == {section_of(script)} | (base_keys(script) - RESULT_NEUTRAL)
+
+
+def test_every_section_is_read_by_a_stage() -> None:
+    sections = {key.split(".")[0] for name in STAGES for key in declared(name)}
+    assert sections == set(Params.model_fields)
+
+
+@stage
+def test_metrics_and_plots_are_kept_in_git(name: str) -> None:
+    for kind in ("metrics", "plots"):
+        for entry in STAGES[name].get(kind, []):
+            assert list(entry.values()) == [{"cache": False}], f"{kind} of {name}: {entry}"
+    assert f"metrics/timing/{name}" in " ".join(paths(STAGES[name]["metrics"]))
+
+
+@stage
+def test_nothing_is_exempt_from_being_reproduced(name: str) -> None:
+    assert not {"frozen", "always_changed"} & set(STAGES[name])
+    options = [
+        option
+        for kind in ("outs", "metrics", "plots")
+        for entry in STAGES[name].get(kind, [])
+        if isinstance(entry, dict)
+        for settings in entry.values()
+        for option in settings
+    ]
+    assert "persist" not in options
+
+
+@stage
+def test_the_command_names_what_is_declared(name: str) -> None:
+    """Every path of the command is declared, and every declared path is in the command."""
+    definition = STAGES[name]
+    data = {path for path in definition["deps"] if not is_source(path)}
+    known = data | set(written_by(definition))
+    words = definition["cmd"].split()
+    options = {word for word in words[2:] if not word.startswith(("--", "${item."))}
+    for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
+        below = [other for other in known if other == path or other.startswith(f"{path}/")]
+        assert below, f"{name}: the command names {path}, which is not declared"
+    for path in known - {"params.yaml", "${item.weights}"}:
+        above = [other for other in options if other == path or path.startswith(f"{other}/")]
+        assert above, f"{name}: {path} is declared, but the command does not name it"
+
+
+def test_all_data_comes_from_a_stage() -> None:
+    def pattern(path: str) -> str:
+        return ".+".join(re.escape(part) for part in re.split(r"\$\{[\w.]+\}", path))
+
+    written = [pattern(path) for definition in STAGES.values() for path in written_by(definition)]
+    for name, definition in STAGES.items():
+        for path in definition["deps"]:
+            if is_source(path) or path == "params.yaml" or path.startswith("${"):
+                continue
+            made = any(re.fullmatch(f"{out}(/.+)?", path) for out in written)
+            assert made, f"{name} reads {path}, which no stage writes"
+
+
+def test_artifacts_and_plots_are_outputs() -> None:
+    written = {path for definition in STAGES.values() for path in written_by(definition)}
+    for artifact in PIPELINE["artifacts"].values():
+        assert artifact["path"] in written
+    for plot in PIPELINE["plots"]:
+        for definition in plot.values():
+            for path in definition["y"]:
+                assert any(path == out or path.startswith(f"{out}/") for out in written), path
+
+
+def test_the_shipped_parameters_are_valid() -> None:
+    read_all_params(ROOT / "params.yaml")
+
+
+def unexplained(lines: list[str], group: Any, where: str = "", covered: bool = False) -> list[str]:
+    """The keys without a comment on their line, above it, or at a group that holds them."""
+    names = []
+    for key, value in group.items():
+        line = group.lc.key(key)[0]
+        own = re.search(r"(^|\s)#", lines[line]) is not None
+        above = line > 0 and lines[line - 1].lstrip().startswith("#")
+        explained = covered or own or above
+        if isinstance(value, dict) and value:
+            names += unexplained(lines, value, f"{where}{key}.", explained)
+        elif not explained:
+            names.append(f"{where}{key}")
+    return names
+
+
+def test_every_parameter_is_explained() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    missing = unexplained(text.splitlines(), YAML().load(text))
+    assert not missing, f"params.yaml says nothing of {', '.join(missing)}"
