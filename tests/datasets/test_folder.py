@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from compositional_prompts.datasets.folder import (
-    LABEL_COLUMNS,
     FolderError,
     find_images,
     read_labels_csv,
     select_images,
 )
-from compositional_prompts.datasets.parameters import FolderDataset
+from compositional_prompts.datasets.parameters import LABEL_COLUMNS, FolderDataset
 
+COLUMNS = (*LABEL_COLUMNS[2:], "color", "closure")
+
+TRUTH = ["color", "closure"]
 PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
 
 
@@ -31,7 +34,7 @@ def make(directory: Path, *names: str) -> Path:
 
 def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
     content = text.encode() if isinstance(text, str) else text
-    labels = read_labels_csv(content, "labels.csv", PATHS, "photos")
+    labels = read_labels_csv(content, "labels.csv", TRUTH, PATHS, "photos")
     return {path: dict(values) for path, values in labels.items()}
 
 
@@ -48,7 +51,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "photos" / "twice").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
     selection = select_images(
-        FolderDataset(path=str(tmp_path / "photos"), labels=None, on_missing="keep")
+        FolderDataset(path=str(tmp_path / "photos"), labels=None, truth=[], on_missing="keep")
     )
     rows = {row.image_id: row.image for row in selection.rows}
     assert rows == {"a/1.jpg": b"a/1.jpg", "outside/2.jpg": b"2.jpg", "dangling.jpg": None}
@@ -72,10 +75,17 @@ def test_an_empty_or_missing_directory_is_told(tmp_path: Path) -> None:
 def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int) -> None:
     make(tmp_path / "photos", *PATHS)
     csv_path = tmp_path / "labels.csv"
-    csv_path.write_text("image_path,object,attribute,product_id,color\na.jpg,Boat Shoes,Red,p1,red")
+    csv_path.write_text(
+        "image_path,object,attribute,product_id,closure\na.jpg,Boat Shoes,Red,p1,laces; zipper"
+    )
     selection = select_images(
         FolderDataset.model_validate(
-            {"path": str(tmp_path / "photos"), "labels": str(csv_path), "on_missing": on_missing}
+            {
+                "path": str(tmp_path / "photos"),
+                "labels": str(csv_path),
+                "truth": TRUTH,
+                "on_missing": on_missing,
+            }
         )
     )
     rows = list(selection.rows)
@@ -83,16 +93,28 @@ def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int)
     assert selection.dropped == {"missing_label": 3 - ids}
     row = rows[0]
     assert (row.image_id, row.product_id, row.image) == ("a.jpg", "p1", b"a.jpg")
-    assert (row.attribute, row.object, row.color, row.title) == ("Red", "Boat.Shoes", "red", None)
+    assert (row.attribute, row.object, row.title) == ("Red", "Boat.Shoes", None)
+    assert row.truth == {"color": None, "closure": "laces; zipper"}
     for other in rows[1:]:
         assert (other.product_id, other.attribute) == (other.image_id, None)
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [(["color", "title"], "title is a column with a meaning of its own"), (["a", "a"], "twice")],
+)
+def test_columns_of_truth_have_no_other_meaning(truth: list[str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FolderDataset(path="photos", labels=None, truth=truth, on_missing="keep")
 
 
 def test_a_missing_csv_is_told(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
     with pytest.raises(FolderError, match="there is no file"):
         select_images(
-            FolderDataset(path=str(tmp_path), labels=str(tmp_path / "x.csv"), on_missing="keep")
+            FolderDataset(
+                path=str(tmp_path), labels=str(tmp_path / "x.csv"), truth=[], on_missing="keep"
+            )
         )
 
 
@@ -113,6 +135,10 @@ def test_a_header_alone_labels_nothing() -> None:
     [
         ("", r"line 1: no column 'image_path'; found nothing"),
         ("path,title\na.jpg,x\n", r"line 1: unknown column 'path'; found path, title"),
+        (
+            "image_path,colr\na.jpg,red\n",
+            r"unknown column 'colr'.*, color, closure, .*download.folder.truth",
+        ),
         ("image_path;title\na.jpg;x\n", r"unknown column 'image_path;title'.*separated by commas"),
         ("title\nx\n", r"no column 'image_path'"),
         ("image_path,title,title\na.jpg,x,y\n", r"column 'title' stands there twice"),
@@ -144,9 +170,9 @@ CELL = st.text(
 @given(
     st.dictionaries(
         st.sampled_from(sorted(PATHS)),
-        st.fixed_dictionaries(dict.fromkeys(LABEL_COLUMNS[2:], CELL)),
+        st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELL)),
     ),
-    st.permutations(["image_path", *LABEL_COLUMNS[2:]]),
+    st.permutations(["image_path", *COLUMNS]),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
 )
