@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compositional_prompts.catalog import ingestion
+from compositional_prompts.datasets import ingestion
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
