@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compositional_prompts.datasets import ingestion
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
+from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import read_table
