@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -62,4 +61,4 @@ class CatalogRow(NamedTuple):
     object: str | None = None
     title: str | None = None
     pair_split: str | None = None
-    truth: Mapping[str, str | None] = MappingProxyType({})
+    truth: Mapping[str, str | None] = {}  # nobody writes to it, and a proxy cannot be pickled
