@@ -20,6 +20,7 @@ from compositional_prompts.files.outputs import (
     write_metrics,
 )
 
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

@@ -72,7 +72,7 @@ def test_the_shipped_file_is_valid(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(name: str, tmp_path: Path) -> None:
     document, group, key = edited(name)
     del group[key]
-    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}: missing; see presets/sample"):
+    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}: missing; see presets"):
         read_all_params(written(tmp_path, document))
 
 

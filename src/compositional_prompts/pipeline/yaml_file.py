@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -24,12 +24,12 @@ CORE_SCHEMA = (
 
 
 class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML with the core schema of YAML 1.2 in place of 1.1's; a key that stands twice is refused.
+    """PyYAML with the core schema of YAML 1.2; a key that stands twice is refused.
 
     Merge keys (``<<``) are no part of the core schema, but DVC's reader has them.
     """
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # those of 1.1 are not inherited
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # those of 1.1 are not inherited
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
