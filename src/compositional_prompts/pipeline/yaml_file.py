@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -29,9 +29,7 @@ class Yaml12Loader(yaml.SafeLoader):
     Merge keys (``<<``) are no part of the core schema, but DVC's reader has them.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # those of 1.1 are not inherited
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -48,6 +46,7 @@ class Yaml12Loader(yaml.SafeLoader):
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
+Yaml12Loader.yaml_implicit_resolvers = {}  # those of 1.1 are not inherited
 for _tag, _pattern, _first in CORE_SCHEMA:
     Yaml12Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}",
