@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 # Pillow's own limit against decompression bombs is one global number, part of it a mere warning.
 # ``rejection_reason`` applies ``download.max_pixels`` in its place, before a pixel is decoded.
@@ -124,10 +124,12 @@ def _orientation(image: Image.Image) -> int | None:
     return orientation if isinstance(orientation, int) else None
 
 
-def _transparent_colour(image: Image.Image) -> Any:
+def _transparent_colour(image: ImageFile.ImageFile) -> Any:
     """The colour that stands for transparent, as the pixels will have it; None without one."""
     colour = image.info.get("transparency")
-    widened = _WIDENED.get(image.tile[0].args) if image.format == "PNG" and image.tile else None
+    widened = (
+        _WIDENED.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
+    )
     if colour is None or widened is None:
         return colour
     return tuple(map(widened, colour)) if isinstance(colour, tuple) else widened(colour)
