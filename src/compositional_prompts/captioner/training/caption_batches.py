@@ -20,7 +20,7 @@ from compositional_prompts.captioner.model.forward import (
     score_places,
     scored_logits,
 )
-from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.compute.ordered_map import map_in_threads
 
 
 class CaptionLoss(nn.Module):
@@ -169,4 +169,4 @@ class CaptionBatches:
             )
             return Batch(place(self.images(share.rows)), placed, share.counted)
 
-        return prefetched(shares, load)
+        return map_in_threads(load, shares)

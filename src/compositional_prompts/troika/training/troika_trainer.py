@@ -29,7 +29,7 @@ from compositional_prompts.compute.checkpoints import (
     set_random_state,
     whole,
 )
-from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.processes import any_process, join_processes
 from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
@@ -257,7 +257,7 @@ class _Trainer:
         left = steps[self.epoch_steps :]
         self.model.train()
         shares = (batch[self._share(batch)] for step in left for batch in step)
-        pixels = prefetched(shares, lambda rows: self.train.pixels[rows])
+        pixels = map_in_threads(lambda rows: self.train.pixels[rows], shares)
         label = f"epoch {self.epoch}"
         for step in progress(left, label) if self.accelerator.is_main_process else left:
             for number, batch in enumerate(step):
