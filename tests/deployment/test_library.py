@@ -1,4 +1,4 @@
-"""The names that others build on: they are there, cost nothing before their use, and work as shown."""
+"""The names that others build on: they are there, cost nothing before use, and work as shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_public_names_are_found_and_listed() -> None:
 def test_nothing_is_imported_before_it_is_used() -> None:
     code = (
         "import sys, compositional_prompts as c; c.__version__; c.PromptTemplate; "
-        "heavy = {'torch', 'pyarrow', 'pydantic'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
+        "heavy = {'torch', 'pyarrow', 'pydantic'} & set(sys.modules); "
+        "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
