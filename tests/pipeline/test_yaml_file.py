@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -81,10 +81,13 @@ def same(ours: Any, theirs: Any) -> bool:
     return type(ours) is type(theirs) and (ours == theirs or (nan and math.isnan(theirs)))
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+# PyYAML takes three characters for ends of lines that are none in 1.2.
+TEXT = st.text(st.characters(exclude_characters="\x85\u2028\u2029", codec="utf-8"), max_size=12)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 
 
-@given(st.lists(SCALARS, max_size=5) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=5))
+@settings(deadline=None)
+@given(st.lists(SCALARS, max_size=5) | st.dictionaries(TEXT, SCALARS, max_size=5))
 def test_what_ruamel_writes_is_read_as_it_was(value: Any) -> None:
     """DVC writes with ruamel.yaml."""
     text = io.StringIO()
@@ -102,6 +105,7 @@ RUAMEL_ALONE = re.compile(
 """Extensions of ruamel.yaml beyond the core schema: digits apart, signed bases, dates."""
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[-+.]?[0-9a-fxobeEnul._+:-]{0,8}", fullmatch=True) | st.sampled_from(
     ["no", "on", "12:30", "Null", "TRUE", "tRUE", ".inf", "-.INF", ".nan", "0o17", "0o18", "08"]
 ))  # fmt: skip
