@@ -106,7 +106,7 @@ def test_a_timing_belongs_to_its_stage(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("stages: {}", "has no stages"),
-        ("- a", "has no stages"),
+        ("- a", "must be a mapping of names to values, found a list"),
         ("stages: [", "is not YAML"),
         ("stages: {a: 3}", "must be a mapping"),
         ("stages: {a: {deps: [x], outs: [y]}, b: {deps: [y], outs: [x]}}", "in a circle"),

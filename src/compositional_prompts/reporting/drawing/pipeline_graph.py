@@ -10,7 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
+from compositional_prompts.pipeline.section import ParameterError
+from compositional_prompts.pipeline.yaml_file import read_yaml
 
 _TEMPLATE = re.compile(r"\$\{\s*([A-Za-z0-9_.]+)\s*\}")
 _OUTPUTS = ("outs", "metrics", "plots")
@@ -66,13 +67,11 @@ def read_pipeline(path: Path) -> Pipeline:
     Raises:
         PipelineError: the file is missing or not YAML, has no stages, or its stages form a cycle.
     """
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing: run from the root of the project.")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path} is not YAML: {error}") from error
-    definitions = document.get("stages") if isinstance(document, dict) else None
+        document = read_yaml(path)
+    except ParameterError as error:
+        raise PipelineError(str(error)) from error
+    definitions = document.get("stages")
     if not isinstance(definitions, dict) or not definitions:
         raise PipelineError(f"{path} has no stages: expected a mapping `stages:` of at least one.")
     stages = {name: _stage(name, body, path) for name, body in definitions.items()}
