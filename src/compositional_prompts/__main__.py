@@ -245,7 +245,7 @@ def _export(arguments: argparse.Namespace) -> int:
     require_outputs(
         presence.captioner_in(arguments.blip2),
         presence.adapter_in(arguments.adapter),
-        *presence.CARD_NEEDS,
+        *(presence.CARD_NEEDS if arguments.adapter == presence.ADAPTER else ()),
     )
     exporting = _with_torch("compositional_prompts.deployment.export")
     exporting.export(

@@ -35,33 +35,29 @@ from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS
 from compositional_prompts.catalog.truth import true_words
 from compositional_prompts.compute.torch_files import TorchFileError
-from compositional_prompts.datasets import compositional
-from compositional_prompts.datasets.compositional import (
-    CompositionalError,
-    select_cgqa,
-    select_mit_states,
-    select_ut_zappos,
-)
-from compositional_prompts.datasets.ingestion import Selection
-from compositional_prompts.datasets.parameters import (
-    ArchiveFile,
-    CgqaDataset,
-    Download,
-    MitStatesDataset,
-    UtZapposDataset,
-)
-from compositional_prompts.datasets.ut_zappos_truth import TruthError, photo_id, read_truth
+from compositional_prompts.datasets import compositional_split
+from compositional_prompts.datasets.cgqa import Cgqa
+from compositional_prompts.datasets.compositional_split import ArchiveFile, CompositionalError
+from compositional_prompts.datasets.dataset import DataSet, Selection
+from compositional_prompts.datasets.mit_states import MitStates
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.datasets.ut_zappos import TruthError, UtZappos, photo_id, read_truth
 from compositional_prompts.files.archives import ArchiveError
 from compositional_prompts.files.downloads import DownloadError
 from compositional_prompts.pipeline.params_file import read_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-SHIPPED, _ = read_params(PARAMS, Download)
+_DOWNLOAD, BASE = read_params(PARAMS, Download)
+SHIPPED: dict[str, Any] = dict(_DOWNLOAD.model_extra or {})
+
+
+def select(data_set: DataSet) -> Selection:
+    return data_set.select(BASE)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(compositional, "DOWNLOADS", tmp_path / "cache")
+    monkeypatch.setattr(compositional_split, "DOWNLOADS", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -72,8 +68,8 @@ def local(files: dict[str, Path]) -> dict[str, ArchiveFile]:
     }
 
 
-def from_folder(root: Path) -> UtZapposDataset:
-    return SHIPPED.ut_zappos.model_copy(update={"path": str(root)})
+def from_folder(root: Path) -> UtZappos:
+    return SHIPPED["ut_zappos"].model_copy(update={"path": str(root)})
 
 
 def unpacked(folder: Path, data: Miniature) -> Path:
@@ -91,7 +87,7 @@ def unpacked(folder: Path, data: Miniature) -> Path:
     return root
 
 
-UT_LAYOUTS: dict[str, Callable[[Path, Miniature], UtZapposDataset]] = {
+UT_LAYOUTS: dict[str, Callable[[Path, Miniature], UtZappos]] = {
     "prepared": lambda folder, data: from_folder(
         write_folder(folder, data.prepared() | {"meta-data.csv": UT_TRUTH})
     ),
@@ -107,16 +103,16 @@ UT_LAYOUTS: dict[str, Callable[[Path, Miniature], UtZapposDataset]] = {
         write_folder(folder, data.split_files() | ut_originals(data) | {"meta-data.csv": UT_TRUTH})
     ),
     "unpacked archives": lambda folder, data: from_folder(unpacked(folder, data)),
-    "archives": lambda folder, data: UtZapposDataset(path=None, **local(ut_archives(folder, data))),
+    "archives": lambda folder, data: UtZappos(path=None, **local(ut_archives(folder, data))),
 }
 
 
 @pytest.mark.parametrize("layout", UT_LAYOUTS.values(), ids=UT_LAYOUTS)
 def test_ut_zappos_is_the_same_from_every_layout(
-    layout: Callable[[Path, Miniature], UtZapposDataset], tmp_path: Path
+    layout: Callable[[Path, Miniature], UtZappos], tmp_path: Path
 ) -> None:
     data = ut_zappos()
-    selection = select_ut_zappos(layout(tmp_path / "data", data))
+    selection = select(layout(tmp_path / "data", data))
     assert selection.dropped == {"missing_label": 1, "unlisted_pair": 1, "no_split": 1}
     rows = list(selection.rows)
     assert len(rows) == selection.total == len(data.entries) - 3 == 20
@@ -155,7 +151,7 @@ def field_loader(root: Path) -> dict[str, set[tuple[str, str, str]]]:
 def test_the_split_is_that_of_the_fields_loader(tmp_path: Path) -> None:
     params = UT_LAYOUTS["prepared"](tmp_path, ut_zappos())
     expected = field_loader(tmp_path)
-    rows = list(select_ut_zappos(params).rows)
+    rows = list(select(params).rows)
     for split, photos in expected.items():
         assert photos
         assert photos == {
@@ -172,9 +168,9 @@ def selected(rows: Selection) -> list[tuple[str, bytes | None, str | None, str |
 @pytest.mark.parametrize("layout", ["prepared", "with spaces", "archives"])
 def test_mit_states_is_the_same_from_every_layout(layout: str, tmp_path: Path) -> None:
     data = mit_states()
-    params = SHIPPED.mit_states.model_copy(update={"path": str(tmp_path / "data")})
+    params = SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path / "data")})
     if layout == "archives":
-        params = MitStatesDataset(path=None, **local(mit_archives(tmp_path / "data", data)))
+        params = MitStates(path=None, **local(mit_archives(tmp_path / "data", data)))
     else:
         files = data.prepared()
         if layout == "with spaces":
@@ -183,7 +179,7 @@ def test_mit_states_is_the_same_from_every_layout(layout: str, tmp_path: Path) -
                 for name, content in files.items()
             }
         write_folder(tmp_path / "data", files)
-    selection = select_mit_states(params)
+    selection = select(params)
     assert selected(selection) == [
         (
             entry["image"],
@@ -237,10 +233,8 @@ def test_cgqa_comes_over_a_broken_line(
     data = cgqa()
     address, folder = web
     write(folder / "cgqa", {f"{top}{name}": one for name, one in data.prepared().items()})
-    params = CgqaDataset(
-        path=None, images=ArchiveFile(url=f"{address}/cgqa", size=None, sha256=None)
-    )
-    selection = select_cgqa(params)
+    params = Cgqa(path=None, images=ArchiveFile(url=f"{address}/cgqa", size=None, sha256=None))
+    selection = select(params)
     assert selected(selection) == [
         (
             entry["image"],
@@ -258,12 +252,12 @@ def test_a_pinned_checksum_is_kept_to(tmp_path: Path) -> None:
     archives = local(ut_archives(tmp_path, ut_zappos()))
     archives["splits"] = archives["splits"].model_copy(update={"sha256": "0" * 64})
     with pytest.raises(DownloadError, match=r"download\.ut_zappos\.splits: .* expected 0000"):
-        select_ut_zappos(UtZapposDataset(path=None, **archives))
+        select(UtZappos(path=None, **archives))
 
 
 def test_truth_may_be_left_out(tmp_path: Path) -> None:
     archives: dict[str, Any] = local(ut_archives(tmp_path, ut_zappos())) | {"truth": None}
-    rows = list(select_ut_zappos(UtZapposDataset(path=None, **archives)).rows)
+    rows = list(select(UtZappos(path=None, **archives)).rows)
     assert len(rows) == 20
     assert [dict(row.truth) for row in rows] == [{}] * len(rows)
 
@@ -283,7 +277,7 @@ def test_photos_that_are_not_there_or_damaged_have_no_bytes(tmp_path: Path) -> N
             archive.writestr(name, content)
     packed = archives["images"].read_bytes()
     archives["images"].write_bytes(packed.replace(marker, b"A" + marker[1:], 1))
-    rows = list(select_ut_zappos(UtZapposDataset(path=None, **local(archives))).rows)
+    rows = list(select(UtZappos(path=None, **local(archives))).rows)
     assert [row.image is None for row in rows] == [True, True] + [False] * 18
     assert rows[0].path == data.entries[0]["image"]
 
@@ -294,14 +288,14 @@ def test_two_photos_of_one_name_are_told_unless_one_is_written_so(tmp_path: Path
     twin = "images/ancient_coffee_table/train0.jpg"
     files["images/ancient coffee_table/train0.jpg"] = b"another"
     write_folder(tmp_path, files)
-    params = SHIPPED.mit_states.model_copy(update={"path": str(tmp_path)})
-    rows = {row.image_id: row.image for row in select_mit_states(params).rows}
+    params = SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path)})
+    rows = {row.image_id: row.image for row in select(params).rows}
     assert rows["ancient_coffee_table/train0.jpg"] == files[twin]
     (tmp_path / twin).rename(tmp_path / "images/ancient_coffee_table/train1.jpg")
     (tmp_path / "images" / "ancient coffee table").mkdir()
     (tmp_path / "images/ancient coffee table/train0.jpg").write_bytes(b"a third")
     with pytest.raises(CompositionalError, match=r"may be '.*' or '.*': remove one"):
-        list(select_mit_states(params).rows)
+        list(select(params).rows)
 
 
 def changed(change: Callable[[Miniature], object]) -> dict[str, bytes]:
@@ -370,7 +364,7 @@ def test_a_split_that_does_not_hold_together_is_told(
 ) -> None:
     write_folder(tmp_path, changed(change))
     with pytest.raises(CompositionalError, match=message):
-        select_mit_states(SHIPPED.mit_states.model_copy(update={"path": str(tmp_path)}))
+        select(SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -390,19 +384,19 @@ def test_a_file_that_is_missing_or_wrong_is_named(
     del files[name]
     write_folder(tmp_path, files | ({} if content is None else {name: content}))
     with pytest.raises(error, match=message):
-        select_mit_states(SHIPPED.mit_states.model_copy(update={"path": str(tmp_path)}))
+        select(SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path)}))
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    params = SHIPPED.cgqa.model_copy(update={"path": str(tmp_path / "x")})
+    params = SHIPPED["cgqa"].model_copy(update={"path": str(tmp_path / "x")})
     with pytest.raises(CompositionalError, match=r"download\.cgqa\.path: there is no directory"):
-        select_cgqa(params)
+        select(params)
 
 
 def test_an_archive_that_leads_outside_writes_nothing(tmp_path: Path, cache: Path) -> None:
     evil = write_tar(tmp_path / "evil.tar.gz", cgqa().prepared() | {"../../evil": b"x"})
     with pytest.raises(ArchiveError, match=r"'\.\./\.\./evil' is not a plain relative path"):
-        select_cgqa(CgqaDataset(path=None, **local({"images": evil})))
+        select(Cgqa(path=None, **local({"images": evil})))
     assert {path.name for path in tmp_path.iterdir()} == {"evil.tar.gz", "cache"}
     assert not list(cache.iterdir())
 
@@ -455,7 +449,7 @@ def listed(selection: Selection) -> pa.Table:
 
 def test_listed_pairs_stay_in_the_closed_world_without_images(tmp_path: Path) -> None:
     data = ut_zappos()
-    selection = select_ut_zappos(UT_LAYOUTS["prepared"](tmp_path, data))
+    selection = select(UT_LAYOUTS["prepared"](tmp_path, data))
     split, _ = read_params(PARAMS, Split)
     lost = {
         entry["image"]
@@ -475,7 +469,7 @@ def test_listed_pairs_stay_in_the_closed_world_without_images(tmp_path: Path) ->
 
 
 def test_images_of_pairs_that_are_not_listed_are_told(tmp_path: Path) -> None:
-    selection = select_ut_zappos(UT_LAYOUTS["prepared"](tmp_path, ut_zappos()))
+    selection = select(UT_LAYOUTS["prepared"](tmp_path, ut_zappos()))
     split, _ = read_params(PARAMS, Split)
     table = labels(selection, set())
     pairs = pl.DataFrame(listed(selection))

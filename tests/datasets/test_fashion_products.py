@@ -15,17 +15,24 @@ import pytest
 from PIL import Image
 
 from compositional_prompts.catalog.schema import IMAGE
+from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.fashion_products import (
+    FashionProducts,
     FashionProductsError,
     find_files,
-    select_products,
 )
-from compositional_prompts.datasets.parameters import FashionProductsDataset
+from compositional_prompts.pipeline.section import Base
+
+BASE = Base(seed=0, device="cpu", workers=1, launcher="python", checkpoint_seconds=60)
 
 TEXT = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
 
 
-def parameters(source: Path | str, **changes: Any) -> FashionProductsDataset:
+def select(data_set: FashionProducts) -> Selection:
+    return data_set.select(BASE)
+
+
+def parameters(source: Path | str, **changes: Any) -> FashionProducts:
     values: dict[str, Any] = {
         "source": str(source),
         "revision": None,
@@ -37,7 +44,7 @@ def parameters(source: Path | str, **changes: Any) -> FashionProductsDataset:
         "on_missing": "drop",
         "limit": None,
     }
-    return FashionProductsDataset.model_validate(values | changes)
+    return FashionProducts.model_validate(values | changes)
 
 
 def product(identifier: int | None, color: str | None, kind: str | None, **more: Any) -> dict:
@@ -83,7 +90,7 @@ def test_rows_of_the_hub_become_rows_of_the_catalog(tmp_path: Path) -> None:
         [product(1163, "Navy Blue", "Casual Shoes", image=image), product(2, "Red", "Heels")],
         [product(3, "Red", "Heels", productDisplayName=" ", image=None)],
     )
-    selection = select_products(parameters(source))
+    selection = select(parameters(source))
     first, second, third = selection.rows
     assert selection.total == 3
     assert first.image_id == first.product_id == "fashion-1163"
@@ -102,7 +109,7 @@ def test_everything_left_out_is_counted(tmp_path: Path) -> None:
         [product(n, "Red", "Watch", masterCategory="Accessories") for n in range(10, 21)]
         + [product(21, "Blue", "Heels"), product(22, "Red", "Heels")],
     )
-    selection = select_products(parameters(source, min_pair_images=2, limit=9))
+    selection = select(parameters(source, min_pair_images=2, limit=9))
     assert [row.image_id for row in selection.rows] == [f"fashion-{n}" for n in range(5)]
     assert selection.dropped == {
         "filtered": 11,
@@ -114,7 +121,7 @@ def test_everything_left_out_is_counted(tmp_path: Path) -> None:
 
 def test_unlabelled_images_are_kept_when_asked(tmp_path: Path) -> None:
     source = mirror(tmp_path, [product(1, "NA", "Heels"), product(2, "Red", "Heels")])
-    selection = select_products(parameters(source, on_missing="keep"))
+    selection = select(parameters(source, on_missing="keep"))
     first, second = selection.rows
     assert (first.attribute, first.object, first.truth["color"]) == (None, None, None)
     assert (second.attribute, second.object, second.truth["color"]) == ("Red", "Heels", "red")
@@ -126,7 +133,7 @@ def test_other_columns_as_attribute_and_filter(tmp_path: Path) -> None:
         tmp_path,
         [product(1, "Red", "Heels", gender="Women", usage="Party"), product(2, "Red", "Heels")],
     )
-    selection = select_products(
+    selection = select(
         parameters(source, attribute="usage", filters={"gender": ["Women", "Girls"]})
     )
     (row,) = selection.rows
@@ -136,7 +143,7 @@ def test_other_columns_as_attribute_and_filter(tmp_path: Path) -> None:
 
 def test_a_filter_that_keeps_nothing_selects_nothing(tmp_path: Path) -> None:
     source = mirror(tmp_path, [product(1, "Red", "Heels")])
-    selection = select_products(parameters(source, filters={"gender": ["Nobody"]}))
+    selection = select(parameters(source, filters={"gender": ["Nobody"]}))
     assert selection.total == 0
     assert list(selection.rows) == []
     assert selection.dropped["filtered"] == 1
@@ -157,7 +164,7 @@ def test_selection_agrees_with_polars(tmp_path: Path, seed: int) -> None:
         for n in rng.permutation(300).tolist()
     ]
     source = mirror(tmp_path, rows[:100], rows[100:], row_group=16)
-    selection = select_products(parameters(source, min_pair_images=6))
+    selection = select(parameters(source, min_pair_images=6))
     labels = pl.DataFrame(rows, schema_overrides={"image": pl.Object}).drop("image")
     footwear = labels.filter(pl.col("masterCategory") == "Footwear")
     known = footwear.filter(
@@ -185,13 +192,13 @@ def test_a_missing_column_names_column_file_and_columns_found(tmp_path: Path, co
     with pytest.raises(
         FashionProductsError, match=rf"part-0\.parquet: column '{column}' is missing; found .*year"
     ):
-        select_products(parameters(source, filters={"usage": ["x"]}))
+        select(parameters(source, filters={"usage": ["x"]}))
 
 
 def test_a_column_of_another_type_is_told(tmp_path: Path) -> None:
     source = mirror(tmp_path, [product(1, "Red", "Heels")])
     with pytest.raises(FashionProductsError, match="column 'year' is double, expected a string"):
-        select_products(parameters(source, filters={"year": ["2012"]}))
+        select(parameters(source, filters={"year": ["2012"]}))
 
 
 def test_ids_must_be_there_once(tmp_path: Path) -> None:
@@ -199,16 +206,16 @@ def test_ids_must_be_there_once(tmp_path: Path) -> None:
     with pytest.raises(
         FashionProductsError, match=r"'fashion-5' occurs twice: in .*part-0\.par.*part-1\.parquet"
     ):
-        select_products(parameters(twice))
+        select(parameters(twice))
     none = mirror(tmp_path / "b", [product(None, "Red", "Heels")])
     with pytest.raises(FashionProductsError, match="a row has no id"):
-        select_products(parameters(none))
+        select(parameters(none))
 
 
 def test_an_underscore_in_a_label_names_the_row(tmp_path: Path) -> None:
     source = mirror(tmp_path, [product(5, "Navy_Blue", "Heels")])
     with pytest.raises(FashionProductsError, match="baseColour of id 5: 'Navy_Blue' holds an und"):
-        select_products(parameters(source))
+        select(parameters(source))
 
 
 def test_files_lie_in_data_or_in_the_folder_itself(tmp_path: Path) -> None:
@@ -263,7 +270,7 @@ def photos_folder() -> Path:
 @pytest.mark.real_photos
 def test_all_footwear_photographs_are_selected_and_decode() -> None:
     folder = photos_folder()
-    selection = select_products(parameters(folder))
+    selection = select(parameters(folder))
     labels = pl.read_parquet(
         folder / "data" / "*.parquet", columns=["id", "masterCategory", "baseColour", "articleType"]
     )

@@ -10,13 +10,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compositional_prompts.catalog.image_files import FolderError
-from compositional_prompts.datasets.folder import read_labels_csv, select_images
-from compositional_prompts.datasets.parameters import LABEL_COLUMNS, FolderDataset
+from compositional_prompts.datasets.dataset import Selection
+from compositional_prompts.datasets.folder import LABEL_COLUMNS, Folder, read_labels_csv
+from compositional_prompts.pipeline.section import Base
+
+BASE = Base(seed=0, device="cpu", workers=1, launcher="python", checkpoint_seconds=60)
 
 COLUMNS = (*LABEL_COLUMNS[2:], "color", "closure")
 
 TRUTH = ["color", "closure"]
 PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
+
+
+def select(data_set: Folder) -> Selection:
+    return data_set.select(BASE)
 
 
 def make(directory: Path, *names: str) -> Path:
@@ -36,9 +43,7 @@ def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
 def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
     make(tmp_path, "a/1.jpg", "shoe.jpg?v=123", "notes.txt")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
-    selection = select_images(
-        FolderDataset(path=str(tmp_path), labels=None, truth=[], on_missing="keep")
-    )
+    selection = select(Folder(path=str(tmp_path), labels=None, truth=[], on_missing="keep"))
     rows = {row.image_id: row.image for row in selection.rows}
     assert rows == {
         "a/1.jpg": b"a/1.jpg",
@@ -49,9 +54,9 @@ def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
-    params = FolderDataset(path=str(tmp_path / "nothing"), labels=None, truth=[], on_missing="keep")
+    params = Folder(path=str(tmp_path / "nothing"), labels=None, truth=[], on_missing="keep")
     with pytest.raises(FolderError, match=r"download\.folder\.path: there is no directory"):
-        select_images(params)
+        select(params)
 
 
 def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
@@ -83,11 +88,11 @@ def test_the_cause_why_a_named_file_is_no_image(tmp_path: Path, cell: str, cause
     (folder / "again").symlink_to(folder / "above")
     labels = tmp_path / "labels.csv"
     labels.write_text(f"image_path,title\n{cell},x\n")
-    params = FolderDataset(path=str(folder), labels=str(labels), truth=[], on_missing="keep")
+    params = Folder(path=str(folder), labels=str(labels), truth=[], on_missing="keep")
     with pytest.raises(
         FolderError, match=rf"line 2: '{cell}' is no image under .*photos: .*{cause}"
     ):
-        select_images(params)
+        select(params)
 
 
 @pytest.mark.parametrize(("on_missing", "ids"), [("keep", 3), ("drop", 1)])
@@ -97,8 +102,8 @@ def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int)
     csv_path.write_text(
         "image_path,object,attribute,product_id,closure\na.jpg,Boat Shoes,Red,p1,laces; zipper"
     )
-    selection = select_images(
-        FolderDataset.model_validate(
+    selection = select(
+        Folder.model_validate(
             {
                 "path": str(tmp_path / "photos"),
                 "labels": str(csv_path),
@@ -124,16 +129,14 @@ def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int)
 )
 def test_columns_of_truth_have_no_other_meaning(truth: list[str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        FolderDataset(path="photos", labels=None, truth=truth, on_missing="keep")
+        Folder(path="photos", labels=None, truth=truth, on_missing="keep")
 
 
 def test_a_missing_csv_is_told(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
     with pytest.raises(FolderError, match="there is no file"):
-        select_images(
-            FolderDataset(
-                path=str(tmp_path), labels=str(tmp_path / "x.csv"), truth=[], on_missing="keep"
-            )
+        select(
+            Folder(path=str(tmp_path), labels=str(tmp_path / "x.csv"), truth=[], on_missing="keep")
         )
 
 

@@ -17,7 +17,8 @@ from compositional_prompts.catalog.shards import DuplicateImageError, ShardWrite
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.datasets import ingestion
-from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
+from compositional_prompts.datasets.dataset import Selection
+from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, ingest
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.params_file import read_params

@@ -42,6 +42,7 @@ def card(root: Path, **changes: Any) -> str:
         "adapter": ADAPTER,
         "grammar": SEGMENTS,
         "license_id": None,
+        "measured": True,
     }
     write_card(Exported(**(values | changes)), read_all_params(root / "params.yaml"), root)
     return (root / "README.md").read_text()

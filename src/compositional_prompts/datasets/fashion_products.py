@@ -7,12 +7,13 @@ productDisplayName and image.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,8 +21,8 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import IMAGE, CatalogRow
-from compositional_prompts.datasets.ingestion import Selection
-from compositional_prompts.datasets.parameters import FashionProductsDataset
+from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.pipeline.section import Base, Positive, Words
 from compositional_prompts.prompt.pair import dotted
 
 ID_COLUMN: Final = "id"
@@ -29,6 +30,7 @@ TITLE_COLUMN: Final = "productDisplayName"
 COLOR_COLUMN: Final = "baseColour"
 IMAGE_COLUMN: Final = "image"
 FILES: Final = "data/*.parquet"
+_HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 # Images are read a little at a time, never a whole row group of them.
 _SCAN: Final = {
@@ -61,23 +63,52 @@ class _RowGroup(NamedTuple):
     labels: dict[int, _Label]
 
 
-def select_products(params: FashionProductsDataset) -> Selection:
-    """The products that the parameters keep, with attribute, object and colour from the shop.
+class FashionProducts(DataSet):
+    """The products that the parameters keep, with attribute, object and colour from the shop."""
 
-    Labels are read first, without images; then images are streamed, only from row groups that
-    hold a kept product. In this order rows are left out, and counted in ``dropped``:
-    ``filtered`` (not in ``filters``), ``over_limit`` (after the first ``limit``),
-    ``missing_label`` (attribute or object not known, with ``on_missing: drop``) and ``rare_pair``
-    (of a pair with fewer than ``min_pair_images``).
+    name: ClassVar[str] = "fashion_products"
+    caveat: ClassVar[Caveat] = Caveat(
+        "A shop's labels are the truth",
+        "Colors and types are those a shop typed in. Some are wrong, some products have two "
+        "colors and one label, and several names (navy blue, blue) lie close to one another.",
+    )
+    description: ClassVar[str] = "product photographs in the layout of Fashion Product Images"
+    licence: ClassVar[str] = (
+        "The photographs are a shop's: see the terms of whoever published them."
+    )
 
-    Raises:
-        FashionProductsError: the data set cannot be had, a column is missing or of another type,
-            or an id is null or occurs twice.
-    """
-    files = find_files(params.source, params.revision)
-    groups, dropped = _select_labels(files, params)
-    total = sum(len(group.labels) for group in groups)
-    return Selection(params.source, _rows(groups, params), total, dropped)
+    source: str
+    revision: str | None
+    filters: dict[str, Words]
+    attribute: str
+    object: str
+    min_pair_images: Positive
+    missing_labels: list[str]
+    on_missing: Literal["drop", "keep"]
+    limit: Positive | None
+
+    def select(self, base: Base) -> Selection:
+        """See the class.
+
+        Labels are read first, without images; then images are streamed, only from row groups that
+        hold a kept product. In this order rows are left out, and counted in ``dropped``:
+        ``filtered`` (not in ``filters``), ``over_limit`` (after the first ``limit``),
+        ``missing_label`` (attribute or object not known, with ``on_missing: drop``) and
+        ``rare_pair`` (of a pair with fewer than ``min_pair_images``).
+
+        Raises:
+            FashionProductsError: the data set cannot be had, a column is missing or of another
+                type, or an id is null or occurs twice.
+        """
+        files = find_files(self.source, self.revision)
+        groups, dropped = _select_labels(files, self)
+        total = sum(len(group.labels) for group in groups)
+        return Selection(self.source, _rows(groups, self), total, dropped)
+
+    def hub_repository(self) -> tuple[str, str | None] | None:
+        if Path(self.source).expanduser().exists() or not _HUB_NAME.fullmatch(self.source):
+            return None
+        return self.source, self.revision
 
 
 def find_files(source: str, revision: str | None) -> list[Path]:
@@ -126,7 +157,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
 
 
 def _select_labels(
-    files: Sequence[Path], params: FashionProductsDataset
+    files: Sequence[Path], params: FashionProducts
 ) -> tuple[list[_RowGroup], dict[str, int]]:
     """The labels to keep, by row group, and how many rows were left out, by reason."""
     dropped = dict.fromkeys(("filtered", "over_limit", "missing_label", "rare_pair"), 0)
@@ -165,7 +196,7 @@ def _select_labels(
     return [group for group in groups if group.labels], dropped
 
 
-def _check_columns(file: Path, params: FashionProductsDataset) -> None:
+def _check_columns(file: Path, params: FashionProducts) -> None:
     schema = pq.read_schema(file)
     text = [params.attribute, params.object, TITLE_COLUMN, COLOR_COLUMN, *params.filters]
     for name in (ID_COLUMN, IMAGE_COLUMN, *text):
@@ -185,7 +216,7 @@ def _check_columns(file: Path, params: FashionProductsDataset) -> None:
             raise FashionProductsError(f"{file}: column {name!r} is {kind}, expected {expected}.")
 
 
-def _row_filter(params: FashionProductsDataset) -> pc.Expression:
+def _row_filter(params: FashionProducts) -> pc.Expression:
     """``filters`` as a predicate, which also skips row groups by their statistics."""
     return reduce(
         and_,
@@ -210,7 +241,7 @@ def _label(
     object_: str | None,
     file: Path,
     identifier: int,
-    params: FashionProductsDataset,
+    params: FashionProducts,
 ) -> _Label:
     words = []
     for column, text in ((params.attribute, attribute), (params.object, object_)):
@@ -226,7 +257,7 @@ def _label(
     return _Label(*words)
 
 
-def _rows(groups: Sequence[_RowGroup], params: FashionProductsDataset) -> Iterator[CatalogRow]:
+def _rows(groups: Sequence[_RowGroup], params: FashionProducts) -> Iterator[CatalogRow]:
     row_filter = _row_filter(params)
     columns = [ID_COLUMN, TITLE_COLUMN, COLOR_COLUMN, IMAGE_COLUMN]
     for group in groups:

@@ -6,6 +6,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field, field_validator
 
 from compositional_prompts.catalog.image_files import (
     FolderError,
@@ -14,41 +17,72 @@ from compositional_prompts.catalog.image_files import (
     is_image_name,
 )
 from compositional_prompts.catalog.schema import CatalogRow
-from compositional_prompts.datasets.ingestion import Selection
-from compositional_prompts.datasets.parameters import LABEL_COLUMNS, FolderDataset
+from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import dotted
+
+LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id")
+"""What any CSV may say of an image, beside its ``image_path``."""
 
 Labels = Mapping[str, str | None]
 
 
-def select_images(params: FolderDataset) -> Selection:
+class Folder(DataSet):
     """The images of a directory, sorted by path, with what its CSV says of them.
 
     The ``image_id`` is the path relative to the directory, with ``/`` between its parts.
-
-    Raises:
-        FolderError: the directory is missing or holds no image, a file name is not UTF-8, or the
-            CSV is not as :func:`read_labels_csv` expects.
     """
-    directory = Path(params.path).expanduser()
-    if not directory.is_dir():
-        raise FolderError(
-            f"download.folder.path: there is no directory {directory} (relative paths start at "
-            "the root of the project)."
-        )
-    paths, passed_over = find_images(directory)
-    labels: dict[str, Labels] = {}
-    if params.labels is not None:
-        source = Path(params.labels).expanduser()
-        if not source.is_file():
-            raise FolderError(f"download.folder.labels: there is no file {source}.")
-        labels = read_labels_csv(
-            source.read_bytes(), str(source), params.truth, set(paths), str(directory)
-        )
-    kept = [path for path in paths if params.on_missing == "keep" or path in labels]
-    rows = (_row(directory, path, labels.get(path, {}), params.truth) for path in kept)
-    dropped = {"missing_label": len(paths) - len(kept)}
-    return Selection(str(directory), rows, len(kept), dropped, passed_over=passed_over)
+
+    name: ClassVar[str] = "folder"
+    caveat: ClassVar[Caveat] = Caveat(
+        "Your labels are the truth",
+        "Accuracies compare with the labels given in the CSV, as they are. Where there are none, "
+        "nothing can be measured and the page shows a dash.",
+    )
+    description: ClassVar[str] = "a folder of the exporter's own photographs"
+    licence: ClassVar[str] = "Whose the photographs are, the exporter knows."
+
+    path: str
+    labels: str | None
+    truth: list[Annotated[str, Field(min_length=1)]]
+    on_missing: Literal["drop", "keep"]
+
+    @field_validator("truth")
+    @classmethod
+    def _columns_of_truth(cls, groups: list[str]) -> list[str]:
+        taken = [name for name in groups if name in ("image_path", *LABEL_COLUMNS)]
+        if taken:
+            raise ValueError(f"{taken[0]} is a column with a meaning of its own")
+        if len(set(groups)) != len(groups):
+            raise ValueError("names a column twice")
+        return groups
+
+    def select(self, base: Base) -> Selection:
+        """See the class.
+
+        Raises:
+            FolderError: the directory is missing or holds no image, a file name is not UTF-8, or
+                the CSV is not as :func:`read_labels_csv` expects.
+        """
+        directory = Path(self.path).expanduser()
+        if not directory.is_dir():
+            raise FolderError(
+                f"download.folder.path: there is no directory {directory} (relative paths start "
+                "at the root of the project)."
+            )
+        paths, passed_over = find_images(directory)
+        labels: dict[str, Labels] = {}
+        if self.labels is not None:
+            source = Path(self.labels).expanduser()
+            if not source.is_file():
+                raise FolderError(f"download.folder.labels: there is no file {source}.")
+            labels = read_labels_csv(
+                source.read_bytes(), str(source), self.truth, set(paths), str(directory)
+            )
+        kept = [path for path in paths if self.on_missing == "keep" or path in labels]
+        rows = (_row(directory, path, labels.get(path, {}), self.truth) for path in kept)
+        dropped = {"missing_label": len(paths) - len(kept)}
+        return Selection(str(directory), rows, len(kept), dropped, passed_over=passed_over)
 
 
 def read_labels_csv(

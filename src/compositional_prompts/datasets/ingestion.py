@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.truth import open_truth
 from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import required, write_table
 from compositional_prompts.pipeline.progress import progress
@@ -38,35 +39,6 @@ _TASKS_A_WORKER: Final = 3
 
 class IngestionError(ValueError):
     """A data set gives no catalog: it is empty, or too much of it is unusable."""
-
-
-class ListedPair(NamedTuple):
-    """A pair that a data set lists, and its split: train where training sees it."""
-
-    attribute: str
-    object: str
-    split: str
-
-
-class Selection(NamedTuple):
-    """What a data set offers: its rows, read as they are asked for.
-
-    Attributes:
-        source: what the rows come from, for messages.
-        rows: the images and labels, in a stable order.
-        total: the number of rows, where it is known beforehand.
-        dropped: how many rows the data set's parameters left out, by reason.
-        pairs: the closed world of a data set that brings its own split, each pair once.
-        passed_over: how many files of a searched folder are no images, by extension; None where
-            no folder was searched.
-    """
-
-    source: str
-    rows: Iterator[CatalogRow]
-    total: int | None
-    dropped: Mapping[str, int]
-    pairs: Sequence[ListedPair] = ()
-    passed_over: Mapping[str, int] | None = None
 
 
 def ingest(

@@ -1,87 +1,73 @@
-"""Parameters of the stage ``download``, and of each data set."""
+"""Parameters of the stage ``download``."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails
 
-from compositional_prompts.pipeline.section import Fraction, Positive, Section, Sha256, Words
-
-
-class SampleDataset(Section):
-    images: Positive
-
-
-class FashionProductsDataset(Section):
-    source: str
-    revision: str | None
-    filters: dict[str, Words]
-    attribute: str
-    object: str
-    min_pair_images: Positive
-    missing_labels: list[str]
-    on_missing: Literal["drop", "keep"]
-    limit: Positive | None
-
-
-LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id")
-"""What any CSV may say of an image, beside its ``image_path``."""
-
-
-class FolderDataset(Section):
-    path: str
-    labels: str | None
-    truth: list[Annotated[str, Field(min_length=1)]]
-    on_missing: Literal["drop", "keep"]
-
-    @field_validator("truth")
-    @classmethod
-    def _columns_of_truth(cls, groups: list[str]) -> list[str]:
-        taken = [name for name in groups if name in ("image_path", *LABEL_COLUMNS)]
-        if taken:
-            raise ValueError(f"{taken[0]} is a column with a meaning of its own")
-        if len(set(groups)) != len(groups):
-            raise ValueError("names a column twice")
-        return groups
-
-
-class ArchiveFile(Section):
-    """A file of a data set's publisher; size in bytes."""
-
-    url: str
-    size: Positive | None
-    sha256: Sha256 | None
-
-
-class UtZapposDataset(Section):
-    path: str | None
-    images: ArchiveFile
-    splits: ArchiveFile
-    truth: ArchiveFile | None
-
-
-class MitStatesDataset(Section):
-    path: str | None
-    images: ArchiveFile
-    splits: ArchiveFile
-
-
-class CgqaDataset(Section):
-    path: str | None
-    images: ArchiveFile
+from compositional_prompts.datasets.dataset import DataSet
+from compositional_prompts.datasets.registry import DATASETS
+from compositional_prompts.pipeline.section import Fraction, Positive, Section
 
 
 class Download(Section):
+    """What holds of any data set, and beside it the section of each data set that has one there.
+
+    Only the chosen one's must be there; all that are there are checked.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, object]
+
     section: ClassVar[str] = "download"
 
-    dataset: Literal["sample", "fashion_products", "ut_zappos", "mit_states", "cgqa", "folder"]
+    dataset: str
     max_rejected: Fraction
     max_pixels: Positive
     shard_mib: Positive
-    sample: SampleDataset
-    fashion_products: FashionProductsDataset
-    ut_zappos: UtZapposDataset
-    mit_states: MitStatesDataset
-    cgqa: CgqaDataset
-    folder: FolderDataset
+
+    @field_validator("dataset")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        known = [one.name for one in DATASETS]
+        if name not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return name
+
+    @model_validator(mode="after")
+    def _type_data_sets(self) -> Download:
+        known = {one.name: one for one in DATASETS}
+        problems = []
+        sections = self.__pydantic_extra__
+        if self.dataset not in sections:
+            problems.append(InitErrorDetails(type="missing", loc=(self.dataset,), input=None))
+        for name, values in sections.items():
+            if name not in known:
+                problems.append(InitErrorDetails(type="extra_forbidden", loc=(name,), input=values))
+                continue
+            try:
+                sections[name] = known[name].model_validate(values)
+            except ValidationError as error:
+                problems += [_under(name, problem) for problem in error.errors()]
+        if problems:
+            raise ValidationError.from_exception_data("download", problems)
+        return self
+
+    @property
+    def chosen(self) -> DataSet:
+        """The data set to download, with its parameters."""
+        chosen = self.__pydantic_extra__[self.dataset]
+        assert isinstance(chosen, DataSet)
+        return chosen
+
+
+def _under(name: str, problem: ErrorDetails) -> InitErrorDetails:
+    """A problem of a data set's section, as one of this section."""
+    return InitErrorDetails(
+        type=problem["type"],
+        loc=(name, *problem["loc"]),
+        input=problem["input"],
+        ctx=problem.get("ctx", {}),
+    )

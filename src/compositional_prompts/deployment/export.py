@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -22,10 +23,13 @@ from compositional_prompts.captioner.model.blip2_model import (
 )
 from compositional_prompts.captioner.model.lora import CONFIG_FILE, load_adapter
 from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_of
 from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.pipeline.section import Precision
 from compositional_prompts.project.whole_params import Params
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -46,7 +50,8 @@ def export(
 
     Beside the weights (safetensors) lie processor, tokenizer, ``generation_config.json`` with the
     settings of ``infer``, ``README.md``, and the grammar of captions where the adapter has one.
-    Of the adapters it is the best epoch's; the last one's stays behind.
+    Of the adapters it is the best epoch's; the last one's stays behind. The card has results where
+    ``metrics/`` is of this adapter.
 
     Args:
         out: folder to write; it appears whole or not at all.
@@ -64,7 +69,7 @@ def export(
     Raises:
         FileExistsError: there is something in ``out``, and ``force`` is not given or it is no
             earlier export.
-        FileNotFoundError: a model, the adapter or a metrics file is not there.
+        FileNotFoundError: a model or the adapter is not there.
         ValueError: the adapter does not fit the model.
     """
     _check_place(out, force)
@@ -80,6 +85,13 @@ def export(
     completed = _token_rows(captioner)
     described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
     config = json.loads((adapter / CONFIG_FILE).read_text())
+    measured = metrics_tell_of(adapter)
+    if not measured:
+        logger.warning(
+            "%s: its card has no results, since %s does not say that metrics/ is of it",
+            adapter,
+            LOCK,
+        )
     with atomic_directory(out) as directory:
         if merged:
             captioner.model.save_pretrained(directory, safe_serialization=True)
@@ -99,6 +111,7 @@ def export(
             adapter=config,
             grammar=grammar,
             license_id=license_id,
+            measured=measured,
         )
         write_card(exported, params, directory)
         for path in directory.iterdir():

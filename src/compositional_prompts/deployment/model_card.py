@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.deployment import presence
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
@@ -79,6 +80,8 @@ class Exported:
         adapter: ``adapter_config.json``.
         grammar: segments of captions, where they lie beside the adapter.
         license_id: as the hub names it, or None to choose by what is known.
+        measured: whether parameters and metrics are those that it was trained with: else the card
+            tells neither data nor results.
     """
 
     name: str
@@ -89,17 +92,21 @@ class Exported:
     adapter: Mapping[str, Any]
     grammar: Sequence[Sequence[str]] | None
     license_id: str | None
+    measured: bool
 
 
 def write_card(exported: Exported, params: Params, directory: Path) -> None:
     """Write ``README.md`` into ``directory``, from parameters and the metrics of the last run.
 
     Raises:
-        FileNotFoundError: a metrics file is not there.
+        FileNotFoundError: a metrics file of what was measured is not there.
     """
-    scores = json.loads(presence.SCORES.read_text())
-    downloaded = json.loads(presence.DOWNLOADED.read_text())
-    license_id = exported.license_id or ("mit" if _all_generated(params) else "other")
+    data = params.download.chosen
+    scores, finetuned, downloaded = (
+        json.loads(path.read_text()) if exported.measured else {} for path in presence.CARD_NEEDS
+    )
+    generated = exported.measured and _all_generated(params)
+    license_id = exported.license_id or ("mit" if generated else "other")
     template = PromptTemplate(tuple(params.clip_embed.attributes), params.enhance.fallback)
     form = template.format(
         "Attribute", "Object", {group: group.upper() for group in template.groups}
@@ -133,15 +140,16 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         enhance=params.enhance,
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,
-        data=_data(params),
-        finetuned=json.loads(presence.FINETUNING.read_text()),
+        data=_data(data),
+        finetuned=finetuned,
+        measured=exported.measured,
         adapter=_adapter(exported.adapter),
         training=params.finetune,
         scores=scores,
         split=params.infer.split,
-        results=_results(scores),
-        generated=params.download.dataset == "sample",
-        licence=_licence(license_id, exported.base, params),
+        results=_results(scores) if scores else [],
+        generated=exported.measured and data.generated,
+        licence=_licence(license_id, exported, None if generated else data),
     )
     (directory / "README.md").write_text(card, encoding="utf-8")
 
@@ -167,28 +175,17 @@ def python_literal(value: Any) -> str:
 def _all_generated(params: Params) -> bool:
     """Whether nothing of others is in the model: drawn images, and models pretrained on such."""
     return (
-        params.download.dataset == "sample"
+        params.download.chosen.generated
         and params.weights.blip2.source == "pretrain"
         and params.weights.clip.source == "pretrain"
     )
 
 
-def _hub_dataset(params: Params) -> str | None:
-    source = params.download.fashion_products.source
-    if params.download.dataset != "fashion_products" or Path(source).exists():
-        return None
-    return source if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None
-
-
-def _data(params: Params) -> str:
-    if params.download.dataset == "sample":
-        return "images of shoes, drawn by compositional-prompts (no photographs)"
-    if params.download.dataset == "folder":
-        return "a folder of the exporter's own photographs"
-    name = _hub_dataset(params)
-    if name is None:
-        return "a local data set of fashion products"
-    pin = params.download.fashion_products.revision
+def _data(data: DataSet) -> str:
+    repository = data.hub_repository()
+    if repository is None:
+        return data.description
+    name, pin = repository
     at = f" at revision {inline_code(pin)}" if pin else ""
     return f"[{escape_text(name)}]({HUB}/datasets/{quote(name)}){at}"
 
@@ -197,13 +194,9 @@ def _metadata(
     exported: Exported, params: Params, scores: Mapping[str, Any], license_id: str
 ) -> str:
     """The YAML that the hub reads."""
-    dataset = _hub_dataset(params)
-    finetuned = scores["finetuned"]
-    values = {
-        "bleu": ("mean sentence BLEU", finetuned["bleu"]["mean"]),
-        "rouge": ("mean ROUGE-L", finetuned["rougeL"]["mean"]),
-        "exact_match": ("exact match", finetuned["exact_match"]),
-    }
+    chosen = params.download.chosen
+    repository = chosen.hub_repository() if exported.measured else None
+    dataset = repository[0] if repository else None
     data = ModelCardData(
         base_model=exported.base.name if exported.base.on_hub else None,
         base_model_relation=("finetune" if exported.merged else "adapter")
@@ -221,17 +214,30 @@ def _metadata(
         eval_results=[
             EvalResult(
                 task_type="image-to-text",
-                dataset_type=dataset or params.download.dataset,
-                dataset_name=dataset or params.download.dataset,
+                dataset_type=dataset or chosen.name,
+                dataset_name=dataset or chosen.name,
                 dataset_split=params.infer.split,
                 metric_type=kind,
                 metric_name=name,
                 metric_value=value,
             )
-            for kind, (name, value) in values.items()
-        ],
+            for kind, name, value in _headline(scores)
+        ]
+        or None,
     )
     return str(data.to_yaml()).strip()
+
+
+def _headline(scores: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Type, name and value of the figures that the hub lists."""
+    if not scores:
+        return []
+    finetuned = scores["finetuned"]
+    return [
+        ("bleu", "mean sentence BLEU", finetuned["bleu"]["mean"]),
+        ("rouge", "mean ROUGE-L", finetuned["rougeL"]["mean"]),
+        ("exact_match", "exact match", finetuned["exact_match"]),
+    ]
 
 
 def _example(grammar: Sequence[Sequence[str]] | None) -> str | None:
@@ -295,11 +301,16 @@ def _results(scores: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _licence(license_id: str, base: BaseModel, params: Params) -> str:
-    if _all_generated(params):
+def _licence(license_id: str, exported: Exported, data: DataSet | None) -> str:
+    """Of what is exported; ``data`` is None where nothing of others is in it."""
+    if data is None:
         return (
             f"{inline_code(license_id)}. Data and models were generated and trained from scratch; "
             "nothing of others is in them."
         )
     own = "Not stated by the exporter" if license_id == "other" else inline_code(license_id)
-    return f"{own}. The base model, {base.link}, and the data come under their own licences."
+    of_data = f" {data.licence}" if exported.measured else ""
+    return (
+        f"{own}. The base model, {exported.base.link}, and the data come under their own licences."
+        f"{of_data}"
+    )

@@ -10,13 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from compositional_prompts.datasets.dataset import Caveat
 from compositional_prompts.files.outputs import atomic_directory, atomic_file
 from compositional_prompts.reporting.content import page_tables as tables
 from compositional_prompts.reporting.content import summary
 from compositional_prompts.reporting.content.confusion import tabulate
 from compositional_prompts.reporting.content.formats import FILTERS
 from compositional_prompts.reporting.content.galleries import Galleries, Tables, build_galleries
-from compositional_prompts.reporting.content.limits import Limit
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing import layout
 from compositional_prompts.reporting.drawing.charts import (
@@ -70,7 +70,7 @@ class PageChart:
 
 
 def build_report(
-    paths: ReportPaths, shown_limits: Sequence[Limit], title: str, gallery_images: int, seed: int
+    paths: ReportPaths, shown_limits: Sequence[Caveat], title: str, gallery_images: int, seed: int
 ) -> int:
     """Write ``paths.page`` and the files of ``paths.figures``; return the images shown.
 

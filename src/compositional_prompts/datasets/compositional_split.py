@@ -1,4 +1,4 @@
-"""UT-Zappos, MIT-States and C-GQA in the layout of compositional zero-shot learning.
+"""The layout that data sets of compositional zero-shot learning share.
 
 ``compositional-split-natural`` (Purushwalkam et al., "Task-driven modular networks for zero-shot
 compositional learning", ICCV 2019; C-GQA: Naeem et al., "Learning graph embeddings for
@@ -10,38 +10,29 @@ compositional zero-shot learning", CVPR 2021): a list of photos with attribute, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from compositional_prompts.catalog.image_files import list_files
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
 from compositional_prompts.compute.torch_files import MAX_PLAIN_BYTES, read_plain_values
-from compositional_prompts.datasets.ingestion import ListedPair, Selection
-from compositional_prompts.datasets.parameters import (
-    ArchiveFile,
-    CgqaDataset,
-    MitStatesDataset,
-    UtZapposDataset,
-)
-from compositional_prompts.datasets.ut_zappos_truth import photo_id, read_truth
+from compositional_prompts.datasets.dataset import DataSet, ListedPair, Selection
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
 from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
+from compositional_prompts.pipeline.section import Base, Positive, Section, Sha256
 from compositional_prompts.prompt.pair import Pair, dotted
 
 SPLIT: Final = "compositional-split-natural"
 METADATA: Final = f"metadata_{SPLIT}.t7"
 PAIR_FILES: Final = {name: f"{SPLIT}/{name}_pairs.txt" for name in SPLIT_NAMES}
-TRUTH_FILES: Final = ("meta-data.csv", "ut-zap50k-data/meta-data.csv")
 
 NOT_KNOWN: Final = "NA"
 """What stands in the list of photos for an attribute or a set that there is none of."""
 
 _IMAGE_BYTES: Final = 2**28
-_TEXT_BYTES: Final = 2**26
-
-Parameters = UtZapposDataset | MitStatesDataset | CgqaDataset
+TEXT_BYTES: Final = 2**26
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +41,15 @@ class CompositionalError(ValueError):
     """The data set is not there, or not in the layout."""
 
 
-class _Layout(NamedTuple):
+class ArchiveFile(Section):
+    """A file of a data set's publisher; size in bytes."""
+
+    url: str
+    size: Positive | None
+    sha256: Sha256 | None
+
+
+class Layout(NamedTuple):
     """Where the files of a data set lie, in a local folder or within the publishers' archives.
 
     Attributes:
@@ -64,18 +63,7 @@ class _Layout(NamedTuple):
     originals: tuple[str, ...] = ()
 
 
-_LAYOUTS: Final = {
-    "ut_zappos": _Layout(
-        ("", "ut-zappos/", "ut-zap50k/"),
-        ("images/",),
-        ("_images/", "ut-zap50k-images/", ""),
-    ),
-    "mit_states": _Layout(("", "mit-states/"), ("images/", "release_dataset/images/")),
-    "cgqa": _Layout(("", "cgqa/"), ("images/",)),
-}
-
-
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """One photo of the list, as it stands there."""
 
     image: str
@@ -83,6 +71,9 @@ class _Entry(NamedTuple):
     attribute: str
     object: str
     split: str
+
+
+TruthOf = Callable[[Entry], Mapping[str, str]]
 
 
 class _PairLists(NamedTuple):
@@ -95,26 +86,7 @@ class _PairLists(NamedTuple):
         return {pair: name for name in reversed(SPLIT_NAMES) for pair in self.by_split[name]}
 
 
-def select_ut_zappos(params: UtZapposDataset) -> Selection:
-    """UT-Zappos: attribute = material, object = type of shoe, truth from ``meta-data.csv``.
-
-    See :func:`select_compositional`. Where ``meta-data.csv`` is there, it gives material, closure,
-    heel height and gender; photos of one product in several colours share a ``product_id``.
-    """
-    return select_compositional("ut_zappos", params)
-
-
-def select_mit_states(params: MitStatesDataset) -> Selection:
-    """MIT-States (Isola et al., CVPR 2015); see :func:`select_compositional`."""
-    return select_compositional("mit_states", params)
-
-
-def select_cgqa(params: CgqaDataset) -> Selection:
-    """C-GQA; see :func:`select_compositional`."""
-    return select_compositional("cgqa", params)
-
-
-def select_compositional(name: str, params: Parameters) -> Selection:
+class CompositionalDataSet(DataSet):
     """The photos of a data set with the field's own split, in the order of its list.
 
     As in the field's loaders, an entry takes no part if its attribute is ``NA``
@@ -123,37 +95,93 @@ def select_compositional(name: str, params: Parameters) -> Selection:
     photo that is listed and cannot be read becomes a row without bytes, which the ingestion sets
     aside. ``image_id`` is the ``image`` of the list.
 
-    Attributes and objects are written as :func:`~.ingestion.dotted` with dots for underscores too:
-    an underscore would part attribute from object in a prompt.
+    Attributes and objects are written as :func:`~compositional_prompts.prompt.pair.dotted` with
+    dots for underscores too: an underscore would part attribute from object in a prompt.
 
-    Args:
-        name: ``ut_zappos``, ``mit_states`` or ``cgqa``.
-        params: its parameters; ``path`` null fetches the publishers' archives.
-
-    Raises:
-        CompositionalError: a file is missing, or not as expected; names file, line or entry.
-        DownloadError: an archive cannot be had, or has another size or checksum than pinned.
-        ArchiveError: an archive is damaged, or not one that can be trusted.
-        TorchFileError: the list of photos is no ``torch.save`` of plain values.
-        TruthError: ``meta-data.csv`` is not as published.
+    Attributes:
+        layout: where its files lie.
+        path: a local folder of it; None fetches the publishers' archives, which are the fields of
+            type :class:`ArchiveFile`.
     """
-    layout = _LAYOUTS[name]
-    files = _open_files(name, params, layout)
-    lists = _PairLists(
-        {
-            split: frozenset(_read_pairs(*files.text(layout, path)))
-            for split, path in PAIR_FILES.items()
-        }
-    )
-    _check_lists(lists, files.source)
-    listed = lists.closed_world()
-    names = _Names(listed)
-    metadata, content = files.required(layout, METADATA, MAX_PLAIN_BYTES)
-    entries, dropped = _select_entries(read_plain_values(content, metadata), metadata, lists)
-    truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else {}
-    pairs = [ListedPair(*names.of(pair), split) for pair, split in sorted(listed.items())]
-    rows = _rows(files, layout, entries, names, truth)
-    return Selection(files.source, rows, len(entries), dropped, pairs)
+
+    layout: ClassVar[Layout]
+
+    path: str | None
+
+    def product_of(self, image: str) -> str:
+        """The product that a photo of the list shows: by default each photo is one."""
+        return image
+
+    def read_truth(self, files: SplitFiles) -> TruthOf:
+        """What is true of a photo, as in a row of the catalog: by default nothing is known."""
+        return lambda entry: {}
+
+    def select(self, base: Base) -> Selection:
+        """See the class.
+
+        Raises:
+            CompositionalError: a file is missing, or not as expected; names file, line or entry.
+            DownloadError: an archive cannot be had, or has another size or checksum than pinned.
+            ArchiveError: an archive is damaged, or not one that can be trusted.
+            ValueError: the list of photos is no ``torch.save`` of plain values, or truth is not
+                as published.
+        """
+        files = self._open_files()
+        lists = _PairLists(
+            {
+                split: frozenset(_read_pairs(*files.text(self.layout, path)))
+                for split, path in PAIR_FILES.items()
+            }
+        )
+        _check_lists(lists, files.source)
+        listed = lists.closed_world()
+        names = _Names(listed)
+        metadata, content = files.required(self.layout, METADATA, MAX_PLAIN_BYTES)
+        entries, dropped = _select_entries(read_plain_values(content, metadata), metadata, lists)
+        truth = self.read_truth(files)
+        pairs = [ListedPair(*names.of(pair), split) for pair, split in sorted(listed.items())]
+        rows = self._rows(files, entries, names, truth)
+        return Selection(files.source, rows, len(entries), dropped, pairs)
+
+    def _open_files(self) -> SplitFiles:
+        if self.path is not None:
+            root = Path(self.path).expanduser()
+            if not root.is_dir():
+                raise CompositionalError(
+                    f"download.{self.name}.path: there is no directory {root} (relative paths "
+                    "start at the root of the project); null fetches the publishers' archives."
+                )
+            return SplitFiles(str(root), [_Folder(root)])
+        archives: list[Archive] = []
+        for key, file in self:
+            if isinstance(file, ArchiveFile):
+                remote = Remote(file.url, file.size, file.sha256, f"download.{self.name}.{key}")
+                archives.append(open_archive(fetch(remote, DOWNLOADS), DOWNLOADS))
+        return SplitFiles(f"the archives of {self.name}", archives)
+
+    def _rows(
+        self,
+        files: SplitFiles,
+        entries: Sequence[Entry],
+        names: _Names,
+        truth: TruthOf,
+    ) -> Iterator[CatalogRow]:
+        try:
+            for entry in entries:
+                name = files.find(_candidates(entry, self.layout))
+                attribute, object_ = names.of((entry.attribute, entry.object))
+                yield CatalogRow(
+                    image_id=entry.image,
+                    product_id=self.product_of(entry.image),
+                    image=_read_image(files, name),
+                    path=name or entry.image,
+                    attribute=attribute,
+                    object=object_,
+                    pair_split=entry.split,
+                    truth=truth(entry),
+                )
+        finally:
+            files.close()
 
 
 class _Source(Protocol):
@@ -183,7 +211,7 @@ class _Folder:
         pass
 
 
-class _Files:
+class SplitFiles:
     """The files of a data set by their path, whatever they lie in; of two alike the first counts.
 
     Publishers, archives and file systems disagree on a few characters of folder names. A path that
@@ -219,7 +247,7 @@ class _Files:
     def read(self, name: str, limit: int) -> bytes:
         return self._places[name].read(name, limit)
 
-    def required(self, layout: _Layout, path: str, limit: int) -> tuple[str, bytes]:
+    def required(self, layout: Layout, path: str, limit: int) -> tuple[str, bytes]:
         """A file's name, for messages, and its content."""
         name = self.find(f"{root}{path}" for root in layout.roots)
         if name is None:
@@ -227,9 +255,9 @@ class _Files:
             raise CompositionalError(f"{self.source}: there is no {path} in {folders}.")
         return f"{self.source}: {name}", self.read(name, limit)
 
-    def text(self, layout: _Layout, path: str) -> tuple[str, str]:
+    def text(self, layout: Layout, path: str) -> tuple[str, str]:
         """As :meth:`required`, decoded."""
-        name, content = self.required(layout, path, _TEXT_BYTES)
+        name, content = self.required(layout, path, TEXT_BYTES)
         try:
             return name, content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -250,24 +278,6 @@ def _canonical(path: str) -> str:
     return "/".join(
         [*(folder.replace("%2E", ".").rstrip(".").replace(" ", "_") for folder in folders), name]
     )
-
-
-def _open_files(name: str, params: Parameters, layout: _Layout) -> _Files:
-    if params.path is not None:
-        root = Path(params.path).expanduser()
-        if not root.is_dir():
-            raise CompositionalError(
-                f"download.{name}.path: there is no directory {root} (relative paths start at the "
-                "root of the project); null fetches the publishers' archives."
-            )
-        return _Files(str(root), [_Folder(root)])
-    archives: list[Archive] = []
-    for key in type(params).model_fields:
-        file = getattr(params, key)
-        if isinstance(file, ArchiveFile):
-            remote = Remote(file.url, file.size, file.sha256, f"download.{name}.{key}")
-            archives.append(open_archive(fetch(remote, DOWNLOADS), DOWNLOADS))
-    return _Files(f"the archives of {name}", archives)
 
 
 def _read_pairs(source: str, text: str) -> Iterator[Pair]:
@@ -327,7 +337,7 @@ def _named(words: Sequence[str], kind: str) -> dict[str, str]:
 
 def _select_entries(
     document: Any, source: str, lists: _PairLists
-) -> tuple[list[_Entry], dict[str, int]]:
+) -> tuple[list[Entry], dict[str, int]]:
     """The entries that take part, and how many do not, by reason."""
     if not isinstance(document, list):
         raise CompositionalError(f"{source}: a {type(document).__name__}, expected a list.")
@@ -349,7 +359,7 @@ def _select_entries(
     return entries, dropped
 
 
-def _entry(item: Any, place: str) -> _Entry:
+def _entry(item: Any, place: str) -> Entry:
     if not isinstance(item, dict):
         raise CompositionalError(f"{place}: a {type(item).__name__}, expected a dictionary.")
     values: dict[str, str] = {}
@@ -365,12 +375,12 @@ def _entry(item: Any, place: str) -> _Entry:
         path = PurePosixPath(values.get(key, "."))
         if path.is_absolute() or ".." in path.parts or values.get(key) == "":
             raise CompositionalError(f"{place}: {key} {values[key]!r} is no path in the data set.")
-    return _Entry(
+    return Entry(
         values["image"], values.get("_image"), values["attr"], values["obj"], values["set"]
     )
 
 
-def _check_split(entry: _Entry, lists: _PairLists, place: str) -> None:
+def _check_split(entry: Entry, lists: _PairLists, place: str) -> None:
     if entry.split not in SPLIT_NAMES:
         raise CompositionalError(
             f"{place}: set is {entry.split!r}, expected {', '.join(SPLIT_NAMES)} or {NOT_KNOWN}."
@@ -383,42 +393,7 @@ def _check_split(entry: _Entry, lists: _PairLists, place: str) -> None:
         )
 
 
-def _truth(files: _Files, layout: _Layout) -> dict[str, Mapping[str, str]]:
-    name = files.find(f"{root}{path}" for root in layout.roots for path in TRUTH_FILES)
-    if name is None:
-        logger.info("%s has no meta-data.csv: its photos have no truth", files.source)
-        return {}
-    return read_truth(files.read(name, _TEXT_BYTES), f"{files.source}: {name}")
-
-
-def _rows(
-    files: _Files,
-    layout: _Layout,
-    entries: Sequence[_Entry],
-    names: _Names,
-    truth: Mapping[str, Mapping[str, str]],
-) -> Iterator[CatalogRow]:
-    of_products = layout is _LAYOUTS["ut_zappos"]
-    try:
-        for entry in entries:
-            name = files.find(_candidates(entry, layout))
-            attribute, object_ = names.of((entry.attribute, entry.object))
-            product = PurePosixPath(entry.image).name.partition(".")[0]
-            yield CatalogRow(
-                image_id=entry.image,
-                product_id=product if of_products else entry.image,
-                image=_read_image(files, name),
-                path=name or entry.image,
-                attribute=attribute,
-                object=object_,
-                pair_split=entry.split,
-                truth=truth.get(photo_id(entry.original or entry.image) or "", {}),
-            )
-    finally:
-        files.close()
-
-
-def _candidates(entry: _Entry, layout: _Layout) -> Iterator[str]:
+def _candidates(entry: Entry, layout: Layout) -> Iterator[str]:
     for root in layout.roots:
         for folder in layout.images:
             yield f"{root}{folder}{entry.image}"
@@ -427,7 +402,7 @@ def _candidates(entry: _Entry, layout: _Layout) -> Iterator[str]:
                 yield f"{root}{folder}{entry.original}"
 
 
-def _read_image(files: _Files, name: str | None) -> bytes | None:
+def _read_image(files: SplitFiles, name: str | None) -> bytes | None:
     """The photo, or None: the ingestion sets it aside as inaccessible and counts it."""
     if name is None:
         return None

@@ -1,0 +1,57 @@
+"""Whether the metrics that lie in a project are those of an adapter, by what ``dvc.lock`` says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from compositional_prompts.deployment import presence
+from compositional_prompts.pipeline.yaml_file import read_yaml
+
+LOCK: Final = Path("dvc.lock")
+
+
+def metrics_tell_of(adapter: Path) -> bool:
+    """Whether this adapter was trained last, and its captions scored last, by its content.
+
+    A copy of ``models/blip2_lora`` counts as that. Where ``dvc.lock`` is not there, or the metrics
+    are not as it says, nothing is known of them.
+    """
+    if not LOCK.is_file():
+        return False
+    stages: list[dict[str, Any]] = list(read_yaml(LOCK).get("stages", {}).values())
+    made = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    trained = presence.ADAPTER.as_posix()
+    between = {trained}
+    for stage in stages:
+        if any(dependency["path"] == trained for dependency in stage.get("deps", ())):
+            outs = (out["path"] for out in stage.get("outs", ()))
+            between |= {path for path in outs if not path.startswith("metrics/")}
+    return (
+        made.get(trained) == _folder_md5(adapter)
+        and all(made.get(path.as_posix()) == _md5(path) for path in presence.CARD_NEEDS)
+        # Else something was trained, or captioned, and what comes after it not run again.
+        and all(
+            dependency.get("md5") == made[dependency["path"]]
+            for stage in stages
+            for dependency in stage.get("deps", ())
+            if dependency["path"] in between
+        )
+    )
+
+
+def _md5(path: Path) -> str | None:
+    return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _folder_md5(folder: Path) -> str:
+    """As DVC names a folder: by the list of its files, in the order of their paths."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    listed = [
+        {"md5": _md5(path), "relpath": name}
+        for name, path in sorted(files.items())
+        if path.is_file()
+    ]
+    return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"

@@ -1,0 +1,190 @@
+"""What every registered data set must do, one of this test's own among them."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from compositional_miniature import UT_TRUTH, cgqa, mit_states, photo, ut_zappos, write_folder
+from PIL import Image
+
+from compositional_prompts.catalog.reading import read_labels
+from compositional_prompts.catalog.schema import IMAGE, CatalogRow
+from compositional_prompts.catalog.truth import TRUTH
+from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.datasets.registry import DATASETS
+from compositional_prompts.deployment.model_card import BaseModel, Exported, write_card
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.pipeline.section import Base, Positive
+from compositional_prompts.project.whole_params import Params, read_all_params
+from compositional_prompts.reporting.content.limits import limits
+
+ROOT = Path(__file__).parents[2]
+
+
+class Squares(DataSet):
+    """Known to this test only."""
+
+    name: ClassVar[str] = "squares"
+    caveat: ClassVar[Caveat] = Caveat("Squares are no shoes", "Nothing follows from them.")
+    description: ClassVar[str] = "squares of one colour"
+    licence: ClassVar[str] = "Nobody owns a square."
+
+    squares: Positive
+
+    def select(self, base: Base) -> Selection:
+        return Selection("the squares", self._rows(), self.squares, {})
+
+    def _rows(self) -> Iterator[CatalogRow]:
+        for number in range(self.squares):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, "PNG")
+            name = f"{number}.png"
+            truth = {"pattern": "plain;even"}
+            yield CatalogRow(name, name, buffer.getvalue(), name, "Plain", "Square", truth=truth)
+
+
+def folder_of_photos(root: Path) -> dict[str, Any]:
+    write_folder(root / "photos", {f"{n}.jpg": photo(n) for n in range(3)})
+    (root / "labels.csv").write_text("image_path,attribute,object,closure\n0.jpg,Red,Shoe,laces\n")
+    return {
+        "path": str(root / "photos"),
+        "labels": str(root / "labels.csv"),
+        "truth": ["closure"],
+        "on_missing": "keep",
+    }
+
+
+def fashion_products(root: Path) -> dict[str, Any]:
+    text = ("masterCategory", "articleType", "baseColour", "productDisplayName")
+    rows = [
+        {"id": n, "image": {"bytes": photo(n), "path": None}}
+        | dict(zip(text, ("Footwear", "Flats", "Navy Blue", f"Shoe {n}"), strict=True))
+        for n in range(6)
+    ]
+    columns = [pa.field("id", pa.int64()), *(pa.field(name, pa.string()) for name in text)]
+    schema = pa.schema([*columns, pa.field("image", IMAGE)])
+    (root / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema), root / "data" / "train.parquet")
+    return {"source": str(root)}
+
+
+def prepared(files: dict[str, bytes]) -> Callable[[Path], dict[str, Any]]:
+    return lambda root: {"path": str(write_folder(root / "data", files))}
+
+
+MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "sample": lambda root: {"images": 4},
+    "fashion_products": fashion_products,
+    "ut_zappos": prepared(ut_zappos().prepared() | {"meta-data.csv": UT_TRUTH}),
+    "mit_states": prepared(mit_states().prepared()),
+    "cgqa": prepared(cgqa().prepared()),
+    "folder": folder_of_photos,
+    "squares": lambda root: {"squares": 5},
+}
+"""How little of each data set is drawn; what it does not say is as in params.yaml."""
+WITHOUT_TRUTH = {"mit_states", "cgqa"}
+OUTPUTS = ("catalog", "truth", "rejected", "listed-pairs", "metrics", "timing")
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    DATASETS.append(Squares)
+    yield
+    DATASETS.remove(Squares)
+
+
+@pytest.fixture
+def params(one: type[DataSet], tmp_path: Path) -> Params:
+    """The whole of params.yaml, without the sections of the data sets that are not chosen."""
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    section = document["download"].get(one.name, {}) | MINIATURES[one.name](tmp_path)
+    for other in DATASETS:
+        document["download"].pop(other.name, None)
+    document["download"] |= {"dataset": one.name, one.name: section}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    return read_all_params(tmp_path / "params.yaml")
+
+
+every_data_set = pytest.mark.parametrize("one", [*DATASETS, Squares], ids=lambda one: one.name)
+
+
+def test_every_data_set_has_a_miniature() -> None:
+    assert [one.name for one in DATASETS] == list(MINIATURES)
+
+
+@every_data_set
+def test_it_is_downloaded(
+    one: type[DataSet], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    paths = {f"--{name}": str(out / name) for name in OUTPUTS}
+    paths["--params"] = str(tmp_path / "params.yaml")
+    monkeypatch.setattr(
+        "sys.argv", ["download.py", *(part for pair in paths.items() for part in pair)]
+    )
+    try:
+        runpy.run_path(str(ROOT / "stages" / "download.py"), run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code
+    catalog = read_labels(out / "catalog")
+    known = read_table(out / "truth", TRUTH)["image_id"].to_pylist()
+    assert catalog.num_rows > 2
+    assert catalog["attribute"].null_count < catalog.num_rows
+    assert set(known) <= set(catalog["image_id"].to_pylist())
+    assert bool(known) != (one.name in WITHOUT_TRUTH)
+
+
+@every_data_set
+def test_its_rows_are_the_same_again(one: type[DataSet], params: Params) -> None:
+    first, second = (list(params.download.chosen.select(params.base).rows) for _ in range(2))
+    assert [row._asdict() for row in first] == [row._asdict() for row in second]
+
+
+@every_data_set
+def test_the_report_says_what_limits_its_figures(one: type[DataSet], params: Params) -> None:
+    shown = limits(params.download, params.weights, params.blip2_features)
+    assert shown[0] == one.caveat
+    assert all(one.caveat != other.caveat for other in DATASETS if other is not one)
+
+
+@every_data_set
+def test_the_model_card_says_what_it_is(
+    one: type[DataSet], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    monkeypatch.chdir(tmp_path)
+    exported = Exported(
+        name="captioner",
+        merged=False,
+        base=BaseModel("models/blip2", on_hub=False),
+        dtype="float32",
+        begin="",
+        adapter={"r": 1, "lora_alpha": 1, "lora_dropout": 0.0, "target_modules": ["q_proj"]},
+        grammar=None,
+        license_id="mit",
+        measured=True,
+    )
+    write_card(exported, params, tmp_path)
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert f"**Data:** {one.description}, " in card
+    assert ("nothing of others is in them" in card) == one.generated
+    assert one.generated or one.licence in card
+    assert ("generated drawings only" in card) == one.generated
+    assert ("fashion" in card.lower()) == (one.name == "fashion_products")
+
+
+def test_what_lies_on_the_hub_is_linked() -> None:
+    (fashion,) = (one for one in DATASETS if one.name == "fashion_products")
+    section = yaml.safe_load((ROOT / "params.yaml").read_text())["download"][fashion.name]
+    pinned = section | {"source": "some/photos", "revision": "abc"}
+    assert fashion.model_validate(pinned).hub_repository() == ("some/photos", "abc")
+    assert fashion.model_validate(pinned | {"source": "/a/b"}).hub_repository() is None
