@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from compositional_prompts.deployment.printing import as_json, as_text, plain
 from compositional_prompts.deployment.trained_paths import (
+    TrainedPaths,
     adapter_in,
     captioner_in,
     clip_in,
@@ -82,7 +83,7 @@ def _show_places(commands: Mapping[str, argparse.ArgumentParser]) -> None:
     with suppress(PipelineError):  # whoever needs a place asks again, and says what is amiss
         paths = read_trained_paths()
         for name in ("caption", "export"):
-            commands[name].set_defaults(adapter=paths.adapter, blip2=paths.blip2)
+            commands[name].set_defaults(trained=paths, adapter=paths.adapter, blip2=paths.blip2)
         commands["import-troika"].set_defaults(
             clip=paths.troika_clip, pairs=paths.pairs, model=paths.troika
         )
@@ -131,7 +132,7 @@ def _add_caption(commands: Any) -> None:
         help="write only what enhance could have written; default: infer.grammar",
     )  # fmt: skip
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    caption.set_defaults(run=_caption)
+    caption.set_defaults(run=_caption, trained=None)
 
 
 def _add_export(commands: Any) -> None:
@@ -163,7 +164,7 @@ def _add_export(commands: Any) -> None:
         help="of the merged weights; default: infer.precision",
     )  # fmt: skip
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_export, trained=None)
 
 
 def _add_import_troika(commands: Any) -> None:
@@ -215,12 +216,13 @@ def _sync(_: argparse.Namespace) -> int:
 
 def _caption(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
-    blip2, adapter = _models(arguments)
+    blip2 = arguments.blip2 or _trained(arguments).blip2
+    adapter = arguments.adapter or _trained(arguments).adapter
     needs = [captioner_in(blip2), adapter_in(adapter)]
     if arguments.enhanced:
-        needs += read_trained_paths().pair_files
+        needs += _trained(arguments).pair_files
     if arguments.enhanced or arguments.scores:
-        needs += read_trained_paths().word_files
+        needs += _trained(arguments).word_files
     require_outputs(*needs)
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
@@ -241,12 +243,8 @@ def _caption(arguments: argparse.Namespace) -> int:
     return _print_records(records, arguments.json, with_path=not single)
 
 
-def _models(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The folders of the base model and the adapter."""
-    return (
-        arguments.blip2 or read_trained_paths().blip2,
-        arguments.adapter or read_trained_paths().adapter,
-    )
+def _trained(arguments: argparse.Namespace) -> TrainedPaths:
+    return arguments.trained or read_trained_paths()  # the latter says why there are none
 
 
 def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_path: bool) -> int:
@@ -269,8 +267,9 @@ def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_pat
 
 def _export(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
-    blip2, adapter = _models(arguments)
-    require_outputs(captioner_in(blip2), adapter_in(adapter), *read_trained_paths().card_files)
+    trained = _trained(arguments)
+    blip2, adapter = arguments.blip2 or trained.blip2, arguments.adapter or trained.adapter
+    require_outputs(captioner_in(blip2), adapter_in(adapter), *trained.card_files)
     exporting = _with_torch("compositional_prompts.deployment.export")
     exporting.export(
         arguments.out,
