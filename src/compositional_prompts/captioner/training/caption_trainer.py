@@ -62,8 +62,8 @@ from compositional_prompts.compute.checkpoints import (
 )
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.processes import any_process, join_processes
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
 

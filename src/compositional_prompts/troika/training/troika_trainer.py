@@ -31,7 +31,7 @@ from compositional_prompts.compute.checkpoints import (
 )
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.processes import any_process, join_processes
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judge
 from compositional_prompts.troika.model.model_folder import TrainedState
