@@ -13,16 +13,13 @@ from typing import Any, get_args
 
 from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.printing import as_json, as_text, plain
-from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import ParameterError, Precision
 from compositional_prompts.project.presets import available_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.whole_params import read_all_params
-from compositional_prompts.troika.parameters import TroikaTrain
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
-METRICS = Path("metrics")
 BATCH_SIZE = 16
 """Photos captioned at once: few enough for the first captions to come soon."""
 
@@ -55,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
-    _add_import_troika(commands)
     preset = commands.add_parser(
         "preset", help="lay presets/NAME.yaml on params.yaml and print the difference"
     )
@@ -146,39 +142,6 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(run=_export)
 
 
-def _add_import_troika(commands: Any) -> None:
-    import_troika = commands.add_parser(
-        "import-troika",
-        help="take over a checkpoint of the Troika authors' code (val_best.pt)",
-        description="Turn a state dict saved by the authors' implementation of Troika "
-        "(bighuang624/Troika) into the model that the stage troika_train would have written, with "
-        "its metrics. The frozen CLIP in the checkpoint must be the one at hand. No code in the "
-        "file is run.",
-        epilog="Labels in pairs.parquet are to be spelled as in the data set's own files. "
-        "Afterwards: dvc commit -f troika_train, then dvc repro troika_predict.",
-    )
-    add = import_troika.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="as val_best.pt or final_model.pt")
-    add(
-        "--clip", type=Path, default=presence.TROIKA_CLIP,
-        help="the CLIP that it was trained upon; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--pairs", type=Path, default=presence.PAIRS,
-        help="the pairs of its data set; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--model", type=Path, default=presence.TROIKA,
-        help="folder to write, replaced if it is there; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--metrics", type=Path, default=METRICS,
-        help="folder of the stage's metrics, which are written too; default: %(default)s",
-    )  # fmt: skip
-    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    import_troika.set_defaults(run=_import_troika)
-
-
 def _preset(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         print("\n".join(available_presets(PRESETS)))
@@ -258,25 +221,6 @@ def _export(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     print(f"{arguments.out}: see its README.md")
-    return DONE
-
-
-def _import_troika(arguments: argparse.Namespace) -> int:
-    params, _ = read_params(arguments.params, TroikaTrain)
-    presence.require(
-        presence.Need(arguments.clip / "open_clip_config.json", arguments.clip, "weights"),
-        presence.Need(arguments.pairs, arguments.pairs, "split"),
-    )
-    reference = _with_torch("compositional_prompts.troika.authors.authors_checkpoint")
-    imported = reference.import_reference(
-        arguments.checkpoint,
-        arguments.clip,
-        arguments.pairs,
-        arguments.model,
-        arguments.metrics,
-        params,
-    )
-    print(imported)
     return DONE
 
 
