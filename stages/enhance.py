@@ -5,6 +5,7 @@ from compositional_prompts.enhancement.enhancing import enhance_prompts, write_c
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -12,12 +13,14 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 def main() -> None:
     """Run the stage."""
     paths = path_arguments(
-        __doc__, "prompts", "catalog", "embeddings", "enhanced", "metrics", "confusion", "timing"
+        __doc__,
+        *("prompts", "catalog", "truth", "embeddings"),
+        *("enhanced", "metrics", "confusion", "timing"),
     )
     params, base = read_params(paths.params, Enhance)
     with run_stage("enhance", paths.timing) as run:
         result = enhance_prompts(
-            paths.prompts, paths.catalog, paths.embeddings, params, base.workers
+            paths.prompts, paths.catalog, paths.truth, paths.embeddings, params, base.workers
         )
         write_table(
             result.table, paths.enhanced, enhanced_prompts_schema(tuple(result.evaluations))
@@ -28,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
 from compositional_prompts.troika.authors.imported_model import import_reference
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

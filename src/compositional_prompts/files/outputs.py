@@ -1,27 +1,72 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all, and what may be wrong with one that is read."""
 
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
+class OutputError(Exception):
+    """What a stage wrote is not there, or not as its reader needs it.
+
+    The message ends where the remedy begins: which stage to run stands in ``dvc.yaml`` alone.
+
+    Attributes:
+        paths: the files or folders to be made again.
+    """
+
+    def __init__(self, message: str, *paths: Path) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class MissingOutputError(OutputError, FileNotFoundError):
+    """An output is not there."""
+
+
+class DamagedOutputError(OutputError, ValueError):
+    """An output is not as its stage writes it."""
+
+
+class MismatchedOutputsError(OutputError, ValueError):
+    """Outputs do not belong together: one was made from another state of the other."""
+
+
+def require_outputs(*paths: Path) -> None:
+    """Check that every file or folder is there.
+
+    Raises:
+        MissingOutputError: naming all that are not.
+    """
+    missing = [path for path in dict.fromkeys(paths) if not path.exists()]
+    if missing:
+        raise MissingOutputError("\n  ".join(f"{path} is missing." for path in missing), *missing)
+
+
+def _beside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _keep_mode(path: Path, temporary: Path) -> None:
+    """Give ``temporary`` the permissions of what it replaces; what is new follows the umask."""
+    if path.exists():
+        shutil.copymode(path, temporary)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        _keep_mode(path, temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -31,11 +76,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside ``path`` that takes its place if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
+        _keep_mode(path, temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
