@@ -43,14 +43,15 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("catalog/tables.py", "import compositional_prompts.catalog.decoding"),
-        ("enhancement/choice.py", "from compositional_prompts.clip.embedding import embed_texts"),
-        ("scoring/score.py", "from compositional_prompts.enhancement import vocabulary"),
-        ("clip/loading.py", "import compositional_prompts.captioner.model.blip2_model"),
-        ("outputs.py", "from compositional_prompts.catalog import tables"),
-        ("reporting/tables.py", "import torch"),
-        ("stage.py", "import compositional_prompts.compute.devices"),
-        ("params.py", "import compositional_prompts.weights.provision"),
+        ("catalog/reading.py", "import compositional_prompts.clip.embedding"),
+        ("enhancement/word_choice.py", "import compositional_prompts.troika.prediction"),
+        ("scoring/slot_accuracy.py", "import compositional_prompts.enhancement.word_choice"),
+        ("clip/open_clip_model.py", "import compositional_prompts.captioner.parameters"),
+        ("files/outputs.py", "from compositional_prompts.catalog import reading"),
+        ("reporting/content/page_tables.py", "import torch"),
+        ("pipeline/stage.py", "import compositional_prompts.compute.devices"),
+        ("prompt/template.py", "import compositional_prompts.troika.parameters"),
+        ("datasets/folder.py", "import compositional_prompts.project.whole_params"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(module: str, line: str, copy: Path) -> None:

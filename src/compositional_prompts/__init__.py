@@ -1,1 +1,35 @@
-"""From product photos with a thin label to rich captions, and a BLIP-2 that writes them."""
+"""From product photos with a thin label to rich captions, and a BLIP-2 that writes them.
+
+The names below are what others can build on: docs/library.md has an example of each. Each is
+imported when it is first asked for, so that none costs what it does not need, torch least of all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+__version__ = "0.2.0"
+
+_PUBLIC: Final = {
+    "PromptTemplate": "prompt.template",
+    "caption_photos": "deployment.captioning",
+    "decode_rgb": "catalog.images",
+    "iterate_batches": "catalog.reading",
+    "load_captioner": "captioner.model.blip2_model",
+    "load_clip": "clip.open_clip_model",
+    "read_all_params": "project.whole_params",
+    "score_texts": "prompt.text_metrics",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

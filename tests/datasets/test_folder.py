@@ -1,21 +1,15 @@
-"""A user's own directory: which files count, and what its CSV may say."""
+"""A user's own directory: its images, and what its CSV may say of them."""
 
 import csv
 import io
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.datasets.folder import (
-    LABEL_COLUMNS,
-    FolderError,
-    find_images,
-    read_labels_csv,
-    select_images,
-)
+from compositional_prompts.catalog.image_files import FolderError
+from compositional_prompts.datasets.folder import LABEL_COLUMNS, read_labels_csv, select_images
 from compositional_prompts.datasets.parameters import FolderDataset
 
 PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
@@ -35,37 +29,59 @@ def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
     return {path: dict(values) for path, values in labels.items()}
 
 
-def test_images_are_found_sorted_and_hidden_files_skipped(tmp_path: Path) -> None:
-    make(tmp_path, "b.JPG", "a/z.tiff", "a/y.WebP", ".hidden.jpg", ".git/c.png", "notes.txt", "jpg")
-    assert find_images(tmp_path) == ["a/y.WebP", "a/z.tiff", "b.JPG"]
-
-
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
-    make(tmp_path / "photos", "a/1.jpg")
-    make(tmp_path / "elsewhere", "2.jpg")
-    (tmp_path / "photos" / "a" / "loop").symlink_to(tmp_path / "photos")
-    (tmp_path / "photos" / "outside").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "photos" / "twice").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "photos" / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
-    selection = select_images(
-        FolderDataset(path=str(tmp_path / "photos"), labels=None, on_missing="keep")
-    )
+def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "shoe.jpg?v=123", "notes.txt")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
+    selection = select_images(FolderDataset(path=str(tmp_path), labels=None, on_missing="keep"))
     rows = {row.image_id: row.image for row in selection.rows}
-    assert rows == {"a/1.jpg": b"a/1.jpg", "outside/2.jpg": b"2.jpg", "dangling.jpg": None}
+    assert rows == {
+        "a/1.jpg": b"a/1.jpg",
+        "dangling.jpg": None,
+        "shoe.jpg?v=123": b"shoe.jpg?v=123",
+    }
+    assert selection.passed_over == {"txt": 1}
 
 
-def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
-    with pytest.raises(FolderError, match="not UTF-8: rename it"):
-        find_images(tmp_path)
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    params = FolderDataset(path=str(tmp_path / "nothing"), labels=None, on_missing="keep")
+    with pytest.raises(FolderError, match=r"download\.folder\.path: there is no directory"):
+        select_images(params)
 
 
-def test_an_empty_or_missing_directory_is_told(tmp_path: Path) -> None:
-    make(tmp_path, "notes.txt")
-    with pytest.raises(FolderError, match="empty data set"):
-        find_images(tmp_path)
-    with pytest.raises(FolderError, match="there is no directory"):
-        find_images(tmp_path / "nothing")
+def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
+    paths = {" lead.jpg", "a.jpg", "b.jpg", " b.jpg"}
+    text = "title,image_path\nx, lead.jpg\ny, a.jpg \nz, b.jpg\nw,b.jpg \n"
+    assert list(read_labels_csv(text.encode(), "labels.csv", paths, "photos")) == [
+        " lead.jpg",
+        "a.jpg",
+        " b.jpg",
+        "b.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "cause"),
+    [
+        ("f.jp2", r"passed over, as its name ends in none of \.apng, \.avif,.*convert it"),
+        ("A.JPG", "case matters, and there is 'a.jpg'"),
+        (".secret/b.jpg", "hidden files and folders are skipped"),
+        ("sub/../a.jpg", "found by another path; image_path is relative, without"),
+        ("again/c.jpg", "of several links to one folder the first is taken"),
+        ("none.jpg", "there is no such file; image_path is relative to it"),
+    ],
+)
+def test_the_cause_why_a_named_file_is_no_image(tmp_path: Path, cell: str, cause: str) -> None:
+    folder = make(
+        tmp_path / "photos", "a.jpg", "f.jp2", ".secret/b.jpg", "above/c.jpg", "sub/d.jpg"
+    )
+    (folder / "again").symlink_to(folder / "above")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"image_path,title\n{cell},x\n")
+    params = FolderDataset(path=str(folder), labels=str(labels), on_missing="keep")
+    with pytest.raises(
+        FolderError, match=rf"line 2: '{cell}' is no image under .*photos: .*{cause}"
+    ):
+        select_images(params)
 
 
 @pytest.mark.parametrize(("on_missing", "ids"), [("keep", 3), ("drop", 1)])

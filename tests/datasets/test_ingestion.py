@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compositional_prompts.catalog import ingestion
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
+from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import read_table
@@ -76,6 +76,12 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
     rejected = read_table(tmp_path / "rejected.parquet", REJECTED).to_pylist()
     assert [row["image_id"] for row in rejected] == ["i7", "i100", "i101", "i299"]
     assert rejected[1] == {"image_id": "i100", "path": "100.jpg", "reason": "truncated"}
+
+
+def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) -> None:
+    given = selection(rows(3))._replace(passed_over={"jp2": 2, "txt": 1})
+    metrics = ingest(given, tmp_path / "catalog", tmp_path / "rejected.parquet", download(), 1)
+    assert metrics["passed_over"] == {"jp2": 2, "txt": 1}
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from compositional_prompts.deployment.photos import (
@@ -72,6 +73,21 @@ def test_folders_and_files_come_as_they_are_named(tmp_path: Path) -> None:
     (tmp_path / "photos" / "notes.txt").write_text("no photo")
     named = [Path("b.jpg"), tmp_path / "photos", Path("a.jpg")]
     assert list(find_photos(named)) == [Path("b.jpg"), *inside, Path("a.jpg")]
+
+
+def test_a_folder_gives_all_that_decodes_and_tells_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.new("RGB", (2, 2), (9, 0, 0))
+    image.save(tmp_path / "shoe.jpg?v=1", "JPEG")
+    for name in ("d.avif", "e.mpo", "f.jp2", "photo.jfif", "photo.jpe"):
+        image.save(tmp_path / name)
+    found = find_photos([tmp_path])
+    (batch,) = read_photos(found, red, max_pixels=4, batch_size=9, workers=1)
+    names = [photo.path.name for photo in batch if isinstance(photo, Prepared)]
+    assert names == ["d.avif", "e.mpo", "photo.jfif", "photo.jpe", "shoe.jpg?v=1"]
+    (message,) = caplog.messages
+    assert "(1 jp2): 'f.jp2'" in message
 
 
 def test_no_photos_no_batches() -> None:

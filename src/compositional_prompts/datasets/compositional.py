@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, Protocol
 
+from compositional_prompts.catalog.image_files import list_files
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
-from compositional_prompts.datasets.folder import find_images
 from compositional_prompts.datasets.ingestion import ListedPair, Selection
 from compositional_prompts.datasets.parameters import (
     ArchiveFile,
@@ -172,14 +172,9 @@ class _Source(Protocol):
 class _Folder:
     """A local folder, as an open archive is."""
 
-    def __init__(self, root: Path, layout: _Layout) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        texts = (METADATA, *PAIR_FILES.values(), *TRUTH_FILES)
-        found = (f"{start}{name}" for start in layout.roots for name in texts)
-        self.names = {
-            *find_images(root),
-            *(name for name in found if (root / name).is_file()),
-        }
+        self.names = set(list_files(root))
 
     def read(self, name: str, limit: int) -> bytes:
         with (self._root / name).open("rb") as file:
@@ -269,7 +264,7 @@ def _open_files(name: str, params: Parameters, layout: _Layout) -> _Files:
                 f"download.{name}.path: there is no directory {root} (relative paths start at the "
                 "root of the project); null fetches the publishers' archives."
             )
-        return _Files(str(root), [_Folder(root, layout)])
+        return _Files(str(root), [_Folder(root)])
     archives: list[Archive] = []
     for key in type(params).model_fields:
         file = getattr(params, key)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final, NoReturn
+from typing import Final
 
+from compositional_prompts.catalog.image_files import (
+    FolderError,
+    find_images,
+    image_extensions,
+    is_image_name,
+)
 from compositional_prompts.catalog.schema import TRUTH_COLUMNS, CatalogRow
 from compositional_prompts.datasets.ingestion import Selection
 from compositional_prompts.datasets.parameters import FolderDataset
 from compositional_prompts.prompt.pair import dotted
 
-EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""File names that are taken for images, in any case."""
-
 LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id", *TRUTH_COLUMNS)
 """What the CSV may say of an image, beside its ``image_path``."""
 
 Labels = Mapping[str, str | None]
-
-
-class FolderError(ValueError):
-    """The directory or its CSV is not what is expected."""
 
 
 def select_images(params: FolderDataset) -> Selection:
@@ -37,7 +35,12 @@ def select_images(params: FolderDataset) -> Selection:
             CSV is not as :func:`read_labels_csv` expects.
     """
     directory = Path(params.path).expanduser()
-    paths = find_images(directory)
+    if not directory.is_dir():
+        raise FolderError(
+            f"download.folder.path: there is no directory {directory} (relative paths start at "
+            "the root of the project)."
+        )
+    paths, passed_over = find_images(directory)
     labels: dict[str, Labels] = {}
     if params.labels is not None:
         source = Path(params.labels).expanduser()
@@ -46,42 +49,8 @@ def select_images(params: FolderDataset) -> Selection:
         labels = read_labels_csv(source.read_bytes(), str(source), set(paths), str(directory))
     kept = [path for path in paths if params.on_missing == "keep" or path in labels]
     rows = (_row(directory, path, labels.get(path, {})) for path in kept)
-    return Selection(str(directory), rows, len(kept), {"missing_label": len(paths) - len(kept)})
-
-
-def find_images(directory: Path) -> list[str]:
-    """The image files under ``directory``: relative paths with ``/``, sorted.
-
-    Hidden files and folders are skipped. Links are followed, and every folder is read once
-    however many links lead to it, so loops end.
-
-    Raises:
-        FolderError: the directory is missing or holds no image, or a file name is not UTF-8.
-    """
-    if not directory.is_dir():
-        raise FolderError(
-            f"download.folder.path: there is no directory {directory} (relative paths start at "
-            "the root of the project)."
-        )
-    found = []
-    visited: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(directory, followlinks=True, onerror=_raise):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        # In place, which os.walk takes as where to go next and in which order.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                found.append((Path(parent) / name).relative_to(directory).as_posix())
-    for path in found:
-        if not _is_utf8(path):
-            raise FolderError(f"{directory}: the file name {path!r} is not UTF-8: rename it.")
-    if not found:
-        raise FolderError(f"empty data set: {directory} holds no image ({', '.join(EXTENSIONS)}).")
-    return sorted(found)
+    dropped = {"missing_label": len(paths) - len(kept)}
+    return Selection(str(directory), rows, len(kept), dropped, passed_over=passed_over)
 
 
 def read_labels_csv(
@@ -120,8 +89,9 @@ def read_labels_csv(
                     f"{place}: {len(cells)} cells, expected {len(columns)} "
                     f"({', '.join(columns)}); quote a value that holds a comma."
                 )
+            path = _image_path(cells[columns.index("image_path")], place, paths, directory)
             values = dict(zip(columns, (cell.strip() or None for cell in cells), strict=True))
-            path = _image_path(values.pop("image_path"), place, paths, directory)
+            del values["image_path"]
             if path in lines:
                 raise FolderError(f"{place}: {path!r} was already named in line {lines[path]}.")
             lines[path] = reader.line_num
@@ -157,16 +127,36 @@ def _checked_header(columns: list[str], source: str) -> list[str]:
     return columns
 
 
-def _image_path(value: str | None, place: str, paths: set[str], directory: str) -> str:
-    if value is None:
+def _image_path(cell: str, place: str, paths: set[str], directory: str) -> str:
+    if not cell.strip():
         raise FolderError(f"{place}: image_path is empty.")
-    path = PurePosixPath(value).as_posix()
-    if path not in paths:
-        raise FolderError(
-            f"{place}: {value!r} is no image under {directory}; image_path is relative to it, "
-            "with / between folders, and case matters."
+    path = PurePosixPath(cell.strip()).as_posix()
+    # A space around it is a slip of the pen, but for a file whose name has one.
+    for candidate in (PurePosixPath(cell).as_posix(), path):
+        if candidate in paths:
+            return candidate
+    raise FolderError(
+        f"{place}: {path!r} is no image under {directory}: {_why_none(path, paths, directory)}"
+    )
+
+
+def _why_none(path: str, paths: set[str], directory: str) -> str:
+    alike = sorted(other for other in paths if other.casefold() == path.casefold())
+    if alike:
+        return f"case matters, and there is {alike[0]!r}."
+    if not Path(directory, path).is_file():
+        return "there is no such file; image_path is relative to it, with / between folders."
+    if not is_image_name(path):
+        return (
+            "the file is there, but is passed over, as its name ends in none of "
+            f"{', '.join(image_extensions())}; convert it, or rename it if it is one of these."
         )
-    return path
+    if any(part.startswith(".") for part in PurePosixPath(path).parts if part != ".."):
+        return "hidden files and folders are skipped; rename it."
+    return (
+        "the file is there, but found by another path; image_path is relative, without .., and "
+        "of several links to one folder the first is taken."
+    )
 
 
 def _checked_labels(values: dict[str, str | None], place: str) -> Labels:
@@ -194,15 +184,3 @@ def _row(directory: Path, path: str, labels: Labels) -> CatalogRow:
     values = dict(labels)
     product_id = values.pop("product_id", None) or path
     return CatalogRow(image_id=path, product_id=product_id, image=image, path=path, **values)
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error

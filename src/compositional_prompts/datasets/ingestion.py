@@ -56,6 +56,8 @@ class Selection(NamedTuple):
         total: the number of rows, where it is known beforehand.
         dropped: how many rows the data set's parameters left out, by reason.
         pairs: the closed world of a data set that brings its own split, each pair once.
+        passed_over: how many files of a searched folder are no images, by extension; None where
+            no folder was searched.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Selection(NamedTuple):
     total: int | None
     dropped: Mapping[str, int]
     pairs: Sequence[ListedPair] = ()
+    passed_over: Mapping[str, int] | None = None
 
 
 def ingest(
@@ -82,7 +85,8 @@ def ingest(
 
     Returns:
         The metrics: ``images``, ``labelled``, ``products``, ``attributes``, ``objects``, ``pairs``
-        (numbers), ``rejected`` and ``dropped`` (numbers by reason).
+        (numbers), ``rejected`` and ``dropped`` (numbers by reason); where a folder was searched,
+        ``passed_over`` (numbers by extension).
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -107,7 +111,7 @@ def ingest(
                 pairs.add((row.attribute, row.object))
         _check_rejected(selection, aside, images, params.max_rejected)
         write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
-    return {
+    metrics = {
         "images": images,
         "labelled": labelled,
         "products": len(products),
@@ -117,6 +121,9 @@ def ingest(
         "rejected": _counts(aside),
         "dropped": dict(selection.dropped),
     }
+    if selection.passed_over is not None:
+        metrics["passed_over"] = dict(selection.passed_over)
+    return metrics
 
 
 def _check_rejected(

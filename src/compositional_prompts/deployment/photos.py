@@ -11,8 +11,8 @@ from typing import Final, Generic, TypeVar
 
 from PIL import Image
 
+from compositional_prompts.catalog.image_files import FolderError, find_images
 from compositional_prompts.catalog.images import decode_rgb, rejection_reason
-from compositional_prompts.datasets.folder import FolderError, find_images
 
 Inputs = TypeVar("Inputs")
 
@@ -47,7 +47,8 @@ class SetAside:
 def find_photos(named: Iterable[Path]) -> Iterator[Path | SetAside]:
     """The photos of files and folders, in the order they are named; a folder's sorted by path.
 
-    Folders are searched as a data set of the kind ``folder`` is. A file that is named is taken
+    Folders are searched as a data set of the kind ``folder`` is, and the log says what is passed
+    over there. A file that is named is taken
     whatever its name ends in. One folder's paths are in memory at a time, no image is.
     """
     for path in named:
@@ -55,7 +56,7 @@ def find_photos(named: Iterable[Path]) -> Iterator[Path | SetAside]:
             yield path
             continue
         try:
-            inside = find_images(path)
+            inside = find_images(path).paths
         except FolderError as error:
             yield SetAside(path, "unusable_folder", str(error))
         except OSError as error:
