@@ -26,8 +26,8 @@ from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.section import BatchSize
 
 LARGEST_AUTO = 256
-"""The first batch that ``auto`` tries on a GPU: 65,000 vision tokens at full size keep any GPU busy, and
-the decoded images of the next batches must fit into memory too.
+"""The first batch that ``auto`` tries on a GPU: 65,000 vision tokens at full size keep any busy,
+and the decoded images of the next batches must fit into memory too.
 """
 
 BATCH_SIZE_FILE = "batch_size.json"
