@@ -6,6 +6,7 @@ from compositional_prompts.captioner.model.blip2_model import DTYPES, load_capti
 from compositional_prompts.captioner.parameters import Blip2Features
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

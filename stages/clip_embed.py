@@ -4,6 +4,7 @@ from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_word
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -20,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ from compositional_prompts.datasets.ingestion import Selection, ingest
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,6 +5,7 @@ from compositional_prompts.enhancement.enhancing import enhance_prompts, write_c
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -28,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

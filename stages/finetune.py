@@ -21,6 +21,7 @@ from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
 from compositional_prompts.files.tables import read_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
 
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

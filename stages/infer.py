@@ -18,6 +18,7 @@ from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.devices import resolve_device, seed_everything
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,6 +5,7 @@ from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.prompt.template import PromptTemplate
@@ -37,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

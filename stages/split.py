@@ -7,6 +7,7 @@ from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, PAIRS, SPLITS
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
@@ -31,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

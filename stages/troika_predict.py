@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.troika.parameters import TroikaPredict
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
 from compositional_prompts.troika.parameters import TroikaTrain
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

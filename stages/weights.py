@@ -1,6 +1,7 @@
 """Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
 
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.weights.parameters import Weights
@@ -24,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -27,6 +27,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     heavy = ["torch", "transformers", "peft", "open_clip", "torchvision"]
     script = (
         "import sys, compositional_prompts.__main__ as m; m._parser(); "
+        "import compositional_prompts.compute.torch_files; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     assert python("-c", script).stdout == "[]\n"

@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.printing import as_json, as_text, plain
+from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import ParameterError, Precision
 from compositional_prompts.project.presets import available_presets, lay_preset
@@ -200,7 +202,7 @@ def _caption(arguments: argparse.Namespace) -> int:
         needs += presence.PAIR_NEEDS
     if arguments.enhanced or arguments.scores:
         needs += presence.WORD_NEEDS
-    presence.require(*needs)
+    require_outputs(*needs)
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
         arguments.photos,
@@ -240,7 +242,7 @@ def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_pat
 
 def _export(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
-    presence.require(
+    require_outputs(
         presence.captioner_in(arguments.blip2),
         presence.adapter_in(arguments.adapter),
         *presence.CARD_NEEDS,
@@ -263,10 +265,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _import_troika(arguments: argparse.Namespace) -> int:
     params, _ = read_params(arguments.params, TroikaTrain)
-    presence.require(
-        presence.Need(arguments.clip / "open_clip_config.json", arguments.clip, "weights"),
-        presence.Need(arguments.pairs, arguments.pairs, "split"),
-    )
+    require_outputs(presence.clip_in(arguments.clip), arguments.pairs)
     reference = _with_torch("compositional_prompts.troika.authors.authors_checkpoint")
     imported = reference.import_reference(
         arguments.checkpoint,
@@ -308,7 +307,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(SOME_ASIDE)
     except (ParameterError, ValueError, OSError, ImportError, RuntimeError) as error:
-        _complain(str(error))
+        if os.environ.get(TRACEBACK):
+            raise
+        _complain(message_of(error))
         sys.exit(NOTHING_DONE)
 
 

@@ -33,6 +33,7 @@ from compositional_prompts.captioner.model.forward import (
     query_features,
 )
 from compositional_prompts.captioner.model.weight_files import INDEX, WEIGHTS
+from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.pipeline.section import Precision
 
 CPU = torch.device("cpu")
@@ -340,7 +341,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="dvc repro weights"):
+    with pytest.raises(MissingOutputError, match=r"config\.json is missing"):
         load_captioner(tmp_path, CPU)
 
 

@@ -31,6 +31,7 @@ from compositional_prompts.captioner.features.pixel_inputs import (
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.random_access import CatalogImages, find_rows
 from compositional_prompts.catalog.reading import open_shard, shard_files
+from compositional_prompts.files.outputs import MismatchedOutputsError, MissingOutputError
 
 IMAGES = 60
 
@@ -96,7 +97,7 @@ def test_pixels_are_the_decoded_and_preprocessed_images(photos) -> None:
 
 def test_an_image_that_is_not_in_the_catalog_is_named(photos) -> None:
     inputs = PixelInputs(photos[0], plain, workers=1, augment=False, seed=0)
-    with pytest.raises(KeyError, match=r"1 images are not in .*'stranger'"):
+    with pytest.raises(MismatchedOutputsError, match=r"1 images are not in .*'stranger'"):
         inputs.positions(["image-0001.png", "stranger"])
 
 
@@ -165,5 +166,5 @@ def test_the_folder_says_what_is_opened(tmp_path, photos) -> None:
     assert isinstance(opened, PixelInputs)
     with pytest.raises(ValueError, match=r"finetune\.augment.*blip2_features\.cache to false"):
         open_inputs(cached, photos[0], captioner, workers=1, augment=True)
-    with pytest.raises(FileNotFoundError, match="dvc repro blip2_features"):
+    with pytest.raises(MissingOutputError, match=r"features\.json is missing"):
         open_inputs(tmp_path / "nothing", photos[0], captioner, workers=1)

@@ -19,7 +19,6 @@ from compositional_prompts.captioner.model.forward import (
 from compositional_prompts.captioner.model.lora import add_adapter
 from compositional_prompts.captioner.parameters import Lora
 from compositional_prompts.captioner.training.caption_batches import CaptionLoss
-from compositional_prompts.compute.ordered_map import prefetched
 from compositional_prompts.compute.training_run import Share
 
 LORA = Lora(
@@ -135,23 +134,6 @@ def test_shares_cover_a_batch_and_nobody_goes_without() -> None:
     spare = Share.of(batch, 4, 5)
     assert spare.rows.tolist() == [7]
     assert not spare.counted
-
-
-def test_prefetching_keeps_order_and_raises_in_turn() -> None:
-    seen: list[int] = []
-
-    def load(item: int) -> int:
-        seen.append(item)
-        if item == 5:
-            raise OSError("unreadable")
-        return 10 * item
-
-    assert list(prefetched(range(5), load)) == [0, 10, 20, 30, 40]
-    assert list(prefetched([], load)) == []
-    results = prefetched(range(9), load)
-    assert [next(results) for _ in range(5)] == [0, 10, 20, 30, 40]
-    with pytest.raises(OSError, match="unreadable"):
-        next(results)
 
 
 def test_bfloat16_and_float16_compute_the_same_loss_to_their_digits() -> None:

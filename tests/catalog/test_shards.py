@@ -17,6 +17,11 @@ from compositional_prompts.catalog.reading import (
 )
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, open_shards
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    MismatchedOutputsError,
+    MissingOutputError,
+)
 from compositional_prompts.files.tables import SchemaError
 
 
@@ -121,7 +126,7 @@ def test_labels_and_images_by_name(tmp_path: Path) -> None:
 
 def test_unknown_names_are_told(tmp_path: Path) -> None:
     write(tmp_path / "catalog", catalog_rows(3))
-    with pytest.raises(LookupError, match=r"lacks 2 .*asked for: x, y"):
+    with pytest.raises(MismatchedOutputsError, match=r"lacks 2 .*asked for: x, y"):
         read_images(tmp_path / "catalog", ["x", "i1", "y", "x"])
     with pytest.raises(SchemaError, match="no column 'colour'"):
         iterate_batches(tmp_path / "catalog", ["colour"])
@@ -132,10 +137,10 @@ def test_unknown_names_are_told(tmp_path: Path) -> None:
 
 
 def test_a_catalog_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="dvc repro download"):
+    with pytest.raises(MissingOutputError, match="catalog is missing"):
         count_rows(tmp_path / "catalog")
     (tmp_path / "catalog").mkdir()
-    with pytest.raises(FileNotFoundError, match="no Parquet shard"):
+    with pytest.raises(DamagedOutputError, match="no Parquet shard"):
         iterate_batches(tmp_path / "catalog", ["image_id"])
 
 

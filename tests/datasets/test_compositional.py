@@ -34,6 +34,7 @@ from compositional_prompts.catalog.splitting.assignment import SplitError, make_
 from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS
 from compositional_prompts.catalog.truth import true_words
+from compositional_prompts.compute.torch_files import TorchFileError
 from compositional_prompts.datasets import compositional
 from compositional_prompts.datasets.compositional import (
     CompositionalError,
@@ -49,7 +50,6 @@ from compositional_prompts.datasets.parameters import (
     MitStatesDataset,
     UtZapposDataset,
 )
-from compositional_prompts.datasets.torch_pickle import TorchPickleError
 from compositional_prompts.datasets.ut_zappos_truth import TruthError, photo_id, read_truth
 from compositional_prompts.files.archives import ArchiveError
 from compositional_prompts.files.downloads import DownloadError
@@ -373,7 +373,7 @@ def test_a_split_that_does_not_hold_together_is_told(
     ("name", "content", "error", "message"),
     [
         (METADATA, None, CompositionalError, rf"there is no {METADATA} in its root or mit-states/"),
-        (METADATA, b"", TorchPickleError, r"metadata.*\.t7: damaged"),
+        (METADATA, b"", TorchFileError, r"metadata.*\.t7 is no whole file of torch\.save"),
         (METADATA, torch_file({"a": 1}), CompositionalError, r"\.t7: a dict, expected a list"),
         (f"{SPLIT}/val_pairs.txt", None, CompositionalError, r"there is no .*val_pairs\.txt"),
         (f"{SPLIT}/val_pairs.txt", b"caf\xe9 x", CompositionalError, r"byte 3 is not UTF-8"),

@@ -1,6 +1,7 @@
 """From rows to a catalog: order, counts, what is set aside, and when it is refused."""
 
 import io
+import multiprocessing
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -13,12 +14,14 @@ from PIL import Image
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
+from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.prompt.pair import dotted
+from compositional_prompts.sample.drawn_products import generate_catalog
 
 SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
 
@@ -144,8 +147,23 @@ def test_a_worker_that_dies_is_an_error_not_a_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingestion, "_silence_pillow", partial(os._exit, 3))
-    with pytest.raises(RuntimeError, match=r"worker process died .* from 0\.jpg to"):
+    with pytest.raises(WorkerDiedError, match=r"died while it checked .* from 0\.jpg to"):
         ingest(selection(rows(500)), tmp_path / "catalog", tmp_path / "rejected", download(), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drawing_process_that_dies_does_not_blame_the_images(tmp_path: Path) -> None:
+    def drawn() -> Iterator[CatalogRow]:
+        stream = (CatalogRow(*row[:4]) for row in generate_catalog(2000, 0, 2))
+        yield next(stream)
+        # Those that check have not been started.
+        for child in multiprocessing.active_children():
+            child.kill()
+        yield from stream
+
+    given = Selection("the sample", drawn(), None, {})
+    with pytest.raises(WorkerDiedError, match=r"died while it drew .* from number \d+ to \d+:"):
+        ingest(given, tmp_path / "catalog", tmp_path / "rejected", download(), 1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,6 +57,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (adapter / "last" / "adapter_config.json").write_text("{}")
     write_grammar(SEGMENTS, adapter)
     write_clip(root / "models" / "clip", seed=3)
+    shutil.copy(ROOT / "dvc.yaml", root)
     write_clip(root / "models" / "troika_clip", seed=4)
     columns = list(zip(*PAIR_ROWS, strict=True))
     rows = len(PAIR_ROWS)

@@ -262,7 +262,7 @@ def test_a_failure_leaves_what_was_there(
 @pytest.mark.parametrize(
     ("missing", "named"),
     [
-        ("metrics/scores.json", "metrics/scores.json is missing: run `dvc repro score`."),
+        ("metrics/scores.json", "metrics/scores.json is missing. Run `dvc repro score`."),
         ("models/blip2_lora/adapter_config.json", "`dvc repro finetune` or `dvc pull"),
         ("models/blip2/config.json", "`dvc repro weights` or `dvc pull models/blip2`"),
     ],

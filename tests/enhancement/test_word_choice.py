@@ -15,6 +15,7 @@ from compositional_prompts.clip.vector_tables import (
 )
 from compositional_prompts.enhancement.word_choice import choose, score_images
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import SchemaError
 
 
@@ -172,7 +173,7 @@ def test_a_missing_vector_is_named(tmp_path):
 
 
 def test_tables_that_hold_no_vectors_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"images.parquet is missing: .*clip_embed"):
+    with pytest.raises(MissingOutputError, match=r"images\.parquet is missing"):
         list(iterate_image_vectors(tmp_path / "images.parquet"))
     table = pa.table({"image_id": ["a"], "embedding": [[1.0, 0.0]]})
     pq.write_table(table, tmp_path / "images.parquet")

@@ -19,6 +19,7 @@ from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.compute.batch_size import automatic_batch_size
+from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.pipeline.progress import progress
 
@@ -32,14 +33,15 @@ def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
     """The grammar that was learnt with the adapter, for the captioner's tokenizer.
 
     Raises:
-        FileNotFoundError: the adapter has none.
+        MissingOutputError: the adapter has none.
         ValueError: it cannot be read, or written token by token.
     """
     segments = read_grammar(adapter)
     if segments is None:
-        raise FileNotFoundError(
-            f"{adapter / GRAMMAR_FILE} is missing: run `dvc repro finetune`, or caption without "
-            "infer.grammar (--no-grammar)."
+        raise MissingOutputError(
+            f"{adapter / GRAMMAR_FILE} is missing: without it, set infer.grammar to false "
+            "(--no-grammar).",
+            adapter / GRAMMAR_FILE,
         )
     return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,11 +10,12 @@ from PIL import Image
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.compute.ordered_map import batched, map_in_threads
 
 Decoded = TypeVar("Decoded")
 
 PREFETCHED_BATCHES = 3
-"""Decoded batches held ready: enough for decoding never to wait, little enough for any memory."""
+"""Batches decoded ahead of a model: enough for it never to wait, few enough for any memory."""
 
 
 def decoded_batches(
@@ -36,20 +35,16 @@ def decoded_batches(
         the last batch is smaller than ``batch_size``.
     """
 
-    def decode(encoded: bytes) -> Decoded:
-        return transform(decode_rgb(encoded))
-
-    def finished(batch: tuple[list[str], list[Future[Decoded]]]) -> tuple[list[str], list[Decoded]]:
-        image_ids, images = batch
-        return image_ids, [image.result() for image in images]
-
-    pending: deque[tuple[list[str], list[Future[Decoded]]]] = deque()
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    def encoded() -> Iterator[tuple[str, bytes]]:
         for batch in iterate_batches(catalog, ["image_id", "image"], rows, batch_size):
             images = batch.column("image").field("bytes").to_pylist()
-            futures = [pool.submit(decode, encoded) for encoded in images]
-            pending.append((batch.column("image_id").to_pylist(), futures))
-            if len(pending) > PREFETCHED_BATCHES:
-                yield finished(pending.popleft())
-        while pending:
-            yield finished(pending.popleft())
+            yield from zip(batch.column("image_id").to_pylist(), images, strict=True)
+
+    def decode(image: tuple[str, bytes]) -> tuple[str, Decoded]:
+        return image[0], transform(decode_rgb(image[1]))
+
+    in_flight = PREFETCHED_BATCHES * batch_size
+    images = map_in_threads(decode, encoded(), workers=workers, in_flight=in_flight)
+    for batch in batched(images, batch_size):
+        image_ids, transformed = zip(*batch, strict=True)
+        yield list(image_ids), list(transformed)

@@ -10,6 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    MismatchedOutputsError,
+    require_outputs,
+)
 from compositional_prompts.files.tables import SchemaError, check_schema
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
@@ -20,7 +25,8 @@ def count_rows(directory: Path) -> int:
     """The number of images in the catalog, from the shards' footers.
 
     Raises:
-        FileNotFoundError: the directory or its shards are not there.
+        MissingOutputError: the directory is not there.
+        DamagedOutputError: it holds no shard.
     """
     return sum(pq.read_metadata(shard).num_rows for shard in shard_files(directory))
 
@@ -41,7 +47,8 @@ def iterate_batches(
         batch_size: rows a batch; only the last batch may be smaller.
 
     Raises:
-        FileNotFoundError: the directory or its shards are not there.
+        MissingOutputError: the directory is not there.
+        DamagedOutputError: it holds no shard.
         SchemaError: a shard or a column asked for is not as the catalog is declared.
         ValueError: ``rows`` has a step or reaches outside the catalog, or ``batch_size`` is < 1.
     """
@@ -77,7 +84,7 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
 
     Raises:
         FileNotFoundError, SchemaError: as :func:`iterate_batches`.
-        LookupError: an image_id is not in the catalog.
+        MismatchedOutputsError: an image_id is not in the catalog.
     """
     columns = ["image_id", "image"]
     wanted = pa.array(image_ids, pa.string())
@@ -95,10 +102,11 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     positions = pc.index_in(wanted, table.column("image_id").combine_chunks())
     if positions.null_count:
         missing = pc.unique(wanted.filter(pc.is_null(positions))).to_pylist()
-        raise LookupError(
+        raise MismatchedOutputsError(
             f"{directory} lacks {len(missing)} of the image_ids asked for: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
-            "the table that names them was made from another catalog: run `dvc repro`."
+            "the table that names them was made from another catalog.",
+            directory,
         )
     return table.take(positions)
 
@@ -107,15 +115,13 @@ def shard_files(directory: Path) -> list[Path]:
     """The shards of the catalog, in its order.
 
     Raises:
-        FileNotFoundError: the directory or its shards are not there.
+        MissingOutputError: the directory is not there.
+        DamagedOutputError: it holds no shard.
     """
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} is missing: run `dvc repro download` to make it.")
+    require_outputs(directory)
     shards = sorted(directory.glob("*.parquet"))
     if not shards:
-        raise FileNotFoundError(
-            f"{directory} holds no Parquet shard: run `dvc repro -f download` to make it again."
-        )
+        raise DamagedOutputError(f"{directory} holds no Parquet shard.", directory)
     return shards
 
 

@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compositional_prompts.files.outputs import require_outputs
+
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
@@ -47,14 +49,10 @@ def load_clip(directory: Path, device: torch.device) -> Clip:
     """Load the CLIP in ``directory`` onto ``device``, frozen and in evaluation mode.
 
     Raises:
-        FileNotFoundError: the configuration or the weights are not there.
+        MissingOutputError: the configuration or the weights are not there.
         RuntimeError: the weights do not fit the configuration.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory / name} is missing: run `dvc repro weights` to make it."
-            )
+    require_outputs(directory / CONFIG_FILE, directory / WEIGHTS_FILE)
     source = f"local-dir:{directory}"
     model, _, preprocess = open_clip.create_model_and_transforms(source, device=device)
     model.eval().requires_grad_(False)

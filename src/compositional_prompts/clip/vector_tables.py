@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import SchemaError, check_schema, required
 
 
@@ -44,17 +45,17 @@ def embedding_dimension(path: Path) -> int:
     """Return the width of the vectors in a Parquet file.
 
     Raises:
-        FileNotFoundError: the file is not there.
+        MissingOutputError: the file is not there.
         SchemaError: it has no column ``embedding`` of fixed-size lists.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro clip_embed` to make it.")
+    require_outputs(path)
     columns = pq.read_schema(path)
     position = columns.get_field_index("embedding")
     if position < 0 or not pa.types.is_fixed_size_list(columns.field(position).type):
         raise SchemaError(
             f"{path}: expected a column 'embedding' of fixed-size lists of float32, "
-            f"found {', '.join(f'{field.name}: {field.type}' for field in columns)}."
+            f"found {', '.join(f'{field.name}: {field.type}' for field in columns)}.",
+            path,
         )
     return int(columns.field(position).type.list_size)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from compositional_prompts.compute.torch_files import TorchFileError, read_torch_file
 from compositional_prompts.files.outputs import atomic_file
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -62,15 +62,11 @@ class Checkpoints:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                if bad := archive.testzip():  # torch writes checksums, and does not read them
-                    raise ValueError(f"the checksum of {bad} is wrong")
-            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        # torch says in a dozen ways that a file is not its own.
-        except Exception as error:
+            state: dict[str, Any] = read_torch_file(self._path)
+        except TorchFileError as error:
             raise CheckpointError(
                 f"{self._path} is damaged and cannot be resumed from: delete "
-                f"{self._path.parent} to start afresh. ({type(error).__name__}: {error})"
+                f"{self._path.parent} to start afresh. ({error})"
             ) from error
         return state
 

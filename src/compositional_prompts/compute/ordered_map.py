@@ -1,34 +1,114 @@
-"""Reading the next batches while the model computes."""
+"""One map over a stream of items: in parallel, in their order, with few of them in memory.
+
+It ends with its consumer: where that stops early, what has not begun is cancelled.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
 
-AHEAD = 2
-"""Batches held ready: one to hide a slow read, one for jitter."""
+READ_AHEAD = 3
+"""Items in flight of what reads for a model: one under way, one to hide a slow read, one for
+jitter."""
 
 
-def prefetched(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Iterator[Loaded]:
-    """``load(item)`` of every item, in order, computed in a thread up to :data:`AHEAD` early.
+class WorkerDiedError(RuntimeError):
+    """A worker process ended in the middle of its work: it crashed, or was killed."""
 
-    An exception in ``load`` is raised when its item's turn comes. Reading files and copying
-    tensors release the interpreter lock, so that a thread does.
+
+def map_in_threads(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int = 1,
+    in_flight: int = READ_AHEAD,
+) -> Iterator[Result]:
+    """``work(item)`` of every item, in order, computed in threads while the caller computes.
+
+    Reading files, decoding images and copying tensors release the interpreter lock, so that
+    threads do. An exception in ``work`` is raised when its item's turn comes.
+
+    Args:
+        work: runs in several threads.
+        items: taken in the caller's thread, as they are needed.
+        workers: threads.
+        in_flight: how many items at most are taken and their results not yet handed over.
     """
-    pending: deque[Future[Loaded]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(load, item))
-                if len(pending) > AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    yield from _ordered(ThreadPoolExecutor(workers), work, items, in_flight, deque())
+
+
+def map_in_processes(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    in_flight: int,
+    died: Callable[[Item, Item], str],
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[Result]:
+    """As :func:`map_in_threads`, in processes: ``work``, items and results are pickled.
+
+    Args:
+        work: a function of a module, or a partial of one.
+        items: as in :func:`map_in_threads`.
+        workers: processes.
+        in_flight: as in :func:`map_in_threads`.
+        died: what to say where a process dies, of the first and the last item in flight: what was
+            being done with them, and the remedy; goes on from "a worker process died while".
+        initializer: a function of a module, called once in each process.
+
+    Raises:
+        WorkerDiedError: a worker process died.
+    """
+    # Spawn: a fork would copy the locks of the threads of Arrow and torch in whatever state.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer)
+    waiting: deque[Item] = deque()
+    try:
+        yield from _ordered(pool, work, items, in_flight, waiting)
+    except BrokenProcessPool as error:
+        said = died(waiting[0], waiting[-1])
+        raise WorkerDiedError(f"a worker process died while {said}") from error
+
+
+def _ordered(
+    pool: Executor,
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    in_flight: int,
+    waiting: deque[Item],
+) -> Iterator[Result]:
+    """The map; ``waiting`` holds the items in flight."""
+    futures: deque[Future[Result]] = deque()
+
+    def first() -> Result:
+        result = futures.popleft().result()
+        waiting.popleft()
+        return result
+
+    try:
+        for item in items:
+            waiting.append(item)
+            futures.append(pool.submit(work, item))
+            if len(futures) == in_flight:
+                yield first()
+        while futures:
+            yield first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of ``size``, the last one maybe shorter (Python 3.12 has it too)."""
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some

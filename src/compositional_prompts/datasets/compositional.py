@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from compositional_prompts.catalog.image_files import list_files
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
+from compositional_prompts.compute.torch_files import MAX_PLAIN_BYTES, read_plain_values
 from compositional_prompts.datasets.ingestion import ListedPair, Selection
 from compositional_prompts.datasets.parameters import (
     ArchiveFile,
@@ -24,7 +25,6 @@ from compositional_prompts.datasets.parameters import (
     MitStatesDataset,
     UtZapposDataset,
 )
-from compositional_prompts.datasets.torch_pickle import MAX_BYTES, read_torch_pickle
 from compositional_prompts.datasets.ut_zappos_truth import photo_id, read_truth
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
 from compositional_prompts.files.downloads import Remote, fetch
@@ -138,7 +138,7 @@ def select_compositional(name: str, params: Parameters) -> Selection:
         CompositionalError: a file is missing, or not as expected; names file, line or entry.
         DownloadError: an archive cannot be had, or has another size or checksum than pinned.
         ArchiveError: an archive is damaged, or not one that can be trusted.
-        TorchPickleError: the list of photos is no ``torch.save`` of plain values.
+        TorchFileError: the list of photos is no ``torch.save`` of plain values.
         TruthError: ``meta-data.csv`` is not as published.
     """
     layout = _LAYOUTS[name]
@@ -152,8 +152,8 @@ def select_compositional(name: str, params: Parameters) -> Selection:
     _check_lists(lists, files.source)
     listed = lists.closed_world()
     names = _Names(listed)
-    metadata, content = files.required(layout, METADATA, MAX_BYTES)
-    entries, dropped = _select_entries(read_torch_pickle(content, metadata), metadata, lists)
+    metadata, content = files.required(layout, METADATA, MAX_PLAIN_BYTES)
+    entries, dropped = _select_entries(read_plain_values(content, metadata), metadata, lists)
     truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else None
     pairs = [ListedPair(*names.of(pair), split) for pair, split in sorted(listed.items())]
     rows = _rows(files, layout, entries, names, truth)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import required, write_table
 from compositional_prompts.pipeline.progress import progress
@@ -91,7 +91,7 @@ def ingest(
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
         DuplicateImageError: two rows have one image_id.
-        RuntimeError: a worker process died.
+        WorkerDiedError: a worker process died.
     """
     products: set[str] = set()
     pairs: set[tuple[str, str]] = set()
@@ -155,36 +155,24 @@ def _checked(
     rows: Iterable[CatalogRow], max_pixels: int, workers: int
 ) -> Iterator[tuple[CatalogRow, str | None]]:
     """Every row with the reason to reject it, in the order of the rows."""
-    # Spawn: a fork of a process with threads (Arrow) may deadlock.
-    context = multiprocessing.get_context("spawn")
-    pending: deque[tuple[list[CatalogRow], Future[list[str | None]]]] = deque()
-    with ProcessPoolExecutor(workers, context, initializer=_silence_pillow) as pool:
-        try:
-            for task in _tasks(rows):
-                images = [row.image for row in task]
-                pending.append((task, pool.submit(_reasons, images, max_pixels)))
-                if len(pending) >= _TASKS_A_WORKER * workers:
-                    yield from _finished(pending)
-            while pending:
-                yield from _finished(pending)
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"a worker process died while it checked the images from {pending[0][0][0].path} "
-                f"to {pending[-1][0][-1].path}: one of them crashes its decoder, or memory ran "
-                "out. Remove it, or lower base.workers or download.max_pixels."
-            ) from error
-        finally:
-            for _, future in pending:
-                future.cancel()
+    tasks, checked = tee(_tasks(rows))
+    found = map_in_processes(
+        partial(_reasons, max_pixels=max_pixels),
+        checked,
+        workers=workers,
+        in_flight=_TASKS_A_WORKER * workers,
+        died=_checking_died,
+        initializer=_silence_pillow,
+    )
+    for task, reasons in zip(tasks, found, strict=True):
+        yield from zip(task, reasons, strict=True)
 
 
-def _finished(
-    pending: deque[tuple[list[CatalogRow], Future[list[str | None]]]],
-) -> Iterator[tuple[CatalogRow, str | None]]:
-    task, future = pending[0]
-    reasons = future.result()
-    pending.popleft()
-    yield from zip(task, reasons, strict=True)
+def _checking_died(first: list[CatalogRow], last: list[CatalogRow]) -> str:
+    return (
+        f"it checked the images from {first[0].path} to {last[-1].path}: one of them crashes its "
+        "decoder, or memory ran out. Remove it, or lower base.workers or download.max_pixels."
+    )
 
 
 def _tasks(rows: Iterable[CatalogRow]) -> Iterator[list[CatalogRow]]:
@@ -200,8 +188,8 @@ def _tasks(rows: Iterable[CatalogRow]) -> Iterator[list[CatalogRow]]:
         yield task
 
 
-def _reasons(images: list[bytes | None], max_pixels: int) -> list[str | None]:
-    return [rejection_reason(image, max_pixels) for image in images]
+def _reasons(task: list[CatalogRow], max_pixels: int) -> list[str | None]:
+    return [rejection_reason(row.image, max_pixels) for row in task]
 
 
 def _silence_pillow() -> None:

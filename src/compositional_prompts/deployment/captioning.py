@@ -169,8 +169,8 @@ def caption_photos(
     *,
     blip2: Path,
     adapter: Path,
-    wishes: Wishes,
-    batch_size: int,
+    wishes: Wishes = Wishes(),
+    batch_size: int = 16,
 ) -> Iterator[Record]:
     """Caption the photos of files and folders.
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from PIL import Image
 
+from compositional_prompts.catalog.decoding import PREFETCHED_BATCHES
 from compositional_prompts.catalog.image_files import FolderError, find_images
 from compositional_prompts.catalog.images import decode_rgb, rejection_reason
+from compositional_prompts.compute.ordered_map import batched, map_in_threads
 
 Inputs = TypeVar("Inputs")
-
-PREFETCHED_BATCHES: Final = 3
-"""Batches decoded ahead of the model: enough for it never to wait, few enough for any memory."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +92,9 @@ def read_photos(
             return SetAside(photo, reason)
         return Prepared(photo, prepare(decode_rgb(encoded)))
 
-    pending: deque[Future[Prepared[Inputs] | SetAside]] = deque()
-
-    def batch() -> list[Prepared[Inputs] | SetAside]:
-        return [pending.popleft().result() for _ in range(min(batch_size, len(pending)))]
-
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        try:
-            for photo in found:
-                pending.append(pool.submit(read, photo))
-                if len(pending) == (PREFETCHED_BATCHES + 1) * batch_size:
-                    yield batch()
-            while pending:
-                yield batch()
-        finally:
-            for future in pending:
-                future.cancel()
+    in_flight = PREFETCHED_BATCHES * batch_size
+    photos = map_in_threads(read, found, workers=workers, in_flight=in_flight)
+    return batched(photos, batch_size)
 
 
 def _why(error: OSError) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import required
 
 
@@ -42,14 +43,14 @@ def prompts_of(prompts: Path, image_ids: list[str]) -> list[str]:
     """The enhanced prompts of the given images, in their order.
 
     Raises:
-        KeyError: an image has none.
+        MismatchedOutputsError: an image has none.
     """
     table = pl.read_parquet(prompts, columns=["image_id", "enhanced_prompt"])
     by_id = dict(zip(table["image_id"], table["enhanced_prompt"], strict=True))
     missing = [image_id for image_id in image_ids if image_id not in by_id]
     if missing:
-        raise KeyError(
-            f"{prompts}: {len(missing)} images have no enhanced prompt, among them "
-            f"{missing[0]!r}: run `dvc repro enhance`."
+        raise MismatchedOutputsError(
+            f"{prompts}: {len(missing)} images have no enhanced prompt, among them {missing[0]!r}.",
+            prompts,
         )
     return [by_id[image_id] for image_id in image_ids]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,6 +13,7 @@ from PIL import Image
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.enhancement.cielab import to_cielab
 
 SIDE = 128
@@ -107,22 +105,6 @@ def _name_batch(rows: Rows, palettes: Mapping[str, Palette]) -> Answers:
     return [(image_id, nearest_words(decode_rgb(data), palettes)) for image_id, data in rows]
 
 
-def _ordered(
-    work: Callable[[Rows], Answers], batches: Iterable[Rows], workers: int
-) -> Iterator[Answers]:
-    """Map ``work`` over ``batches`` in processes, in order, with few batches in flight."""
-    # Fresh interpreters: a fork would copy the locks of Arrow's threads in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: deque[Future[Answers]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(work, batch))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def name_catalog(
     catalog: Path, palettes: Mapping[str, Palette], workers: int
 ) -> Iterator[tuple[str, dict[str, str]]]:
@@ -142,5 +124,17 @@ def name_catalog(
         for batch in iterate_batches(catalog, ["image_id", "image"], None, BATCH)
     )
     work = partial(_name_batch, palettes=palettes)
-    answers = map(work, batches) if workers == 1 else _ordered(work, batches, workers)
-    return chain.from_iterable(answers)
+    if workers == 1:
+        return chain.from_iterable(map(work, batches))
+    return chain.from_iterable(
+        map_in_processes(
+            work, batches, workers=workers, in_flight=2 * workers + 1, died=_naming_died
+        )
+    )
+
+
+def _naming_died(first: Rows, last: Rows) -> str:
+    return (
+        f"it named the colours of the images from {first[0][0]} to {last[-1][0]}: memory ran out, "
+        "or one of them crashes its decoder. Lower base.workers."
+    )

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all, and what may be wrong with one that is read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,43 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class OutputError(Exception):
+    """What a stage wrote is not there, or not as its reader needs it.
+
+    The message ends where the remedy begins: which stage to run stands in ``dvc.yaml`` alone.
+
+    Attributes:
+        paths: the files or folders to be made again.
+    """
+
+    def __init__(self, message: str, *paths: Path) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class MissingOutputError(OutputError, FileNotFoundError):
+    """An output is not there."""
+
+
+class DamagedOutputError(OutputError, ValueError):
+    """An output is not as its stage writes it."""
+
+
+class MismatchedOutputsError(OutputError, ValueError):
+    """Outputs do not belong together: one was made from another state of the other."""
+
+
+def require_outputs(*paths: Path) -> None:
+    """Check that every file or folder is there.
+
+    Raises:
+        MissingOutputError: naming all that are not.
+    """
+    missing = [path for path in dict.fromkeys(paths) if not path.exists()]
+    if missing:
+        raise MissingOutputError("\n  ".join(f"{path} is missing." for path in missing), *missing)
 
 
 @contextmanager

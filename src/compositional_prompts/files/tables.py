@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import OutputError, atomic_file, require_outputs
 
 
 def required(name: str, kind: pa.DataType) -> pa.Field:
@@ -16,7 +16,7 @@ def required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
-class SchemaError(ValueError):
+class SchemaError(OutputError, ValueError):
     """A table's columns are not the declared ones."""
 
 
@@ -26,17 +26,20 @@ def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> N
         position = found.get_field_index(field.name)
         if position < 0:
             raise SchemaError(
-                f"{source}: column {field.name!r} is missing; found {', '.join(found.names)}."
+                f"{source}: column {field.name!r} is missing; found {', '.join(found.names)}.",
+                Path(source),
             )
         if found.field(position).type != field.type:
             raise SchemaError(
                 f"{source}: column {field.name!r} is {found.field(position).type}, "
-                f"expected {field.type}."
+                f"expected {field.type}.",
+                Path(source),
             )
     extra = [name for name in found.names if expected.get_field_index(name) < 0]
     if extra:
         raise SchemaError(
-            f"{source}: unexpected column {extra[0]!r}; expected {', '.join(expected.names)}."
+            f"{source}: unexpected column {extra[0]!r}; expected {', '.join(expected.names)}.",
+            Path(source),
         )
 
 
@@ -48,7 +51,9 @@ def check_no_nulls(table: pa.Table, schema: pa.Schema, source: str | Path) -> No
         column = table.column(field.name)
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
-            raise SchemaError(f"{source}: column {field.name!r} is null in row {row}.")
+            raise SchemaError(
+                f"{source}: column {field.name!r} is null in row {row}.", Path(source)
+            )
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
@@ -68,10 +73,9 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     """Read a Parquet file after checking its columns against ``schema``.
 
     Raises:
-        FileNotFoundError: the file is not there, with the stage that writes it to be run.
+        MissingOutputError: the file is not there.
         SchemaError: a column is missing, unexpected or of another type.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro` to make it.")
+    require_outputs(path)
     check_schema(pq.read_schema(path), schema, path)
     return pq.read_table(path, columns=list(columns) if columns is not None else None)

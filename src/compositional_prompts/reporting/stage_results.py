@@ -1,6 +1,6 @@
 """Reading what the other stages left behind: metrics, curves, confusions and timings.
 
-A file that is not there is an error naming the stage that writes it. Single metrics may be null
+A file that is not there is an error. Single metrics may be null
 or absent where a data set gives nothing to measure; they read as None, and so does a point of a
 curve that is not finite.
 """
@@ -16,27 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    MissingOutputError,
+    require_outputs,
+)
+
 Metrics = Mapping[str, Any]
 Confusion = Mapping[tuple[str, str], int]
 Curve = Mapping[str, Sequence[float | None]]
 
-_WRITERS = {
-    "download.json": "download",
-    "split.json": "split",
-    "troika_train.json": "troika_train",
-    "troika.json": "troika_predict",
-    "enhance.json": "enhance",
-    "finetune.json": "finetune",
-    "scores.json": "score",
-    "plots/losses.csv": "finetune",
-    "plots/troika.csv": "troika_train",
-}
-_CONFUSION_WRITER = "enhance"
 _REPORT = "report"
 
 
-class ReportInputError(ValueError):
-    """A file that the report is made from is missing or not as its stage writes it."""
+class ReportInputError(DamagedOutputError):
+    """A file that the report is made from is not as its stage writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +69,27 @@ def read_results(metrics: Path) -> StageResults:
     """Read the metrics directory.
 
     Raises:
-        ReportInputError: a file is missing, with the stage to run, or is malformed, with what was
-            found and what was expected.
+        MissingOutputError: a file is missing.
+        ReportInputError: one is malformed, with what was found and what was expected.
     """
-    enhance = _read_json(metrics, "enhance.json")
+    enhance = _read_json(metrics / "enhance.json")
     return StageResults(
-        download=_read_json(metrics, "download.json"),
-        split=_read_json(metrics, "split.json"),
-        troika_train=_read_json(metrics, "troika_train.json"),
-        troika=_read_json(metrics, "troika.json"),
+        download=_read_json(metrics / "download.json"),
+        split=_read_json(metrics / "split.json"),
+        troika_train=_read_json(metrics / "troika_train.json"),
+        troika=_read_json(metrics / "troika.json"),
         enhance=enhance,
-        finetune=_read_json(metrics, "finetune.json"),
-        scores=_read_json(metrics, "scores.json"),
+        finetune=_read_json(metrics / "finetune.json"),
+        scores=_read_json(metrics / "scores.json"),
         losses=_read_curve(
-            metrics,
-            "plots/losses.csv",
+            metrics / "plots/losses.csv",
             (
                 *("epoch", "train_loss", "val_loss"),
                 *("train_token_accuracy", "val_token_accuracy", "val_bleu"),
             ),
         ),
         troika_curve=_read_curve(
-            metrics, "plots/troika.csv", ("epoch", "train_loss", "val_auc", "val_hm")
+            metrics / "plots/troika.csv", ("epoch", "train_loss", "val_auc", "val_hm")
         ),
         confusions=_read_confusions(metrics, enhance),
         timings=_read_timings(metrics / "timing"),
@@ -137,28 +130,15 @@ def _flatten(value: Metrics, prefix: str) -> Iterator[tuple[str, float]]:
             yield f"{prefix}{key}", float(item)
 
 
-def _require(path: Path, stage: str) -> None:
-    if not path.is_file():
-        raise ReportInputError(
-            f"{path} is missing: the stage {stage!r} writes it; run `dvc repro {stage}`."
-        )
-
-
-def _read_json(metrics: Path, name: str) -> Metrics:
-    path = metrics / name
-    _require(path, _WRITERS[name])
-    return _parse_json(path, _WRITERS[name])
-
-
-def _parse_json(path: Path, stage: str) -> Metrics:
-    again = f"run `dvc repro --force --single-item {stage}`"
+def _read_json(path: Path) -> Metrics:
+    require_outputs(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReportInputError(f"{path} is not JSON ({error}): {again}.") from error
+        raise ReportInputError(f"{path} is not JSON: {error}.", path) from error
     if not isinstance(document, dict):
         raise ReportInputError(
-            f"{path} must hold a JSON object, found {type(document).__name__}: {again}."
+            f"{path} must hold a JSON object, found {type(document).__name__}.", path
         )
     return document
 
@@ -171,18 +151,18 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
         missing = [column for column in columns if column not in found]
         if missing:
             raise ReportInputError(
-                f"{path}: column {missing[0]!r} is missing; found {', '.join(found) or 'nothing'}."
+                f"{path}: column {missing[0]!r} is missing; found {', '.join(found) or 'nothing'}.",
+                path,
             )
         try:
             for row in reader:
                 yield reader.line_num, {key: value or "" for key, value in row.items() if key}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ReportInputError(f"{path}, line {reader.line_num}: {error}.") from error
+            raise ReportInputError(f"{path}, line {reader.line_num}: {error}.", path) from error
 
 
-def _read_curve(metrics: Path, name: str, columns: Sequence[str]) -> Curve:
-    path = metrics / name
-    _require(path, _WRITERS[name])
+def _read_curve(path: Path, columns: Sequence[str]) -> Curve:
+    require_outputs(path)
     curve: dict[str, list[float | None]] = {column: [] for column in columns}
     for line, row in _rows(path, columns):
         for column in columns:
@@ -191,11 +171,12 @@ def _read_curve(metrics: Path, name: str, columns: Sequence[str]) -> Curve:
                 value = float(text) if text else None
             except ValueError as error:
                 raise ReportInputError(
-                    f"{path}, line {line}: {column} must be a number or empty, found {text!r}."
+                    f"{path}, line {line}: {column} must be a number or empty, found {text!r}.",
+                    path,
                 ) from error
             curve[column].append(value if value is None or math.isfinite(value) else None)
         if curve["epoch"][-1] is None:
-            raise ReportInputError(f"{path}, line {line}: epoch is empty, expected a number.")
+            raise ReportInputError(f"{path}, line {line}: epoch is empty, expected a number.", path)
     return curve
 
 
@@ -206,7 +187,7 @@ def _read_confusions(metrics: Path, enhance: Metrics) -> dict[str, Confusion]:
         if number(enhance, group, "accuracy") is None:
             continue
         path = metrics / "plots" / "confusion" / f"{group}.csv"
-        _require(path, _CONFUSION_WRITER)
+        require_outputs(path)
         confusions[group] = Counter(
             (row["truth"], row["predicted"]) for _, row in _rows(path, ("truth", "predicted"))
         )
@@ -217,11 +198,13 @@ def _read_timings(directory: Path) -> list[Timing]:
     """One record a file; the report's own is left out, for it is that of an earlier run."""
     timings = []
     for path in sorted(directory.glob("*.json")):
-        record = _parse_json(path, path.stem)
+        record = _read_json(path)
         stage = record.get("stage")
         seconds, rows = number(record, "seconds"), number(record, "rows")
         if not isinstance(stage, str) or seconds is None or rows is None:
-            raise ReportInputError(f"{path} must name stage, seconds and rows, found {record!r}.")
+            raise ReportInputError(
+                f"{path} must name stage, seconds and rows, found {record!r}.", path
+            )
         if stage == _REPORT:
             continue
         timings.append(
@@ -236,7 +219,5 @@ def _read_timings(directory: Path) -> list[Timing]:
             )
         )
     if not timings:
-        raise ReportInputError(
-            f"{directory} holds no timing of any stage: run `dvc repro` to run them."
-        )
+        raise MissingOutputError(f"{directory} holds no timing of any stage.", directory)
     return timings

@@ -1,15 +1,13 @@
 """Seeded, parallel, streaming generation of the sample catalog and the pretraining corpus."""
 
-import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
-from itertools import islice
+from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from compositional_prompts.compute.ordered_map import batched, map_in_processes
 from compositional_prompts.sample.appearance import (
     ATTRIBUTES,
     COLORS,
@@ -38,7 +36,6 @@ _CORPUS_ROWS_A_TASK: Final = 48
 # Steps of a golden-ratio sequence fall evenly into [0, 1), so rare pairs get their share early.
 _GOLDEN: Final = 0.6180339887498949
 
-_Task = TypeVar("_Task")
 _Row = TypeVar("_Row")
 
 
@@ -69,7 +66,7 @@ class _ProductTask(NamedTuple):
     """One product to render: its number, its first image's number and its number of images."""
 
     seed: int
-    product: int
+    number: int
     first_image: int
     images: int
 
@@ -78,7 +75,10 @@ class _CorpusTask(NamedTuple):
     """One corpus image to render."""
 
     seed: int
-    row: int
+    number: int
+
+
+_Task = TypeVar("_Task", _ProductTask, _CorpusTask)
 
 
 def generate_catalog(images: int, seed: int, workers: int) -> Iterator[SampleRow]:
@@ -145,8 +145,8 @@ def _render_products(tasks: list[_ProductTask]) -> list[SampleRow]:
 
 def _product_rows(task: _ProductTask) -> Iterator[SampleRow]:
     """Render one product in as many colours as it has images."""
-    rng = _rng(task.seed, _PRODUCT_STREAM, task.product)
-    attribute, object_ = _pairs(task.seed).at((task.product + 0.5) * _GOLDEN % 1.0)
+    rng = _rng(task.seed, _PRODUCT_STREAM, task.number)
+    attribute, object_ = _pairs(task.seed).at((task.number + 0.5) * _GOLDEN % 1.0)
     product = sample_product(object_, attribute, rng)
     # Always all four, so that a product cut short keeps the colours it would have had.
     colors = sample_colors(len(_SIZE_SHARES), rng)
@@ -157,7 +157,7 @@ def _product_rows(task: _ProductTask) -> Iterator[SampleRow]:
         image_id = f"sample-{index:06d}"
         yield SampleRow(
             image_id=image_id,
-            product_id=f"sample-p{task.product:05d}",
+            product_id=f"sample-p{task.number:05d}",
             image=render_jpeg(shoe, photo),
             path=f"{image_id}.jpg",
             attribute=shoe.attribute,
@@ -173,7 +173,7 @@ def _product_rows(task: _ProductTask) -> Iterator[SampleRow]:
 def _render_corpus(tasks: list[_CorpusTask]) -> list[CorpusRow]:
     rows: list[CorpusRow] = []
     for task in tasks:
-        rng = _rng(task.seed, _CORPUS_STREAM, task.row)
+        rng = _rng(task.seed, _CORPUS_STREAM, task.number)
         object_ = OBJECTS[int(rng.integers(len(OBJECTS)))]
         attribute = ATTRIBUTES[int(rng.integers(len(ATTRIBUTES)))]
         color = COLORS[int(rng.integers(len(COLORS)))]
@@ -189,30 +189,19 @@ def _rows(
     workers: int,
 ) -> Iterator[_Row]:
     """Map `render` over chunks of tasks, in order, in this process or in worker processes."""
-    chunks = _chunked(tasks, chunk)
+    chunks = batched(tasks, chunk)
+    rendered: Iterable[list[_Row]]
     if workers <= 1:
-        for some in chunks:
-            yield from render(some)
-        return
-    # Spawn: a fork of a process with threads (Arrow, torch) may deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending: deque[Future[list[_Row]]] = deque()
-        try:
-            # A window of futures, not pool.map, which would queue every task at once.
-            for some in chunks:
-                pending.append(pool.submit(render, some))
-                if len(pending) >= 3 * workers:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        finally:
-            # A consumer that stops early does not wait for what was queued.
-            for future in pending:
-                future.cancel()
+        rendered = map(render, chunks)
+    else:
+        rendered = map_in_processes(
+            render, chunks, workers=workers, in_flight=3 * workers, died=_drawing_died
+        )
+    yield from chain.from_iterable(rendered)
 
 
-def _chunked(items: Iterable[_Task], size: int) -> Iterator[list[_Task]]:
-    iterator = iter(items)
-    while some := list(islice(iterator, size)):
-        yield some
+def _drawing_died(first: list[_Task], last: list[_Task]) -> str:
+    return (
+        f"it drew the generated shoes from number {first[0].number} to {last[-1].number}: memory "
+        "ran out, or it was killed. Lower base.workers."
+    )

@@ -14,6 +14,7 @@ from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.schema import TRUTH_COLUMNS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
 from compositional_prompts.files.tables import read_table
 
 CAPTIONERS = ("base", "finetuned")
@@ -95,8 +96,7 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path) -> ScoringInputs:
 
 
 def _prompt_groups(prompts: Path) -> tuple[str, ...]:
-    if not prompts.is_file():
-        raise FileNotFoundError(f"{prompts} is missing: run `dvc repro enhance` to make it.")
+    require_outputs(prompts)
     names = pq.read_schema(prompts).names
     return tuple(name for name in names if f"{name}_best" in names)
 
@@ -113,8 +113,8 @@ def _unique_ids(table: pa.Table, source: Path) -> pa.StringArray:
 def _aligned(table: pa.Table, image_ids: pa.StringArray, source: Path) -> pa.Table:
     rows = pc.index_in(image_ids, value_set=_unique_ids(table, source))
     if rows.null_count:
-        raise ValueError(
-            f"image {image_ids.filter(rows.is_null())[0]} has a caption but is not in {source}; "
-            "run `dvc repro`."
+        raise MismatchedOutputsError(
+            f"image {image_ids.filter(rows.is_null())[0]} has a caption but is not in {source}.",
+            source,
         )
     return table.take(rows)

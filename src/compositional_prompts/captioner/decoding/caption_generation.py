@@ -27,7 +27,7 @@ from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import queries_of
 from compositional_prompts.captioner.parameters import Sampling
-from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.pipeline.progress import progress
 
 GPU_STEPS = 4
@@ -213,7 +213,7 @@ def caption_images(
     captions: list[str] = []
     positions = inputs.positions(image_ids)
     batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
-    read = prefetched(batches, lambda rows: (rows, inputs.read(positions[rows])))
+    read = map_in_threads(lambda rows: (rows, inputs.read(positions[rows])), batches)
     for rows, queries in progress(read, "captions", len(batches)):
         captions += generate_captions(
             captioner,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import DamagedOutputError, atomic_file
 
 GRAMMAR_FILE = "grammar.json"
 
@@ -31,7 +31,7 @@ def read_grammar(directory: Path) -> list[list[str]] | None:
     """The grammar that lies in ``directory``, or None where there is none.
 
     Raises:
-        ValueError: the file is not a grammar.
+        DamagedOutputError: the file is not a grammar.
     """
     path = directory / GRAMMAR_FILE
     if not path.is_file():
@@ -39,15 +39,13 @@ def read_grammar(directory: Path) -> list[list[str]] | None:
     try:
         document = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}; run `dvc repro finetune`.") from error
+        raise DamagedOutputError(f"{path} is not JSON: {error}.", path) from error
     segments = document.get("segments") if isinstance(document, dict) else None
     if not isinstance(segments, list) or not all(
         isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)
         for alternatives in segments
     ):
-        raise ValueError(
-            f'{path} must hold {{"segments": [[text, ...], ...]}}; run `dvc repro finetune`.'
-        )
+        raise DamagedOutputError(f'{path} must hold {{"segments": [[text, ...], ...]}}.', path)
     _check(segments, str(path))
     return segments
 

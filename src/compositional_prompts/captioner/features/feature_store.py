@@ -34,7 +34,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, find_rows
-from compositional_prompts.files.outputs import atomic_directory, atomic_file
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    MismatchedOutputsError,
+    atomic_directory,
+    atomic_file,
+    require_outputs,
+)
 from compositional_prompts.files.scratch import link_or_copy
 from compositional_prompts.files.tables import check_schema, read_table, required, write_table
 
@@ -192,11 +198,10 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     """What ``features.json`` says.
 
     Raises:
-        FileNotFoundError: it is not there.
+        MissingOutputError: it is not there.
     """
     path = directory / METADATA_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features` to make it.")
+    require_outputs(path)
     metadata: dict[str, Any] = json.loads(path.read_text())
     return metadata
 
@@ -205,7 +210,11 @@ class ImageInputs(Protocol):
     """What the captioner is fed from: cached query features, or pixels where there is no cache."""
 
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Where the given images are, int64 ``[n]``; raises KeyError for an unknown one."""
+        """Where the given images are, int64 ``[n]``.
+
+        Raises:
+            MismatchedOutputsError: one of them is unknown.
+        """
         ...
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
@@ -217,13 +226,11 @@ class ImageInputs(Protocol):
         ...
 
 
-class DamagedShardError(ValueError):
+class DamagedShardError(DamagedOutputError):
     """A shard's bytes are not those of a shard."""
 
     def __init__(self, path: Path, found: str) -> None:
-        super().__init__(
-            f"{path} is damaged ({found}): run `dvc repro -f blip2_features` to make it again."
-        )
+        super().__init__(f"{path} is damaged ({found}).", path)
 
 
 @dataclass(frozen=True)
@@ -238,8 +245,7 @@ class _Shard:
     @classmethod
     def open(cls, path: Path) -> _Shard:
         """Read a shard's header: https://github.com/huggingface/safetensors#format."""
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: run `dvc repro blip2_features`.")
+        require_outputs(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
@@ -262,8 +268,7 @@ class _Shard:
 
 def _count_indexed(index: Path) -> int:
     """The rows of an index, its columns checked."""
-    if not index.is_file():
-        raise FileNotFoundError(f"{index} is missing: run `dvc repro blip2_features`.")
+    require_outputs(index)
     check_schema(pq.read_schema(index), FEATURE_INDEX, index)
     return int(pq.read_metadata(index).num_rows)
 
@@ -280,8 +285,9 @@ class FeatureStore:
         """Open a cache.
 
         Raises:
-            FileNotFoundError: the cache or one of its shards is missing.
-            ValueError: ``directory`` says that there is no cache, or it is damaged.
+            MissingOutputError: the cache or one of its shards is missing.
+            DamagedOutputError: its files do not belong together.
+            ValueError: ``directory`` says that there is no cache.
         """
         metadata = read_metadata(directory)
         if not metadata["cache"]:
@@ -299,10 +305,10 @@ class FeatureStore:
         layouts = {(shard.queries, shard.width, shard.dtype) for shard in self._shards}
         indexed = _count_indexed(directory / INDEX_FILE)
         if len(layouts) != 1 or not rows == indexed == self._images:
-            raise ValueError(
+            raise DamagedOutputError(
                 f"{directory}: {METADATA_FILE} names {self._images} images, {INDEX_FILE} has "
-                f"{indexed} and the shards {rows}, in the layouts {layouts}: run "
-                "`dvc repro -f blip2_features` to make it again."
+                f"{indexed} and the shards {rows}, in the layouts {layouts}.",
+                directory,
             )
         ((self.queries, self.width, self.dtype),) = layouts
         sizes = [shard.rows for shard in self._shards]
@@ -318,16 +324,17 @@ class FeatureStore:
         """Where the given images are, int64 ``[n]``. Reads the index: ask for many at once.
 
         Raises:
-            KeyError: an image has no features.
+            MismatchedOutputsError: an image has no features.
         """
         with pq.ParquetFile(self._directory / INDEX_FILE) as index:
             parts = index.iter_batches(NAMES_AT_ONCE, columns=["image_id"])
             positions = find_rows(image_ids, (part.column("image_id") for part in parts))
         missing = np.flatnonzero(positions < 0)
         if len(missing):
-            raise KeyError(
+            raise MismatchedOutputsError(
                 f"{len(missing)} images have no features in {self._directory}, among them "
-                f"{image_ids[missing[0]]!r}: run `dvc repro blip2_features`."
+                f"{image_ids[missing[0]]!r}.",
+                self._directory,
             )
         return positions
 

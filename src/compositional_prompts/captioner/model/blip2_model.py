@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.model.weight_files import tensor_shape, weight_files
+from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.section import Precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -196,8 +197,7 @@ def _configuration(directory: Path) -> Blip2Config:
     be taken for 32.
     """
     path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro weights` to make it.")
+    require_outputs(path)
     written = json.loads(path.read_text())
     if written.get("model_type") != Blip2Config.model_type:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compositional_prompts.captioner.model.blip2_model import Captioner, default_target_modules
 from compositional_prompts.captioner.parameters import Lora
+from compositional_prompts.files.outputs import require_outputs
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -101,10 +102,9 @@ def load_adapter(captioner: Captioner, adapter: Path) -> None:
     """Merge the adapter in ``adapter`` into the captioner's weights, in place.
 
     Raises:
-        FileNotFoundError: there is no adapter in ``adapter``.
+        MissingOutputError: there is no adapter in ``adapter``.
     """
-    if not (adapter / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{adapter} holds no adapter: run `dvc repro finetune`.")
+    require_outputs(adapter / CONFIG_FILE)
     adapted = PeftModel.from_pretrained(captioner.model, str(adapter))
     adapted.merge_and_unload()
     captioner.model.eval().requires_grad_(False)

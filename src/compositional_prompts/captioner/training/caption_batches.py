@@ -20,7 +20,7 @@ from compositional_prompts.captioner.model.forward import (
     score_places,
     scored_logits,
 )
-from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.training_run import Share
 
 
@@ -148,4 +148,4 @@ class CaptionBatches:
             )
             return Batch(place(self.images(share.rows)), placed)
 
-        return prefetched(shares, load)
+        return map_in_threads(load, shares)

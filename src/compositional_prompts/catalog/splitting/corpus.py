@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.reading import iterate_batches
 from compositional_prompts.catalog.schema import IMAGE, with_image_feature
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import atomic_file, require_outputs
 from compositional_prompts.files.tables import check_schema, required
 
 CORPUS = with_image_feature(pa.schema([required("image", IMAGE), required("caption", pa.string())]))
@@ -26,11 +26,10 @@ def iterate_corpus(path: Path) -> Iterator[tuple[bytes, str]]:
     """Stream the encoded images and captions of ``data/corpus.parquet``.
 
     Raises:
-        FileNotFoundError: the table is missing.
+        MissingOutputError: the table is missing.
         SchemaError: its columns are not those of :data:`CORPUS`.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro split` to make it.")
+    require_outputs(path)
     with pq.ParquetFile(path) as file:
         check_schema(file.schema_arrow, CORPUS, path)
         for batch in file.iter_batches(BATCH_ROWS):

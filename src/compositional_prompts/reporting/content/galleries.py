@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import check_schema
 from compositional_prompts.reporting.content.differences import Span, compare, plain
 from compositional_prompts.reporting.content.photo_choice import choose
@@ -88,7 +89,7 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
     """Choose ``count`` images a gallery (twice as many of the data set) and their texts.
 
     Raises:
-        FileNotFoundError: a table is missing, with the stage that writes it.
+        MissingOutputError: a table is missing.
         SchemaError: a table's columns are not the declared ones.
     """
     _check_tables(tables)
@@ -145,18 +146,15 @@ def _captions(tables: Tables, captioner: str) -> Path:
 
 
 def _check_tables(tables: Tables) -> None:
-    expected: list[tuple[Path, str, pa.Schema | None]] = [
-        (tables.splits, "split", SPLITS),
-        (tables.prompts, "enhance", None),
-        (_captions(tables, "base"), "infer", CAPTIONS),
-        (_captions(tables, "finetuned"), "infer", CAPTIONS),
-        (tables.scores, "score", SCORES),
-    ]
-    for path, stage, schema in expected:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: the stage {stage!r} writes it; run `dvc repro {stage}`."
-            )
+    expected: dict[Path, pa.Schema | None] = {
+        tables.splits: SPLITS,
+        tables.prompts: None,
+        _captions(tables, "base"): CAPTIONS,
+        _captions(tables, "finetuned"): CAPTIONS,
+        tables.scores: SCORES,
+    }
+    require_outputs(*expected)
+    for path, schema in expected.items():
         found = pq.read_schema(path)
         check_schema(found, schema or enhanced_prompts_schema(attribute_groups(found.names)), path)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld, choose_threshold
 from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
@@ -140,12 +141,13 @@ class MeasuredWorlds:
         """Check that every measured image was in a batch.
 
         Raises:
-            ValueError: one was not; it is named.
+            MismatchedOutputsError: one was not; it is named.
         """
         if self._missing:
-            raise ValueError(
+            raise MismatchedOutputsError(
                 f"{catalog} does not hold {len(self._missing)} labelled images of validation and "
-                f"test, among them {min(self._missing)!r}: run `dvc repro split`."
+                f"test, among them {min(self._missing)!r}.",
+                catalog,
             )
 
 

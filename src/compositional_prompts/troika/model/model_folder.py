@@ -19,7 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.outputs import (
+    MismatchedOutputsError,
+    atomic_directory,
+    require_outputs,
+)
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
@@ -31,7 +35,7 @@ BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MismatchedOutputsError):
     """A saved model does not fit the vocabulary, the CLIP or the code at hand."""
 
 
@@ -116,8 +120,8 @@ def _require_same_vocabulary(saved: Vocabulary, given: Vocabulary, directory: Pa
             new = sorted(set(theirs) - set(ours))
             raise CheckpointError(
                 f"{directory} was trained with other {kind} than pairs.parquet lists: "
-                f"only in the model {lost[:5]}, only in the table {new[:5]}. "
-                "Run `dvc repro troika_train`."
+                f"only in the model {lost[:5]}, only in the table {new[:5]}.",
+                directory,
             )
 
 
@@ -141,13 +145,15 @@ def load_trained_tensors(model: Troika, tensors: Mapping[str, Tensor], source: P
     if missing or extra:
         raise CheckpointError(
             f"{source} does not hold this model's tensors: missing {missing[:5]}, "
-            f"left over {extra[:5]}. Run `dvc repro troika_train`."
+            f"left over {extra[:5]}.",
+            source,
         )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{source}: tensor {name} is {list(tensor.shape)}, expected "
-                f"{list(expected[name].shape)}. Run `dvc repro troika_train`."
+                f"{list(expected[name].shape)}.",
+                source,
             )
     model.load_state_dict(dict(tensors), strict=False)
 
@@ -158,17 +164,15 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
     Unseen pairs may differ from those of training; attributes, objects and seen pairs may not.
 
     Raises:
-        FileNotFoundError: the directory has no ``config.json``.
+        MissingOutputError: the directory has no ``config.json``.
         CheckpointError: the vocabulary, the CLIP, a tensor or the layout is another one.
     """
     path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro troika_train` to make it.")
+    require_outputs(path)
     document = json.loads(path.read_text())
     if document.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {document.get('format')!r}, expected {FORMAT}: "
-            "run `dvc repro troika_train`."
+            f"{path} has format {document.get('format')!r}, expected {FORMAT}.", path
         )
     if not document["trained"]:
         return None
@@ -179,7 +183,8 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
     if document["clip"]["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{directory} was trained on the CLIP {document['clip']['fingerprint'][:12]}, "
-            f"but the CLIP at hand is {fingerprint[:12]}. Run `dvc repro troika_train`."
+            f"but the CLIP at hand is {fingerprint[:12]}.",
+            directory,
         )
     model = Troika(clip, vocabulary, TroikaConfig(**document["config"]))
     load_trained_tensors(model, load_file(directory / BEST_FILE), directory / BEST_FILE)

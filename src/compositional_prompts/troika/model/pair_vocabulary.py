@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.pair import Pair, spoken
 
@@ -137,7 +138,7 @@ def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> Labelle
     """The images whose ``pair_split`` is ``split``; there may be none.
 
     Raises:
-        ValueError: an image's pair is not a candidate in the closed world of that split.
+        MismatchedOutputsError: an image's pair is no candidate in the split's closed world.
     """
     table = read_table(splits, SPLITS, ["image_id", "attribute", "object", "pair_split"])
     table = table.filter(pc.equal(table.column("pair_split"), pa.scalar(split)))
@@ -148,9 +149,10 @@ def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> Labelle
     for row, (image_id, attribute, name) in enumerate(rows):
         column = allowed.get((attribute, name))
         if column is None:
-            raise ValueError(
+            raise MismatchedOutputsError(
                 f"{splits}: image {image_id!r} of split {split} has the pair {attribute}_{name}, "
-                f"which pairs.parquet does not list for that split: run `dvc repro split`."
+                "which pairs.parquet does not list for that split.",
+                splits,
             )
         positions[row] = column
     return LabelledImages(columns["image_id"], positions)

@@ -19,6 +19,7 @@ from torch import Tensor
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.files.outputs import MismatchedOutputsError
 
 MEMORY_BYTES = 4 * 1024**3
 """Larger caches lie in an unlinked file instead, from which the system pages them in."""
@@ -125,7 +126,7 @@ def decode_pixels(
         Pixels 0..255 in the order of ``image_ids``, uint8 ``[images, 3, size, size]``.
 
     Raises:
-        ValueError: an image is not in the catalog.
+        MismatchedOutputsError: an image is not in the catalog.
         OSError: there is no space for the cache.
     """
     position = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -153,8 +154,9 @@ def decode_pixels(
         found = accelerator.reduce(found.to(accelerator.device), "sum").cpu()
     missing = (found == 0).nonzero().flatten().tolist()
     if missing:
-        raise ValueError(
+        raise MismatchedOutputsError(
             f"{catalog} does not hold {len(missing)} labelled images, among them "
-            f"{image_ids[missing[0]]!r}: run `dvc repro split`."
+            f"{image_ids[missing[0]]!r}.",
+            catalog,
         )
     return pixels

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from compositional_prompts.compute.checkpoints import Checkpoints
-from compositional_prompts.compute.ordered_map import prefetched
+from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
@@ -220,7 +220,7 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         return batches
 
     def load(self, shares: Iterable[Share]) -> Iterator[Tensor]:
-        return prefetched(shares, lambda share: self.train.pixels[share.rows])
+        return map_in_threads(lambda share: self.train.pixels[share.rows], shares)
 
     def loss(self, share: Share, loaded: Tensor, step: Sequence[Share]) -> Tensor:
         data, params = self.train, self.params

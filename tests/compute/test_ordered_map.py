@@ -1,0 +1,111 @@
+"""The ordered map: order, bounds, errors in turn, early ends and processes that die."""
+
+import multiprocessing
+import operator
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from compositional_prompts.compute.ordered_map import (
+    WorkerDiedError,
+    batched,
+    map_in_processes,
+    map_in_threads,
+)
+
+plus_ten = partial(operator.add, 10)
+
+
+def died(first: int, last: int) -> str:
+    return f"it added to {first} to {last}. Try again."
+
+
+def in_two_processes(items, work=plus_ten, **options):
+    return map_in_processes(work, items, workers=2, in_flight=5, died=died, **options)
+
+
+def in_three_threads(items, work=plus_ten):
+    return map_in_threads(work, items, workers=3, in_flight=5)
+
+
+def test_results_come_in_the_order_of_the_items_whatever_is_ready_first() -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.02 * (4 - item % 5))
+        return 10 * item
+
+    assert list(map_in_threads(slow_first, range(20), workers=4, in_flight=8)) == [
+        10 * item for item in range(20)
+    ]
+
+
+@pytest.mark.parametrize("mapped", [in_three_threads, in_two_processes, map_in_threads])
+def test_nothing_is_lost_and_nothing_is_made_up(mapped) -> None:
+    arguments = (plus_ten,) if mapped is map_in_threads else ()
+    for count in (0, 1, 5, 12):
+        assert list(mapped(*arguments, range(count))) == list(range(10, 10 + count))
+
+
+@pytest.mark.parametrize("mapped", [in_three_threads, in_two_processes])
+def test_no_more_items_are_taken_than_may_be_in_flight(mapped) -> None:
+    taken = 0
+
+    def counted() -> Iterator[int]:
+        nonlocal taken
+        for item in range(30):
+            taken += 1
+            yield item
+
+    ahead = [taken - done for done, _ in enumerate(mapped(counted()))]
+    assert max(ahead) == 5
+
+
+@pytest.mark.parametrize("mapped", [in_three_threads, in_two_processes])
+def test_an_error_is_raised_when_its_item_is_due(mapped) -> None:
+    results = mapped([1, 2, "three", 4])
+    assert [next(results), next(results)] == [11, 12]
+    with pytest.raises(TypeError):
+        next(results)
+
+
+def test_what_has_not_begun_when_the_consumer_stops_is_cancelled() -> None:
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item:
+            go_on.wait()
+        return item
+
+    results = map_in_threads(work, range(100), workers=1, in_flight=10)
+    assert next(results) == 0
+    threading.Timer(0.2, go_on.set).start()
+    results.close()  # type: ignore[attr-defined]
+    assert begun in ([0], [0, 1])
+
+
+def test_a_process_is_set_up_before_its_work(tmp_path: Path) -> None:
+    moved = in_two_processes(["a", "b"], os.path.abspath, initializer=partial(os.chdir, tmp_path))
+    assert list(moved) == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def test_a_process_that_dies_is_named_with_what_was_in_flight() -> None:
+    results = in_two_processes(range(100))
+    assert next(results) == 10
+    for child in multiprocessing.active_children():
+        child.kill()
+    expected = r"^a worker process died while it added to \d+ to \d+\. Try again\.$"
+    with pytest.raises(WorkerDiedError, match=expected):
+        list(results)
+    with pytest.raises(WorkerDiedError, match="added to 7 to 7"):
+        list(in_two_processes([7], initializer=partial(os._exit, 3)))
+
+
+def test_lists_of_a_size() -> None:
+    assert list(batched(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batched([], 3)) == []
