@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
@@ -18,7 +19,8 @@ from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
 from compositional_prompts.troika.authors.imported_model import import_reference
 from compositional_prompts.troika.parameters import TroikaTrain
-from compositional_prompts.troika.training.catalog_training import train, write_curve
+from compositional_prompts.troika.training.catalog_training import train
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
                 report = import_reference(
                     paths.source, paths.pairs, paths.clip, paths.model, params
                 )
-                write_curve(report.records, paths.plots)
+                write_curve(TroikaEpoch, report.records, paths.plots)
                 write_metrics(report.metrics, paths.metrics)
         return
     settings = {
@@ -62,7 +64,7 @@ def main() -> None:
             checkpoints=checkpoints,
         )
         if accelerator.is_main_process:
-            write_curve(report.records, paths.plots)
+            write_curve(TroikaEpoch, report.records, paths.plots)
             write_metrics(report.metrics, paths.metrics)
         run.rows = report.rows
 
