@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.scratch import fingerprint, scratch_folder
@@ -16,7 +17,8 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
 from compositional_prompts.troika.parameters import TroikaTrain
-from compositional_prompts.troika.training.catalog_training import train, write_curve
+from compositional_prompts.troika.training.catalog_training import train
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
             checkpoints=checkpoints,
         )
         if accelerator.is_main_process:
-            write_curve(report.records, paths.plots)
+            write_curve(TroikaEpoch, report.records, paths.plots)
             write_metrics(report.metrics, paths.metrics)
         run.rows = report.rows
 

@@ -17,6 +17,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
+from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.torch_files import read_state_dict
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.stage import run_stage
@@ -29,7 +30,7 @@ from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.model.vision_adapters import require_supported
 from compositional_prompts.troika.parameters import TroikaTrain
-from compositional_prompts.troika.training.catalog_training import write_curve
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 
 CLIP_PREFIX = "clip."
 TEXT_PREFIX = "text_encoder."
@@ -410,7 +411,7 @@ def import_reference(
         state = TrainedState(tensors, tensors, best_epoch=0, epochs=0)
         save_model(model_directory, vocabulary, clip, model.config, state)
         parameters = list(model.parameters())
-        write_curve([], metrics / "plots" / "troika.csv")
+        write_curve(TroikaEpoch, [], metrics / "plots" / "troika.csv")
         write_metrics(
             {
                 "trained": True,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from torch import Tensor
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.compute.learning_curve import spread
 from compositional_prompts.compute.processes import join_processes
-from compositional_prompts.files.outputs import atomic_file, rounded
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.model.model_folder import save_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
@@ -30,7 +28,7 @@ from compositional_prompts.troika.model.pair_vocabulary import (
 )
 from compositional_prompts.troika.parameters import TroikaTrain
 from compositional_prompts.troika.training.pixel_cache import Normalizer, decode_pixels
-from compositional_prompts.troika.training.troika_curve import EpochRecord
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 from compositional_prompts.troika.training.troika_trainer import Labelled, TrainingOutcome, fit
 
 log = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class TrainingReport:
 
     rows: int
     metrics: dict[str, Any]
-    records: list[EpochRecord]
+    records: list[TroikaEpoch]
 
 
 def _labelled(
@@ -81,11 +79,7 @@ def _outcome_metrics(outcome: TrainingOutcome) -> dict[str, Any]:
         "epochs": outcome.state.epochs,
         "best_epoch": outcome.state.best_epoch,
         "selection": outcome.selection,
-        "train_loss": {
-            "min": min(losses),
-            "max": max(losses),
-            "mean": sum(losses) / len(losses),
-        },
+        "train_loss": spread(losses),
         "best": {key: value for key, value in best.items() if key != "epoch"},
     }
 
@@ -173,12 +167,3 @@ def train(
     metrics["parameters"] = _parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
     return TrainingReport(outcome.images, metrics, outcome.records)
-
-
-def write_curve(records: Sequence[EpochRecord], path: Path) -> None:
-    """Write one line an epoch as CSV, 4 decimals, nothing where nothing was measured."""
-    names = [field.name for field in fields(EpochRecord)]
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rounded(asdict(record)) for record in records)
