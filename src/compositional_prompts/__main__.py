@@ -17,18 +17,15 @@ from compositional_prompts.deployment.trained_paths import (
     TrainedPaths,
     adapter_in,
     captioner_in,
-    clip_in,
     read_trained_paths,
 )
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
-from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import ParameterError, Precision
 from compositional_prompts.project.presets import available_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.whole_params import read_all_params
-from compositional_prompts.troika.parameters import TroikaTrain
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
@@ -64,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
-    _add_import_troika(commands)
     _show_places(commands.choices)
     preset = commands.add_parser(
         "preset", help="lay presets/NAME.yaml on params.yaml and print the difference"
@@ -84,9 +80,6 @@ def _show_places(commands: Mapping[str, argparse.ArgumentParser]) -> None:
         paths = read_trained_paths()
         for name in ("caption", "export"):
             commands[name].set_defaults(trained=paths, adapter=paths.adapter, blip2=paths.blip2)
-        commands["import-troika"].set_defaults(
-            clip=paths.troika_clip, pairs=paths.pairs, model=paths.troika
-        )
 
 
 def _add_caption(commands: Any) -> None:
@@ -165,39 +158,6 @@ def _add_export(commands: Any) -> None:
     )  # fmt: skip
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
     export.set_defaults(run=_export, trained=None)
-
-
-def _add_import_troika(commands: Any) -> None:
-    import_troika = commands.add_parser(
-        "import-troika",
-        help="take over a checkpoint of the Troika authors' code (val_best.pt)",
-        description="Turn a state dict saved by the authors' implementation of Troika "
-        "(bighuang624/Troika) into the model that the stage troika_train would have written, with "
-        "its metrics. The frozen CLIP in the checkpoint must be the one at hand. No code in the "
-        "file is run.",
-        epilog="Labels in pairs.parquet are to be spelled as in the data set's own files. "
-        "Afterwards: dvc commit -f troika_train, then dvc repro troika_predict.",
-    )
-    add = import_troika.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="as val_best.pt or final_model.pt")
-    add(
-        "--clip", type=Path,
-        help="the CLIP that it was trained upon; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--pairs", type=Path,
-        help="the pairs of its data set; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--model", type=Path,
-        help="folder to write, replaced if it is there; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--metrics", type=Path, default=Path("metrics"),
-        help="folder of the stage's metrics, which are written too; default: %(default)s",
-    )  # fmt: skip
-    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    import_troika.set_defaults(run=_import_troika)
 
 
 def _preset(arguments: argparse.Namespace) -> int:
@@ -283,22 +243,6 @@ def _export(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     print(f"{arguments.out}: see its README.md")
-    return DONE
-
-
-def _import_troika(arguments: argparse.Namespace) -> int:
-    params, _ = read_params(arguments.params, TroikaTrain)
-    require_outputs(clip_in(arguments.clip), arguments.pairs)
-    reference = _with_torch("compositional_prompts.troika.authors.authors_checkpoint")
-    imported = reference.import_reference(
-        arguments.checkpoint,
-        arguments.clip,
-        arguments.pairs,
-        arguments.model,
-        arguments.metrics,
-        params,
-    )
-    print(imported)
     return DONE
 
 

@@ -64,7 +64,8 @@ def _labelled(
     )
 
 
-def _parameter_counts(clip: Clip, model: Troika | None) -> dict[str, int]:
+def parameter_counts(clip: Clip, model: Troika | None) -> dict[str, int]:
+    """How many numbers both have together, and how many of them are trained."""
     trainable = 0
     if model is not None:
         trainable = sum(part.numel() for part in model.parameters() if part.requires_grad)
@@ -135,7 +136,7 @@ def train(
         "epochs": 0,
     }
     if params.epochs == 0:
-        metrics["parameters"] = _parameter_counts(clip, None)
+        metrics["parameters"] = parameter_counts(clip, None)
         if accelerator.is_main_process:
             save_model(model_directory, vocabulary, clip, config, None)
         return TrainingReport(0, metrics, [])
@@ -164,6 +165,6 @@ def train(
     if accelerator.is_main_process:
         save_model(model_directory, vocabulary, clip, config, outcome.state)
     accelerator.wait_for_everyone()
-    metrics["parameters"] = _parameter_counts(clip, model)
+    metrics["parameters"] = parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
     return TrainingReport(outcome.images, metrics, outcome.records)
