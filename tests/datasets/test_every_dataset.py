@@ -17,12 +17,12 @@ from compositional_miniature import UT_TRUTH, cgqa, mit_states, photo, ut_zappos
 from PIL import Image
 
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import IMAGE, CatalogRow
+from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
 from compositional_prompts.datasets.registry import DATASETS
 from compositional_prompts.deployment.model_card import BaseModel, Exported, write_card
-from compositional_prompts.files.tables import read_table
+from compositional_prompts.files.tables import IMAGE, read_table
 from compositional_prompts.pipeline.section import Base, Positive
 from compositional_prompts.project.whole_params import Params, read_all_params
 from compositional_prompts.reporting.content.limits import limits
@@ -161,6 +161,7 @@ def test_the_model_card_says_what_it_is(
     one: type[DataSet], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     exported = Exported(
         name="captioner",

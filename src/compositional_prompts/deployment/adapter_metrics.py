@@ -7,23 +7,23 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from compositional_prompts.deployment import presence
+from compositional_prompts.deployment.trained_paths import TrainedPaths
 from compositional_prompts.pipeline.yaml_file import read_yaml
 
 LOCK: Final = Path("dvc.lock")
 
 
-def metrics_tell_of(adapter: Path) -> bool:
+def metrics_tell_of(adapter: Path, paths: TrainedPaths) -> bool:
     """Whether this adapter was trained last, and its captions scored last, by its content.
 
-    A copy of ``models/blip2_lora`` counts as that. Where ``dvc.lock`` is not there, or the metrics
+    A copy of the trained adapter counts as that. Where ``dvc.lock`` is not there, or the metrics
     are not as it says, nothing is known of them.
     """
     if not LOCK.is_file():
         return False
     stages: list[dict[str, Any]] = list(read_yaml(LOCK).get("stages", {}).values())
     made = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
-    trained = presence.ADAPTER.as_posix()
+    trained = paths.adapter.as_posix()
     between = {trained}
     for stage in stages:
         if any(dependency["path"] == trained for dependency in stage.get("deps", ())):
@@ -31,7 +31,7 @@ def metrics_tell_of(adapter: Path) -> bool:
             between |= {path for path in outs if not path.startswith("metrics/")}
     return (
         made.get(trained) == _folder_md5(adapter)
-        and all(made.get(path.as_posix()) == _md5(path) for path in presence.CARD_NEEDS)
+        and all(made.get(path.as_posix()) == _md5(path) for path in paths.card_files)
         # Else something was trained, or captioned, and what comes after it not run again.
         and all(
             dependency.get("md5") == made[dependency["path"]]

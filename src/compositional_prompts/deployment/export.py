@@ -25,6 +25,7 @@ from compositional_prompts.captioner.model.lora import CONFIG_FILE, load_adapter
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_of
 from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
+from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.pipeline.section import Precision
 from compositional_prompts.project.whole_params import Params
@@ -85,7 +86,7 @@ def export(
     completed = _token_rows(captioner)
     described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
     config = json.loads((adapter / CONFIG_FILE).read_text())
-    measured = metrics_tell_of(adapter)
+    measured = metrics_tell_of(adapter, read_trained_paths())
     if not measured:
         logger.warning(
             "%s: its card has no results, since %s does not say that metrics/ is of it",

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.datasets.dataset import DataSet
-from compositional_prompts.deployment import presence
+from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
 
@@ -103,7 +103,8 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     """
     data = params.download.chosen
     scores, finetuned, downloaded = (
-        json.loads(path.read_text()) if exported.measured else {} for path in presence.CARD_NEEDS
+        json.loads(path.read_text()) if exported.measured else {}
+        for path in read_trained_paths().card_files
     )
     generated = exported.measured and _all_generated(params)
     license_id = exported.license_id or ("mit" if generated else "other")
