@@ -19,11 +19,7 @@ from compositional_prompts.project.whole_params import Params, read_all_params
 
 SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 # Whose keys are the user's to choose.
-FREE = (
-    "download.fashion_products.filters",
-    "finetune.lora.rank_pattern",
-    "finetune.lora.alpha_pattern",
-)
+FREE = ("download.fashion_products.filters",)
 
 
 def groups(document: dict[str, Any], where: str = "") -> Iterator[str]:
