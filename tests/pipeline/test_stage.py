@@ -65,6 +65,19 @@ def test_timing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert record["peak_memory_mib"] > 1
 
 
+@pytest.mark.parametrize(("system", "held"), [("linux", 3 * 2**10), ("darwin", 3 * 2**20)])
+def test_peak_memory_is_in_mib_on_every_system(
+    system: str, held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    usage = SimpleNamespace(ru_maxrss=held)
+    monkeypatch.setattr("resource.getrusage", lambda who: usage)
+    with run_stage("split", tmp_path / "split.json"):
+        pass
+    record = json.loads((tmp_path / "split.json").read_text())
+    assert (record["peak_memory_mib"], record["peak_worker_memory_mib"]) == (3, 3)
+
+
 def test_the_peak_of_a_gpu_that_was_used_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

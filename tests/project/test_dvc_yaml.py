@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 RESULT_NEUTRAL = {"base.workers", "base.checkpoint_seconds"}
 """Parameters that never change a result, so that DVC need not know them."""
+GIVEN = "models/troika_source/${troika_train.source}"
+"""What no stage writes: a file of the project, or a checkpoint that the user puts beside it."""
 
 stage = pytest.mark.parametrize("name", STAGES)
 
@@ -164,7 +169,8 @@ def test_every_section_is_read_by_a_stage() -> None:
 def test_metrics_and_plots_are_kept_in_git(name: str) -> None:
     for kind in ("metrics", "plots"):
         for entry in STAGES[name].get(kind, []):
-            assert list(entry.values()) == [{"cache": False}], f"{kind} of {name}: {entry}"
+            ((path, settings),) = entry.items()
+            assert settings["cache"] is False, f"{kind} of {name}: {path}"
     assert f"metrics/timing/{name}" in " ".join(paths(STAGES[name]["metrics"]))
 
 
@@ -207,6 +213,9 @@ def test_all_data_comes_from_a_stage() -> None:
         for path in definition["deps"]:
             if is_source(path) or path == "params.yaml" or path.startswith("${"):
                 continue
+            if path == GIVEN:
+                assert (ROOT / path.replace("${troika_train.source}", "train")).is_file()
+                continue
             made = any(re.fullmatch(f"{out}(/.+)?", path) for out in written)
             assert made, f"{name} reads {path}, which no stage writes"
 
@@ -219,6 +228,40 @@ def test_artifacts_and_plots_are_outputs() -> None:
         for definition in plot.values():
             for path in definition["y"]:
                 assert any(path == out or path.startswith(f"{out}/") for out in written), path
+
+
+@pytest.mark.parametrize("groups", [("color", "material"), ("closure", "pattern")])
+def test_plots_show_whatever_attribute_groups_there_are(
+    groups: tuple[str, ...], tmp_path: Path
+) -> None:
+    plots = {
+        name: definition["plots"] for name, definition in STAGES.items() if "plots" in definition
+    }
+    document = {
+        "stages": {name: {"cmd": "true", "plots": written} for name, written in plots.items()},
+        "plots": PIPELINE["plots"],
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(document))
+    for path, columns in (
+        *((f"confusion/{group}.csv", "image_id,truth,predicted") for group in groups),
+        ("losses.csv", "epoch,train_loss,val_loss"),
+        ("troika.csv", "epoch,val_auc,val_hm"),
+        ("scores.csv", "captioner,metric,mean"),
+    ):
+        file = tmp_path / "metrics/plots" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{columns}\n1,2,3\n")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    shown = subprocess.run(
+        [*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    result = json.loads(shown.stdout)
+    assert result.get("errors", []) == []
+    for group in groups:
+        (chart,) = result["data"][f"metrics/plots/confusion/{group}.csv"]
+        encoding = chart["content"]["spec"]["encoding"]
+        assert (encoding["x"]["field"], encoding["y"]["field"]) == ("truth", "predicted")
 
 
 def test_the_shipped_parameters_are_valid() -> None:

@@ -27,17 +27,13 @@ from compositional_prompts.datasets.parameters import (
 )
 from compositional_prompts.datasets.ut_zappos_truth import photo_id, read_truth
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
-from compositional_prompts.files.downloads import Remote, fetch
-from compositional_prompts.files.scratch import SCRATCH
+from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
 from compositional_prompts.prompt.pair import Pair, dotted
 
 SPLIT: Final = "compositional-split-natural"
 METADATA: Final = f"metadata_{SPLIT}.t7"
 PAIR_FILES: Final = {name: f"{SPLIT}/{name}_pairs.txt" for name in SPLIT_NAMES}
 TRUTH_FILES: Final = ("meta-data.csv", "ut-zap50k-data/meta-data.csv")
-
-ARCHIVES: Final = SCRATCH / "archives"
-"""Where fetched archives are kept: outside the outputs, which DVC removes before a run."""
 
 NOT_KNOWN: Final = "NA"
 """What stands in the list of photos for an attribute or a set that there is none of."""
@@ -154,7 +150,7 @@ def select_compositional(name: str, params: Parameters) -> Selection:
     names = _Names(listed)
     metadata, content = files.required(layout, METADATA, MAX_PLAIN_BYTES)
     entries, dropped = _select_entries(read_plain_values(content, metadata), metadata, lists)
-    truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else None
+    truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else {}
     pairs = [ListedPair(*names.of(pair), split) for pair, split in sorted(listed.items())]
     rows = _rows(files, layout, entries, names, truth)
     return Selection(files.source, rows, len(entries), dropped, pairs)
@@ -270,7 +266,7 @@ def _open_files(name: str, params: Parameters, layout: _Layout) -> _Files:
         file = getattr(params, key)
         if isinstance(file, ArchiveFile):
             remote = Remote(file.url, file.size, file.sha256, f"download.{name}.{key}")
-            archives.append(open_archive(fetch(remote, ARCHIVES), ARCHIVES))
+            archives.append(open_archive(fetch(remote, DOWNLOADS), DOWNLOADS))
     return _Files(f"the archives of {name}", archives)
 
 
@@ -387,11 +383,11 @@ def _check_split(entry: _Entry, lists: _PairLists, place: str) -> None:
         )
 
 
-def _truth(files: _Files, layout: _Layout) -> dict[str, Mapping[str, str | None]] | None:
+def _truth(files: _Files, layout: _Layout) -> dict[str, Mapping[str, str]]:
     name = files.find(f"{root}{path}" for root in layout.roots for path in TRUTH_FILES)
     if name is None:
         logger.info("%s has no meta-data.csv: its photos have no truth", files.source)
-        return None
+        return {}
     return read_truth(files.read(name, _TEXT_BYTES), f"{files.source}: {name}")
 
 
@@ -400,7 +396,7 @@ def _rows(
     layout: _Layout,
     entries: Sequence[_Entry],
     names: _Names,
-    truth: Mapping[str, Mapping[str, str | None]] | None,
+    truth: Mapping[str, Mapping[str, str]],
 ) -> Iterator[CatalogRow]:
     of_products = layout is _LAYOUTS["ut_zappos"]
     try:
@@ -416,7 +412,7 @@ def _rows(
                 attribute=attribute,
                 object=object_,
                 pair_split=entry.split,
-                **(truth or {}).get(photo_id(entry.original or entry.image) or "", {}),
+                truth=truth.get(photo_id(entry.original or entry.image) or "", {}),
             )
     finally:
         files.close()
