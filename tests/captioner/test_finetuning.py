@@ -41,8 +41,8 @@ def lora(**changes) -> Lora:
         "bias": "none",
         "use_dora": False,
         "use_rslora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": [],
+        "alpha_pattern": [],
     }
     return Lora(**(values | changes))
 
@@ -318,7 +318,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, store) -> None:
     "changes",
     [
         {"use_dora": True},
-        {"use_rslora": True, "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+        {"use_rslora": True},
         {"bias": "lora_only", "target_modules": ["k_proj", "out_proj"]},
         {"target_modules": ["language_projection", "k_proj"]},
     ],
@@ -333,6 +333,11 @@ def test_other_adapters_load_with_plain_peft(tmp_path, store, changes) -> None:
     assert config["target_modules"] == sorted(config["target_modules"])
     for name, value in changes.items():
         assert config[name] == (sorted(value) if name == "target_modules" else value)
+    check_loading(captioner, store, tmp_path)
+
+
+def check_loading(captioner, store, tmp_path) -> None:
+    """The trained model's logits against those of the adapter on disk, loaded with PEFT alone."""
     plain = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "blip2")
     loaded = PeftModel.from_pretrained(plain, tmp_path / "lora" / LAST)
     captioner.model.eval()
@@ -343,6 +348,36 @@ def test_other_adapters_load_with_plain_peft(tmp_path, store, changes) -> None:
         found, _ = caption_logits(loaded.eval().get_base_model(), queries, tokens)
     torch.testing.assert_close(found, expected)
     assert len(labels) == 4
+
+
+def test_overlapping_patterns_mean_the_same_trained_and_loaded(tmp_path, store) -> None:
+    save(miniature("opt"), tmp_path / "blip2")
+    captioner = load_captioner(tmp_path / "blip2", CPU)
+    first, rest = r"layers.0.self_attn.v_proj", "v_proj"  # PEFT sorts "l" before "v",
+    narrow, wide = "v_proj", ".*"  # and "." before "v"
+    patterns = {
+        "rank_pattern": [{"modules": narrow, "r": 3}, {"modules": wide, "r": 6}],
+        "alpha_pattern": [{"modules": first, "alpha": 4}, {"modules": rest, "alpha": 64}],
+    }
+    run(tmp_path, store, captioner=captioner, lora=lora(**patterns), learning_rate=0.05)
+    ranks = {
+        name: tensor.shape[0] for name, tensor in tensors_of(tmp_path).items() if "lora_A" in name
+    }
+    assert set(ranks.values()) == {3, 6}
+    assert all(("v_proj" in name) == (rank == 3) for name, rank in ranks.items())
+    check_loading(captioner, store, tmp_path)
+
+
+@pytest.mark.parametrize("modules", [["v_proj", "layers.0.self_attn.v_proj"], ["v_porj"]])
+def test_a_pattern_without_effect_is_refused(modules) -> None:
+    patterns = [{"modules": name, "alpha": 5} for name in modules]
+    with pytest.raises(ValueError, match=rf"alpha_pattern: '{modules[-1]}' has no effect"):
+        add_adapter(miniature("opt"), lora(alpha_pattern=patterns))
+
+
+def test_a_pattern_is_a_regular_expression() -> None:
+    with pytest.raises(ValueError, match="must be a regular expression"):
+        lora(rank_pattern=[{"modules": "v_proj(", "r": 5}])
 
 
 def test_the_default_modules_of_t5(tmp_path, store) -> None:

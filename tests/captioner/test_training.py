@@ -29,8 +29,8 @@ LORA = Lora(
     bias="none",
     use_dora=False,
     use_rslora=False,
-    rank_pattern={},
-    alpha_pattern={},
+    rank_pattern=[],
+    alpha_pattern=[],
 )
 
 

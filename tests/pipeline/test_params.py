@@ -23,8 +23,6 @@ FREE = (
     "clip_embed.attributes",
     "enhance.reference_colors",
     "download.fashion_products.filters",
-    "finetune.lora.rank_pattern",
-    "finetune.lora.alpha_pattern",
 )
 
 
