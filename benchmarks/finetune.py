@@ -69,8 +69,8 @@ from compositional_prompts.captioner.training.caption_batches import CaptionPair
 from compositional_prompts.captioner.training.caption_trainer import finetune
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.sample.drawn_products import generate_catalog
 
 REPORT_BATCH = 3

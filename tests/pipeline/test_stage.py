@@ -1,8 +1,7 @@
-"""What every stage script shares: its arguments, its timing and its progress bars."""
+"""What every stage script shares: its arguments and its timing."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import sys
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
@@ -122,15 +120,3 @@ def test_a_stage_says_what_it_does_under_its_name(
     written = capsys.readouterr().err
     assert "split: 12 pairs" in written
     assert "chatter" not in written
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert list(progress(iter(range(5)), "images", 5)) == [0, 1, 2, 3, 4]
-        assert ("images" in stream.getvalue()) is shown

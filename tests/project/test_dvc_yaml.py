@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from compositional_prompts.project.source_dependencies import (
     imported_files,
     is_source,
+    source_dependencies,
     stage_script,
     sync_dependencies,
 )
@@ -64,8 +65,71 @@ def test_scripts_and_stages_are_the_same() -> None:
 def test_dependencies_are_the_imported_files(name: str) -> None:
     script = stage_script(STAGES[name])
     declared = [path for path in STAGES[name]["deps"] if is_source(path)]
-    expected = [str(script), *(str(path) for path in imported_files(ROOT, script))]
+    expected = [str(path) for path in source_dependencies(ROOT, script)]
     assert declared == expected, "run `compositional-prompts sync-deps`"
+
+
+def test_a_folder_stands_for_files_that_are_all_imported(tmp_path: Path) -> None:
+    package = tmp_path / "src/compositional_prompts"
+    for name, text in {
+        "room/a.py": "from compositional_prompts.room.inner import b, c",
+        "room/inner/b.py": "",
+        "room/inner/c.py": "",
+        "room/inner/__init__.py": "",
+        "room/inner/__pycache__/b.cpython-311.pyc": "",
+        "room/inner/style.css": "",
+        "lone/d.py": "",
+        "other/e.py": "",
+        "other/f.py": "",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    script = Path("stages/x.py")
+    (tmp_path / script).parent.mkdir()
+    (tmp_path / script).write_text(
+        "from compositional_prompts.room import a\nimport compositional_prompts.other.e\n"
+        "import compositional_prompts.lone.d\n"
+    )
+
+    def found() -> list[str]:
+        paths = source_dependencies(tmp_path, script)
+        return [str(path).removeprefix("src/compositional_prompts/") for path in paths]
+
+    assert found() == ["stages/x.py", "lone/d.py", "other/e.py", "room"]
+    (package / "room/g.py").write_text("")
+    assert found() == ["stages/x.py", "lone/d.py", "other/e.py", "room/a.py", "room/inner"]
+    (package / "room/inner/h.py").write_text("")
+    assert found()[3:] == [
+        "room/a.py",
+        *(f"room/inner/{name}" for name in ("b.py", "c.py", "style.css")),
+    ]
+
+
+def stale_stages() -> dict[Path, set[str]]:
+    """Of every source file, the stages that run again after a comment in it, as DVC counts."""
+    stale: dict[Path, set[str]] = {
+        path.relative_to(ROOT): set()
+        for folder in ("src", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    for name, definition in STAGES.items():
+        for dependency in filter(is_source, definition["deps"]):
+            for file in stale:
+                if file.is_relative_to(dependency):
+                    stale[file].add(name)
+    return stale
+
+
+def test_only_what_every_stage_runs_on_makes_all_of_them_stale() -> None:
+    """The runner, how outputs and tables are written and checked, and what an image is."""
+    package = Path("src/compositional_prompts")
+    everywhere = {
+        str(file.relative_to(package))
+        for file, names in stale_stages().items()
+        if names == set(STAGES)
+    }
+    beside = {name for name in everywhere if not name.startswith("pipeline/")}
+    assert beside <= {"catalog/schema.py", "files/outputs.py", "files/tables.py"}
 
 
 def test_synchronising_changes_nothing(tmp_path: Path) -> None:

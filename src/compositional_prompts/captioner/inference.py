@@ -19,9 +19,9 @@ from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.compute.batch_size import automatic_batch_size
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import read_table, write_table
-from compositional_prompts.pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from compositional_prompts.compute.checkpoints import (
 )
 from compositional_prompts.compute.learning_curve import Record, best_epoch, should_stop
 from compositional_prompts.compute.processes import any_process
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.compute.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.pixel_baseline import Palette, name_catalog
 from compositional_prompts.enhancement.reference_colors import reference_colors
@@ -22,7 +23,6 @@ from compositional_prompts.enhancement.word_choice import Choice, choose, score_
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.files.tables import read_table
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.files.tables import as_declared
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds, Measurement
 from compositional_prompts.troika.model.model_folder import load_model

@@ -21,8 +21,8 @@ from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.compute.batch_size import automatic_batch_size
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.section import BatchSize
 
 LARGEST_AUTO = 256
