@@ -33,10 +33,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, find_rows
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
-    MismatchedOutputsError,
     atomic_directory,
     atomic_file,
     require_outputs,
@@ -213,7 +212,7 @@ class ImageInputs(Protocol):
         """Where the given images are, int64 ``[n]``.
 
         Raises:
-            MismatchedOutputsError: one of them is unknown.
+            ImageJoinError: one of them is unknown.
         """
         ...
 
@@ -324,19 +323,12 @@ class FeatureStore:
         """Where the given images are, int64 ``[n]``. Reads the index: ask for many at once.
 
         Raises:
-            MismatchedOutputsError: an image has no features.
+            ImageJoinError: an image has no features.
         """
-        with pq.ParquetFile(self._directory / INDEX_FILE) as index:
-            parts = index.iter_batches(NAMES_AT_ONCE, columns=["image_id"])
-            positions = find_rows(image_ids, (part.column("image_id") for part in parts))
-        missing = np.flatnonzero(positions < 0)
-        if len(missing):
-            raise MismatchedOutputsError(
-                f"{len(missing)} images have no features in {self._directory}, among them "
-                f"{image_ids[missing[0]]!r}.",
-                self._directory,
-            )
-        return positions
+        path = self._directory / INDEX_FILE
+        with pq.ParquetFile(path) as index:
+            parts = index.iter_batches(IDS_AT_ONCE, columns=["image_id"])
+            return image_rows(image_ids, (part.column("image_id") for part in parts), table=path)
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
         """Features at the given positions, in their order: ``[n, queries, width]``, as stored.

@@ -156,6 +156,7 @@ def train(
         base.workers,
         model_directory.parent,
         accelerator,
+        splits,
     )
     outcome = fit(
         model,
