@@ -1,5 +1,7 @@
 """Stage download: images and labels of the chosen data set, checked, as the Parquet catalog."""
 
+from typing import Any
+
 import pyarrow as pa
 
 from compositional_prompts.catalog.schema import CatalogRow
@@ -22,13 +24,20 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.sample.drawn_products import generate_catalog
 
 
+def sample_row(
+    *, color: str, material: str, closure: str, heel_height: str, **labels: Any
+) -> CatalogRow:
+    truth = {"color": color, "material": material, "closure": closure, "heel_height": heel_height}
+    return CatalogRow(truth=truth, **labels)
+
+
 def select(params: Download, base: Base) -> Selection:
     """What ``params.dataset`` offers."""
     match params.dataset:
         case "sample":
             images = params.sample.images
             generated = generate_catalog(images, base.seed, base.workers)
-            rows = (CatalogRow(**row._asdict()) for row in generated)
+            rows = (sample_row(**row._asdict()) for row in generated)
             return Selection("the generated sample", rows, images, {})
         case "fashion_products":
             return select_products(params.fashion_products)
@@ -43,11 +52,15 @@ def select(params: Download, base: Base) -> Selection:
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "catalog", "rejected", "listed_pairs", "metrics", "timing")
+    paths = path_arguments(
+        __doc__, "catalog", "truth", "rejected", "listed_pairs", "metrics", "timing"
+    )
     params, base = read_params(paths.params, Download)
     with run_stage("download", paths.timing) as run:
         selection = select(params, base)
-        metrics = ingest(selection, paths.catalog, paths.rejected, params, base.workers)
+        metrics = ingest(
+            selection, paths.catalog, paths.truth, paths.rejected, params, base.workers
+        )
         listed = pa.Table.from_pylist([pair._asdict() for pair in selection.pairs], LISTED_PAIRS)
         write_table(listed, paths.listed_pairs, LISTED_PAIRS)
         write_metrics(metrics, paths.metrics)

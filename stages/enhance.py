@@ -13,12 +13,14 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 def main() -> None:
     """Run the stage."""
     paths = path_arguments(
-        __doc__, "prompts", "catalog", "embeddings", "enhanced", "metrics", "confusion", "timing"
+        __doc__,
+        *("prompts", "catalog", "truth", "embeddings"),
+        *("enhanced", "metrics", "confusion", "timing"),
     )
     params, base = read_params(paths.params, Enhance)
     with run_stage("enhance", paths.timing) as run:
         result = enhance_prompts(
-            paths.prompts, paths.catalog, paths.embeddings, params, base.workers
+            paths.prompts, paths.catalog, paths.truth, paths.embeddings, params, base.workers
         )
         write_table(
             result.table, paths.enhanced, enhanced_prompts_schema(tuple(result.evaluations))

@@ -19,13 +19,13 @@ def main() -> None:
     """Run the stage."""
     paths = path_arguments(
         __doc__,
-        *("captions", "prompts", "catalog", "embeddings", "clip"),
+        *("captions", "prompts", "catalog", "truth", "embeddings", "clip"),
         *("scores", "metrics", "plots", "timing"),
     )
     params, base = read_params(paths.params, Score)
     with run_stage("score", paths.timing) as run:
         result = score_captions(
-            read_inputs(paths.captions, paths.prompts, paths.catalog),
+            read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
             iterate_image_vectors(paths.embeddings / "images.parquet"),
             load_clip(paths.clip, resolve_device(base.device)),
             lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 OUTPUTS = {
     "download": {
         "catalog": "catalog",
+        "truth": "truth.parquet",
         "rejected": "rejected.parquet",
         "listed-pairs": "listed_pairs.parquet",
     },

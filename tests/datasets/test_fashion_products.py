@@ -89,7 +89,7 @@ def test_rows_of_the_hub_become_rows_of_the_catalog(tmp_path: Path) -> None:
     assert first.image_id == first.product_id == "fashion-1163"
     assert (first.image, first.path) == (b"jpeg", "1163.jpg")
     assert (first.attribute, first.object) == ("Navy.Blue", "Casual.Shoes")
-    assert (first.color, first.title) == ("navy blue", "Shoe 1163")
+    assert (first.truth["color"], first.title) == ("navy blue", "Shoe 1163")
     assert (second.image, second.path) == (b"photo 2", "2.jpg")
     assert (third.image, third.title) == (None, None)
 
@@ -116,8 +116,8 @@ def test_unlabelled_images_are_kept_when_asked(tmp_path: Path) -> None:
     source = mirror(tmp_path, [product(1, "NA", "Heels"), product(2, "Red", "Heels")])
     selection = select_products(parameters(source, on_missing="keep"))
     first, second = selection.rows
-    assert (first.attribute, first.object, first.color) == (None, None, None)
-    assert (second.attribute, second.object, second.color) == ("Red", "Heels", "red")
+    assert (first.attribute, first.object, first.truth["color"]) == (None, None, None)
+    assert (second.attribute, second.object, second.truth["color"]) == ("Red", "Heels", "red")
     assert selection.dropped["missing_label"] == 0
 
 
@@ -130,7 +130,7 @@ def test_other_columns_as_attribute_and_filter(tmp_path: Path) -> None:
         parameters(source, attribute="usage", filters={"gender": ["Women", "Girls"]})
     )
     (row,) = selection.rows
-    assert (row.attribute, row.object, row.color) == ("Party", "Heels", "red")
+    assert (row.attribute, row.object, row.truth["color"]) == ("Party", "Heels", "red")
     assert selection.dropped["filtered"] == 1
 
 
@@ -271,7 +271,7 @@ def test_all_footwear_photographs_are_selected_and_decode() -> None:
     assert selection.dropped["filtered"] == labels.height - footwear.height
     colors: Counter[str | None] = Counter()
     for number, row in enumerate(selection.rows):
-        colors[row.color] += 1
+        colors[row.truth["color"]] += 1
         if number % 100 == 0:
             assert row.image is not None
             assert Image.open(io.BytesIO(row.image)).size in ((60, 80), (60, 60))

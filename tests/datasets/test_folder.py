@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from compositional_prompts.catalog.image_files import FolderError
-from compositional_prompts.datasets.folder import LABEL_COLUMNS, read_labels_csv, select_images
-from compositional_prompts.datasets.parameters import FolderDataset
+from compositional_prompts.datasets.folder import read_labels_csv, select_images
+from compositional_prompts.datasets.parameters import LABEL_COLUMNS, FolderDataset
 
+COLUMNS = (*LABEL_COLUMNS[2:], "color", "closure")
+
+TRUTH = ["color", "closure"]
 PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
 
 
@@ -25,14 +29,16 @@ def make(directory: Path, *names: str) -> Path:
 
 def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
     content = text.encode() if isinstance(text, str) else text
-    labels = read_labels_csv(content, "labels.csv", PATHS, "photos")
+    labels = read_labels_csv(content, "labels.csv", TRUTH, PATHS, "photos")
     return {path: dict(values) for path, values in labels.items()}
 
 
 def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
     make(tmp_path, "a/1.jpg", "shoe.jpg?v=123", "notes.txt")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
-    selection = select_images(FolderDataset(path=str(tmp_path), labels=None, on_missing="keep"))
+    selection = select_images(
+        FolderDataset(path=str(tmp_path), labels=None, truth=[], on_missing="keep")
+    )
     rows = {row.image_id: row.image for row in selection.rows}
     assert rows == {
         "a/1.jpg": b"a/1.jpg",
@@ -43,7 +49,7 @@ def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
-    params = FolderDataset(path=str(tmp_path / "nothing"), labels=None, on_missing="keep")
+    params = FolderDataset(path=str(tmp_path / "nothing"), labels=None, truth=[], on_missing="keep")
     with pytest.raises(FolderError, match=r"download\.folder\.path: there is no directory"):
         select_images(params)
 
@@ -51,7 +57,7 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
 def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
     paths = {" lead.jpg", "a.jpg", "b.jpg", " b.jpg"}
     text = "title,image_path\nx, lead.jpg\ny, a.jpg \nz, b.jpg\nw,b.jpg \n"
-    assert list(read_labels_csv(text.encode(), "labels.csv", paths, "photos")) == [
+    assert list(read_labels_csv(text.encode(), "labels.csv", [], paths, "photos")) == [
         " lead.jpg",
         "a.jpg",
         " b.jpg",
@@ -77,7 +83,7 @@ def test_the_cause_why_a_named_file_is_no_image(tmp_path: Path, cell: str, cause
     (folder / "again").symlink_to(folder / "above")
     labels = tmp_path / "labels.csv"
     labels.write_text(f"image_path,title\n{cell},x\n")
-    params = FolderDataset(path=str(folder), labels=str(labels), on_missing="keep")
+    params = FolderDataset(path=str(folder), labels=str(labels), truth=[], on_missing="keep")
     with pytest.raises(
         FolderError, match=rf"line 2: '{cell}' is no image under .*photos: .*{cause}"
     ):
@@ -88,10 +94,17 @@ def test_the_cause_why_a_named_file_is_no_image(tmp_path: Path, cell: str, cause
 def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int) -> None:
     make(tmp_path / "photos", *PATHS)
     csv_path = tmp_path / "labels.csv"
-    csv_path.write_text("image_path,object,attribute,product_id,color\na.jpg,Boat Shoes,Red,p1,red")
+    csv_path.write_text(
+        "image_path,object,attribute,product_id,closure\na.jpg,Boat Shoes,Red,p1,laces; zipper"
+    )
     selection = select_images(
         FolderDataset.model_validate(
-            {"path": str(tmp_path / "photos"), "labels": str(csv_path), "on_missing": on_missing}
+            {
+                "path": str(tmp_path / "photos"),
+                "labels": str(csv_path),
+                "truth": TRUTH,
+                "on_missing": on_missing,
+            }
         )
     )
     rows = list(selection.rows)
@@ -99,16 +112,28 @@ def test_images_the_csv_does_not_name(tmp_path: Path, on_missing: str, ids: int)
     assert selection.dropped == {"missing_label": 3 - ids}
     row = rows[0]
     assert (row.image_id, row.product_id, row.image) == ("a.jpg", "p1", b"a.jpg")
-    assert (row.attribute, row.object, row.color, row.title) == ("Red", "Boat.Shoes", "red", None)
+    assert (row.attribute, row.object, row.title) == ("Red", "Boat.Shoes", None)
+    assert row.truth == {"color": None, "closure": "laces; zipper"}
     for other in rows[1:]:
         assert (other.product_id, other.attribute) == (other.image_id, None)
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [(["color", "title"], "title is a column with a meaning of its own"), (["a", "a"], "twice")],
+)
+def test_columns_of_truth_have_no_other_meaning(truth: list[str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FolderDataset(path="photos", labels=None, truth=truth, on_missing="keep")
 
 
 def test_a_missing_csv_is_told(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
     with pytest.raises(FolderError, match="there is no file"):
         select_images(
-            FolderDataset(path=str(tmp_path), labels=str(tmp_path / "x.csv"), on_missing="keep")
+            FolderDataset(
+                path=str(tmp_path), labels=str(tmp_path / "x.csv"), truth=[], on_missing="keep"
+            )
         )
 
 
@@ -129,6 +154,10 @@ def test_a_header_alone_labels_nothing() -> None:
     [
         ("", r"line 1: no column 'image_path'; found nothing"),
         ("path,title\na.jpg,x\n", r"line 1: unknown column 'path'; found path, title"),
+        (
+            "image_path,colr\na.jpg,red\n",
+            r"unknown column 'colr'.*, color, closure, .*download.folder.truth",
+        ),
         ("image_path;title\na.jpg;x\n", r"unknown column 'image_path;title'.*separated by commas"),
         ("title\nx\n", r"no column 'image_path'"),
         ("image_path,title,title\na.jpg,x,y\n", r"column 'title' stands there twice"),
@@ -160,9 +189,9 @@ CELL = st.text(
 @given(
     st.dictionaries(
         st.sampled_from(sorted(PATHS)),
-        st.fixed_dictionaries(dict.fromkeys(LABEL_COLUMNS[2:], CELL)),
+        st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELL)),
     ),
-    st.permutations(["image_path", *LABEL_COLUMNS[2:]]),
+    st.permutations(["image_path", *COLUMNS]),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
 )

@@ -14,6 +14,7 @@ from PIL import Image
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
+from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, Selection, ingest
@@ -42,6 +43,10 @@ def photo(seed: int) -> bytes:
 PHOTOS = [photo(seed) for seed in range(5)]
 
 
+def outputs(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / "catalog", folder / "truth.parquet", folder / "rejected.parquet"
+
+
 def rows(count: int) -> list[CatalogRow]:
     words = [("Red", "Shoes"), ("Blue", "Shoes"), ("Red", "Boots"), (None, None)]
     return [
@@ -55,16 +60,17 @@ def selection(rows: list[CatalogRow]) -> Selection:
 
 
 def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) -> None:
-    given = rows(300)
+    given = [row._replace(truth={"color": f"c{n}"}) for n, row in enumerate(rows(300))]
     given[7] = given[7]._replace(image=b"")
     given[100] = given[100]._replace(image=PHOTOS[0][:-20])
     given[101] = given[101]._replace(image=None)
     given[299] = given[299]._replace(image=b"")
-    metrics = ingest(
-        selection(given), tmp_path / "catalog", tmp_path / "rejected.parquet", download(), 2
-    )
+    metrics = ingest(selection(given), *outputs(tmp_path), download(), 2)
     kept = [row.image_id for n, row in enumerate(given) if n not in (7, 100, 101, 299)]
     assert read_labels(tmp_path / "catalog")["image_id"].to_pylist() == kept
+    truth = read_table(tmp_path / "truth.parquet", TRUTH)
+    assert truth["image_id"].to_pylist() == kept
+    assert truth["word"].to_pylist() == [f"c{image_id[1:]}" for image_id in kept]
     reasons = {"inaccessible": 1, "empty_file": 2, "truncated": 1}
     assert metrics == {
         "images": 296,
@@ -90,10 +96,10 @@ def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) ->
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         name = str(workers)
-        ingest(
-            selection(rows(200)), tmp_path / name, tmp_path / f"{name}.parquet", download(), workers
-        )
-    files = [(tmp_path / name / "part-00000.parquet").read_bytes() for name in ("1", "3")]
+        ingest(selection(rows(200)), *outputs(tmp_path / name), download(), workers)
+    files = [
+        (tmp_path / name / "catalog" / "part-00000.parquet").read_bytes() for name in ("1", "3")
+    ]
     assert files[0] == files[1]
 
 
@@ -104,20 +110,17 @@ def test_too_many_bad_images_stop_the_run_and_leave_nothing(tmp_path: Path) -> N
     ):
         ingest(
             selection(given),
-            tmp_path / "catalog",
-            tmp_path / "rejected",
+            *outputs(tmp_path),
             download(max_rejected=0.29),
             1,
         )
     assert list(tmp_path.iterdir()) == []
-    ingest(
-        selection(given), tmp_path / "catalog", tmp_path / "rejected", download(max_rejected=0.3), 1
-    )
+    ingest(selection(given), *outputs(tmp_path), download(max_rejected=0.3), 1)
     assert count_rows(tmp_path / "catalog") == 7
 
 
 def test_max_pixels_is_the_parameter(tmp_path: Path) -> None:
-    paths = tmp_path / "catalog", tmp_path / "rejected"
+    paths = outputs(tmp_path)
     assert ingest(selection(rows(1)), *paths, download(max_pixels=192), 1)["rejected"] == {}
     with pytest.raises(IngestionError, match="1 too_many_pixels"):
         ingest(selection(rows(1)), *paths, download(max_pixels=191), 1)
@@ -128,8 +131,7 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path, given: list[CatalogRow]) 
     with pytest.raises(IngestionError, match=r"empty data set: the test .*3 missing_label"):
         ingest(
             selection(given),
-            tmp_path / "catalog",
-            tmp_path / "rejected",
+            *outputs(tmp_path),
             download(max_rejected=1.0),
             1,
         )
@@ -140,7 +142,7 @@ def test_a_duplicate_image_id_is_an_error(tmp_path: Path) -> None:
     given = rows(80)
     given[70] = given[70]._replace(image_id="i3")
     with pytest.raises(DuplicateImageError, match=r"'i3' occurs twice: '3.jpg' and '70.jpg'"):
-        ingest(selection(given), tmp_path / "catalog", tmp_path / "rejected", download(), 2)
+        ingest(selection(given), *outputs(tmp_path), download(), 2)
 
 
 def test_a_worker_that_dies_is_an_error_not_a_hang(
@@ -148,7 +150,7 @@ def test_a_worker_that_dies_is_an_error_not_a_hang(
 ) -> None:
     monkeypatch.setattr(ingestion, "_silence_pillow", partial(os._exit, 3))
     with pytest.raises(WorkerDiedError, match=r"died while it checked .* from 0\.jpg to"):
-        ingest(selection(rows(500)), tmp_path / "catalog", tmp_path / "rejected", download(), 1)
+        ingest(selection(rows(500)), *outputs(tmp_path), download(), 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,7 +165,7 @@ def test_a_drawing_process_that_dies_does_not_blame_the_images(tmp_path: Path) -
 
     given = Selection("the sample", drawn(), None, {})
     with pytest.raises(WorkerDiedError, match=r"died while it drew .* from number \d+ to \d+:"):
-        ingest(given, tmp_path / "catalog", tmp_path / "rejected", download(), 1)
+        ingest(given, *outputs(tmp_path), download(), 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,7 +188,7 @@ def test_rows_are_asked_for_as_they_are_needed(
 
     monkeypatch.setattr(ShardWriter, "write", write)
     given = Selection("the test", counted(), None, {})
-    ingest(given, tmp_path / "catalog", tmp_path / "rejected", download(), 2)
+    ingest(given, *outputs(tmp_path), download(), 2)
     # Never more than the tasks of two workers are in memory.
     assert len(ahead) == 2000
     assert max(ahead) <= 2 * ingestion._TASKS_A_WORKER * ingestion._TASK_ROWS

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.enhancing import enhance_prompts
@@ -49,6 +50,7 @@ class Inputs:
     def __init__(self, folder):
         self.prompts = folder / "prompts" / "original.parquet"
         self.catalog = folder / "catalog"
+        self.truth_table = folder / "truth.parquet"
         self.embeddings = folder / "embeddings"
         random = np.random.default_rng(17)
         self.ids = [f"shoe-{number:02d}" for number in range(20)]
@@ -70,13 +72,14 @@ class Inputs:
             vector[3 + MATERIALS.index(material)] = 0.1 if number == 0 else 0.5
             vector[-1] = np.sqrt(1 - (vector[:-1] ** 2).sum())
             self.vectors.append({"image_id": self.ids[number], "embedding": vector})
-        self.truth = [{"color": color, "material": None} for color in self.color]
-        self.truth[1]["color"] = None
-        self.truth[2]["color"] = "mauve"
+        self.truth = [[color] for color in self.color]
+        self.truth[1] = []
+        self.truth[2] = ["mauve"]
         self.pairs = [("Canvas", "Sandals")] * 10 + [("Faux.Leather", "<b>Boots</b>")] * 10
 
     def write(self):
         self.write_catalog()
+        self.write_truth()
         self.write_prompts()
         write(
             self.embeddings / "images.parquet",
@@ -91,11 +94,20 @@ class Inputs:
                 "image_id": image_id,
                 "product_id": image_id,
                 "image": {"bytes": picture(color), "path": "a.png"},
-                **truth,
             }
-            for image_id, color, truth in zip(self.ids, self.color, self.truth, strict=True)
+            for image_id, color in zip(self.ids, self.color, strict=True)
         ]
         write(self.catalog / "part-00000.parquet", rows, CATALOG)
+
+    def write_truth(self):
+        rows = [
+            {"image_id": image_id, "group": "color", "word": word}
+            for image_id, words in zip(self.ids, self.truth, strict=True)
+            for word in words
+        ]
+        # Of a group that has no words in the vocabulary, and of images that are not there.
+        strange = [{"image_id": i, "group": "sole", "word": "x"} for i in (self.ids[0], "no")]
+        write(self.truth_table, rows[::-1] + strange, TRUTH)
 
     def write_prompts(self, drop=None):
         rows = [
@@ -116,7 +128,9 @@ class Inputs:
         write(self.prompts, rows[5:] + rows[:5], ORIGINAL_PROMPTS)
 
     def run(self, params=PARAMS, workers=1):
-        return enhance_prompts(self.prompts, self.catalog, self.embeddings, params, workers)
+        return enhance_prompts(
+            self.prompts, self.catalog, self.truth_table, self.embeddings, params, workers
+        )
 
 
 @pytest.fixture
@@ -135,6 +149,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     arguments = {
         "prompts": inputs.prompts,
         "catalog": inputs.catalog,
+        "truth": inputs.truth_table,
         "embeddings": inputs.embeddings,
         "enhanced": out / "enhanced.parquet",
         "metrics": out / "enhance.json",
@@ -205,8 +220,8 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
 
 
 def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
-    for truth in inputs.truth:
-        truth["color"] = None
+    inputs.truth = [[] for _ in inputs.ids]
+    inputs.write_truth()
     rows = [
         {"image_id": i, "product_id": i, "image": {"bytes": b"no image", "path": ""}}
         for i in inputs.ids

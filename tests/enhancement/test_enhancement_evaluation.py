@@ -13,7 +13,7 @@ def test_a_case_counted_by_hand():
     result = evaluate(
         VOCABULARY,
         chosen=["black", "white", None, "Navy Blue", "white", "black"],
-        truth=["Black ", "black", "white", "navy blue", "mauve", None],
+        truth=[["Black "], ["black"], ["white"], ["navy blue"], ["mauve"], []],
         pixel=["black", "black", "white", "black", "white", "white"],
     )
     assert result.metrics == {
@@ -38,7 +38,12 @@ def test_any_of_several_true_words_is_right():
     result = evaluate(
         VOCABULARY,
         chosen=["white", "black", None, "Navy Blue"],
-        truth=["Black;White", "mauve; WHITE", "mauve;teal", "teal;black;Teal"],
+        truth=[
+            ["Black", "White"],
+            ["mauve", " WHITE"],
+            ["mauve", "teal"],
+            ["teal", "black", "Teal"],
+        ],
         pixel=["teal", "white", "black", "black"],
     )
     assert result.metrics == {
@@ -59,7 +64,7 @@ def test_any_of_several_true_words_is_right():
 
 
 def test_nothing_is_known():
-    result = evaluate(VOCABULARY, ["black", None], [None, "  "], None)
+    result = evaluate(VOCABULARY, ["black", None], [(), ()], None)
     assert result.metrics == {
         "accuracy": None,
         "accuracy_in_vocabulary": None,
@@ -73,14 +78,18 @@ def test_nothing_is_known():
 
 
 def test_truth_outside_the_vocabulary_only():
-    metrics = evaluate(VOCABULARY, ["black"], ["mauve"], ["white"]).metrics
+    metrics = evaluate(VOCABULARY, ["black"], [["mauve"]], ["white"]).metrics
     assert (metrics["accuracy"], metrics["accuracy_in_vocabulary"]) == (0.0, None)
     assert (metrics["majority_accuracy"], metrics["pixel_accuracy"]) == (1.0, 0.0)
 
 
 maybe = st.sampled_from([None, *VOCABULARY])
 rows = st.lists(
-    st.tuples(maybe, st.sampled_from([None, "", "mauve", "teal", " BLACK", *VOCABULARY]), maybe),
+    st.tuples(
+        maybe,
+        st.sampled_from([(), *((word,) for word in ("mauve", "teal", " BLACK", *VOCABULARY))]),
+        maybe,
+    ),
     min_size=1,
     max_size=30,
 )

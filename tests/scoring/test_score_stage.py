@@ -16,6 +16,7 @@ import yaml
 
 from compositional_prompts.captioner.captions_table import CAPTIONS as CAPTIONS_SCHEMA
 from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.open_clip_model import load_clip, save_clip
 from compositional_prompts.clip.vector_tables import image_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
@@ -89,7 +90,7 @@ def clip_folder(tmp_path_factory):
 @pytest.fixture
 def project(tmp_path):
     groups = ("color", "material")
-    prompts, labels = [], []
+    prompts, labels, truths = [], [], []
     extra = ("unscored", "Wool", "Flats", "red", "fabric", "Wool", "Flats", "red", "fabric")
     for row in [extra, *IMAGES[::-1]]:
         image_id, attribute, object_, color, material, *truth = row
@@ -107,17 +108,23 @@ def project(tmp_path):
                 **{f"{group}_scores": [0.5] for group in groups},
             }
         )
-        names = ("attribute", "object", "color", "material")
         labels.append(
             {
                 "image_id": image_id,
                 "product_id": image_id,
                 "image": {"bytes": b"", "path": ""},
-                **dict(zip(names, truth, strict=True)),
+                "attribute": truth[0],
+                "object": truth[1],
             }
         )
+        truths += [
+            {"image_id": image_id, "group": group, "word": word}
+            for group, word in zip(groups, truth[2:], strict=True)
+            if word is not None
+        ]
     write(tmp_path / "prompts.parquet", prompts, enhanced_prompts_schema(groups))
     write(tmp_path / "catalog" / "part-00000.parquet", labels, CATALOG)
+    write(tmp_path / "truth.parquet", truths, TRUTH)
     vectors = np.random.default_rng(9).normal(size=(5, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     write(
@@ -134,7 +141,12 @@ def project(tmp_path):
 
 
 def read(folder):
-    return read_inputs(folder / "captions", folder / "prompts.parquet", folder / "catalog")
+    return read_inputs(
+        folder / "captions",
+        folder / "prompts.parquet",
+        folder / "catalog",
+        folder / "truth.parquet",
+    )
 
 
 def unit_texts(clip, texts):
@@ -153,6 +165,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         "captions": project / "captions",
         "prompts": project / "prompts.parquet",
         "catalog": project / "catalog",
+        "truth": project / "truth.parquet",
         "embeddings": project / "embeddings",
         "clip": clip_folder,
         "scores": out / "scores.parquet",
@@ -244,7 +257,8 @@ def test_inputs_are_joined_on_image_id(project):
     }
     assert inputs.groups == ("color", "material")
     assert inputs.enhanced["material"] == ["fabric", None, "synthetic", "fabric"]
-    assert inputs.truth["color"] == ["white", "brown", None, "red"]
+    assert inputs.truth["color"] == [("white",), ("brown",), (), ("red",)]
+    assert inputs.truth["object"] == [("Sandals",), ("Boots.Ankle",), (), ("Sandals",)]
 
 
 def test_captions_of_different_images_are_refused(project):

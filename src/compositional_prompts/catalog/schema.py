@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,12 +13,6 @@ from compositional_prompts.files.tables import required
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """One encoded image file and its name: the layout of the Hugging Face ``Image`` feature."""
-
-
-TRUTH_COLUMNS = ("color", "material", "closure", "heel_height", "gender")
-"""Nullable labels of the catalog that the enhancement is scored against, by attribute group.
-
-Where several words are true they stand side by side with semicolons, and any of them is right."""
 
 
 def with_image_feature(schema: pa.Schema) -> pa.Schema:
@@ -40,7 +36,6 @@ CATALOG = with_image_feature(
             pa.field("object", pa.string()),
             pa.field("title", pa.string()),
             pa.field("pair_split", pa.string()),
-            *(pa.field(name, pa.string()) for name in TRUTH_COLUMNS),
         ]
     )
 )
@@ -50,9 +45,13 @@ image has no label; ``pair_split`` is set only by data sets that bring their own
 
 
 class CatalogRow(NamedTuple):
-    """One image and its labels; ``path`` is where it came from. See the CATALOG schema.
+    """One image and what is known of it. See the CATALOG schema.
 
-    ``image`` is None where its bytes could not be had: ingestion sets such a row aside.
+    Attributes:
+        image: None where its bytes could not be had: ingestion sets such a row aside.
+        path: where it came from.
+        truth: by attribute group, the true word, or several with semicolons between
+            (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
     """
 
     image_id: str
@@ -63,8 +62,4 @@ class CatalogRow(NamedTuple):
     object: str | None = None
     title: str | None = None
     pair_split: str | None = None
-    color: str | None = None
-    material: str | None = None
-    closure: str | None = None
-    heel_height: str | None = None
-    gender: str | None = None
+    truth: Mapping[str, str | None] = MappingProxyType({})

@@ -71,6 +71,7 @@ class ShardWriter:
         ):
             self._write_group()
         values = row._asdict()
+        del values["truth"]  # a table of its own
         values["image"] = {"bytes": row.image, "path": values.pop("path")}
         self._rows.append(values)
         self._bytes += size

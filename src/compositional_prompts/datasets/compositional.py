@@ -154,7 +154,7 @@ def select_compositional(name: str, params: Parameters) -> Selection:
     names = _Names(listed)
     metadata, content = files.required(layout, METADATA, MAX_PLAIN_BYTES)
     entries, dropped = _select_entries(read_plain_values(content, metadata), metadata, lists)
-    truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else None
+    truth = _truth(files, layout) if isinstance(params, UtZapposDataset) else {}
     pairs = [ListedPair(*names.of(pair), split) for pair, split in sorted(listed.items())]
     rows = _rows(files, layout, entries, names, truth)
     return Selection(files.source, rows, len(entries), dropped, pairs)
@@ -387,11 +387,11 @@ def _check_split(entry: _Entry, lists: _PairLists, place: str) -> None:
         )
 
 
-def _truth(files: _Files, layout: _Layout) -> dict[str, Mapping[str, str | None]] | None:
+def _truth(files: _Files, layout: _Layout) -> dict[str, Mapping[str, str]]:
     name = files.find(f"{root}{path}" for root in layout.roots for path in TRUTH_FILES)
     if name is None:
         logger.info("%s has no meta-data.csv: its photos have no truth", files.source)
-        return None
+        return {}
     return read_truth(files.read(name, _TEXT_BYTES), f"{files.source}: {name}")
 
 
@@ -400,7 +400,7 @@ def _rows(
     layout: _Layout,
     entries: Sequence[_Entry],
     names: _Names,
-    truth: Mapping[str, Mapping[str, str | None]] | None,
+    truth: Mapping[str, Mapping[str, str]],
 ) -> Iterator[CatalogRow]:
     of_products = layout is _LAYOUTS["ut_zappos"]
     try:
@@ -416,7 +416,7 @@ def _rows(
                 attribute=attribute,
                 object=object_,
                 pair_split=entry.split,
-                **(truth or {}).get(photo_id(entry.original or entry.image) or "", {}),
+                truth=truth.get(photo_id(entry.original or entry.image) or "", {}),
             )
     finally:
         files.close()

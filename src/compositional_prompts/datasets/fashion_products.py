@@ -246,7 +246,7 @@ def _rows(groups: Sequence[_RowGroup], params: FashionProductsDataset) -> Iterat
                     attribute=label.attribute,
                     object=label.object,
                     title=_known(row[TITLE_COLUMN], params.missing_labels),
-                    color=color.lower() if color else None,
+                    truth={"color": color.lower() if color else None},
                 )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from compositional_prompts.catalog.image_files import (
     FolderError,
@@ -14,13 +13,10 @@ from compositional_prompts.catalog.image_files import (
     image_extensions,
     is_image_name,
 )
-from compositional_prompts.catalog.schema import TRUTH_COLUMNS, CatalogRow
+from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.ingestion import Selection
-from compositional_prompts.datasets.parameters import FolderDataset
+from compositional_prompts.datasets.parameters import LABEL_COLUMNS, FolderDataset
 from compositional_prompts.prompt.pair import dotted
-
-LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id", *TRUTH_COLUMNS)
-"""What the CSV may say of an image, beside its ``image_path``."""
 
 Labels = Mapping[str, str | None]
 
@@ -46,17 +42,19 @@ def select_images(params: FolderDataset) -> Selection:
         source = Path(params.labels).expanduser()
         if not source.is_file():
             raise FolderError(f"download.folder.labels: there is no file {source}.")
-        labels = read_labels_csv(source.read_bytes(), str(source), set(paths), str(directory))
+        labels = read_labels_csv(
+            source.read_bytes(), str(source), params.truth, set(paths), str(directory)
+        )
     kept = [path for path in paths if params.on_missing == "keep" or path in labels]
-    rows = (_row(directory, path, labels.get(path, {})) for path in kept)
+    rows = (_row(directory, path, labels.get(path, {}), params.truth) for path in kept)
     dropped = {"missing_label": len(paths) - len(kept)}
     return Selection(str(directory), rows, len(kept), dropped, passed_over=passed_over)
 
 
 def read_labels_csv(
-    content: bytes, source: str, paths: set[str], directory: str
+    content: bytes, source: str, truth: Sequence[str], paths: set[str], directory: str
 ) -> dict[str, Labels]:
-    """Parse a CSV of labels: a column ``image_path`` and any of :data:`LABEL_COLUMNS`.
+    """Parse a CSV of labels: a column ``image_path``, any of ``LABEL_COLUMNS``, and of truth.
 
     UTF-8, with or without a byte-order mark; comma-separated, quoted where needed; LF or CRLF.
     Values lose surrounding space, and empty ones mean unknown; attributes and objects get dots
@@ -65,6 +63,7 @@ def read_labels_csv(
     Args:
         content: the file.
         source: its name, for messages.
+        truth: attribute groups, of which the CSV may have a column each.
         paths: the images there are, relative to ``directory``, with ``/``.
         directory: its name, for messages.
 
@@ -79,7 +78,7 @@ def read_labels_csv(
     labels: dict[str, Labels] = {}
     lines: dict[str, int] = {}
     try:
-        columns = _checked_header([name.strip() for name in next(reader, [])], source)
+        columns = _checked_header([name.strip() for name in next(reader, [])], truth, source)
         for cells in reader:
             if not cells:
                 continue
@@ -112,14 +111,15 @@ def _decoded(content: bytes, source: str) -> str:
         ) from error
 
 
-def _checked_header(columns: list[str], source: str) -> list[str]:
-    known = ("image_path", *LABEL_COLUMNS)
+def _checked_header(columns: list[str], truth: Sequence[str], source: str) -> list[str]:
+    known = ("image_path", *LABEL_COLUMNS, *truth)
     unknown = [name for name in columns if name not in known]
     if "image_path" not in columns or unknown:
         problem = f"unknown column {unknown[0]!r}" if unknown else "no column 'image_path'"
         raise FolderError(
             f"{source}, line 1: {problem}; found {', '.join(columns) or 'nothing'}; expected "
-            f"image_path and any of {', '.join(LABEL_COLUMNS)}, separated by commas."
+            f"image_path and any of {', '.join(known[1:])}, separated by commas. A column of truth "
+            "bears the name of its attribute group, which download.folder.truth lists."
         )
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
@@ -175,12 +175,19 @@ def _checked_labels(values: dict[str, str | None], place: str) -> Labels:
     return values
 
 
-def _row(directory: Path, path: str, labels: Labels) -> CatalogRow:
+def _row(directory: Path, path: str, labels: Labels, groups: Sequence[str]) -> CatalogRow:
     try:
         image = (directory / path).read_bytes()
     except OSError:
         # A dangling link or a file without permission: the ingestion sets it aside and counts it.
         image = None
-    values = dict(labels)
-    product_id = values.pop("product_id", None) or path
-    return CatalogRow(image_id=path, product_id=product_id, image=image, path=path, **values)
+    return CatalogRow(
+        image_id=path,
+        product_id=labels.get("product_id") or path,
+        image=image,
+        path=path,
+        attribute=labels.get("attribute"),
+        object=labels.get("object"),
+        title=labels.get("title"),
+        truth={group: labels.get(group) for group in groups},
+    )

@@ -15,6 +15,7 @@ import pyarrow as pa
 from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.catalog.truth import open_truth
 from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import required, write_table
@@ -69,7 +70,12 @@ class Selection(NamedTuple):
 
 
 def ingest(
-    selection: Selection, catalog: Path, rejected: Path, params: Download, workers: int
+    selection: Selection,
+    catalog: Path,
+    truth: Path,
+    rejected: Path,
+    params: Download,
+    workers: int,
 ) -> dict[str, Any]:
     """Check every image of ``selection`` and write the good ones as the catalog.
 
@@ -79,6 +85,7 @@ def ingest(
     Args:
         selection: the data set's rows.
         catalog: the directory of Parquet shards to write.
+        truth: the table (TRUTH) of what is true of them to write.
         rejected: the table (REJECTED) of images set aside to write.
         params: ``max_pixels``, ``max_rejected`` and ``shard_mib`` are used.
         workers: processes that decode.
@@ -98,12 +105,13 @@ def ingest(
     images = labelled = 0
     aside: list[dict[str, str]] = []
     rows = progress(selection.rows, "images", selection.total)
-    with open_shards(catalog, params.shard_mib) as shards:
+    with open_shards(catalog, params.shard_mib) as shards, open_truth(truth) as truths:
         for row, reason in _checked(rows, params.max_pixels, workers):
             if reason is not None:
                 aside.append({"image_id": row.image_id, "path": row.path, "reason": reason})
                 continue
             shards.write(row)
+            truths.write(row)
             images += 1
             products.add(row.product_id)
             if row.attribute is not None and row.object is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field, field_validator
 
 from compositional_prompts.pipeline.section import Fraction, Positive, Section, Sha256, Words
 
@@ -23,10 +25,25 @@ class FashionProductsDataset(Section):
     limit: Positive | None
 
 
+LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id")
+"""What any CSV may say of an image, beside its ``image_path``."""
+
+
 class FolderDataset(Section):
     path: str
     labels: str | None
+    truth: list[Annotated[str, Field(min_length=1)]]
     on_missing: Literal["drop", "keep"]
+
+    @field_validator("truth")
+    @classmethod
+    def _columns_of_truth(cls, groups: list[str]) -> list[str]:
+        taken = [name for name in groups if name in ("image_path", *LABEL_COLUMNS)]
+        if taken:
+            raise ValueError(f"{taken[0]} is a column with a meaning of its own")
+        if len(set(groups)) != len(groups):
+            raise ValueError("names a column twice")
+        return groups
 
 
 class ArchiveFile(Section):

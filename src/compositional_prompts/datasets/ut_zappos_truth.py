@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from compositional_prompts.catalog.truth import SEPARATOR, true_words
-
 TRUTH_BY_COLUMN: Final = {
     "Material": "material",
     "Closure": "closure",
     "HeelHeight": "heel_height",
     "Gender": "gender",
 }
-"""Columns of the file, and the truth column of the catalog that each becomes."""
+"""Columns of the file, and the attribute group that each is the truth of."""
 
 _ID_COLUMN: Final = "CID"
 
@@ -35,11 +33,8 @@ def photo_id(path: str) -> str | None:
     return f"{parts[0]}-{parts[1]}" if len(parts) == 3 else None
 
 
-def read_truth(content: bytes, source: str) -> dict[str, Mapping[str, str | None]]:
-    """The truth of every photo, by CID: values of the catalog's columns.
-
-    Several values (``Leather;Suede``) stay side by side as
-    :func:`~compositional_prompts.catalog.truth.true_words` reads them; an empty one is None.
+def read_truth(content: bytes, source: str) -> dict[str, Mapping[str, str]]:
+    """The truth of every photo, by CID: the file's cells, as a row of the catalog has them.
 
     Args:
         content: the file: UTF-8, commas, a header with CID and the columns of
@@ -54,7 +49,7 @@ def read_truth(content: bytes, source: str) -> dict[str, Mapping[str, str | None
     except UnicodeDecodeError as error:
         raise TruthError(f"{source}: byte {error.start} is not UTF-8.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    truth: dict[str, Mapping[str, str | None]] = {}
+    truth: dict[str, Mapping[str, str]] = {}
     try:
         header = reader.fieldnames or []
         missing = [name for name in (_ID_COLUMN, *TRUTH_BY_COLUMN) if name not in header]
@@ -66,10 +61,7 @@ def read_truth(content: bytes, source: str) -> dict[str, Mapping[str, str | None
             place = f"{source}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise TruthError(f"{place}: not {len(header)} cells as in the header.")
-            values = {
-                name: SEPARATOR.join(true_words(row[column])) or None
-                for column, name in TRUTH_BY_COLUMN.items()
-            }
+            values = {group: row[column] for column, group in TRUTH_BY_COLUMN.items()}
             if truth.setdefault(row[_ID_COLUMN], values) != values:
                 raise TruthError(f"{place}: {row[_ID_COLUMN]!r} stood before with other values.")
     except csv.Error as error:

@@ -15,7 +15,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.catalog.schema import TRUTH_COLUMNS
 from compositional_prompts.deployment import presence
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
@@ -25,6 +24,7 @@ PIPELINE: Final = "compositional-prompts"
 
 TEMPLATE: Final = "model_card.md.jinja"
 HUB: Final = "https://huggingface.co"
+CAPTIONERS: Final = ("base", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def _results(scores: Mapping[str, Any]) -> list[dict[str, str]]:
 
     def row(name: str, *keys: str, percent: bool) -> dict[str, str]:
         cells = {"name": name}
-        for captioner in ("base", "finetuned"):
+        for captioner in CAPTIONERS:
             value: Any = scores[captioner]
             for key in keys:
                 value = value[key]
@@ -287,7 +287,8 @@ def _results(scores: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append(
             row(f"{place} right", "attributes", place, "accuracy_vs_enhanced", percent=True)
         )
-        if place in ("attribute", "object", *TRUTH_COLUMNS):
+        known = (scores[name]["attributes"][place]["accuracy_vs_truth"] for name in CAPTIONERS)
+        if any(share is not None for share in known):
             rows.append(
                 row(f"{place} true", "attributes", place, "accuracy_vs_truth", percent=True)
             )

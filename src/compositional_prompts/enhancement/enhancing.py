@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import TRUTH_COLUMNS
+from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.pixel_baseline import Palette, name_catalog
@@ -42,16 +42,17 @@ class Enhancement:
 
 
 def enhance_prompts(
-    prompts: Path, catalog: Path, embeddings: Path, params: Enhance, workers: int
+    prompts: Path, catalog: Path, truth: Path, embeddings: Path, params: Enhance, workers: int
 ) -> Enhancement:
     """Choose words for every image and write them into its prompt.
 
     Memory holds the prompts and one number a word and image; vectors and photos are streamed.
-    Photos are decoded only for groups of colours whose truth the catalog knows.
+    Photos are decoded only for groups of colours whose truth is known of some image.
 
     Args:
         prompts: ``original.parquet``.
         catalog: folder of the catalog's shards.
+        truth: ``truth.parquet``.
         embeddings: folder with ``images.parquet`` and ``words.parquet``.
         params: the section ``enhance``.
         workers: processes that decode photos.
@@ -74,7 +75,8 @@ def enhance_prompts(
     }
     original = read_table(prompts, ORIGINAL_PROMPTS, PROMPT_COLUMNS)
     image_ids = _image_ids(original, prompts)
-    truth = _read_truth(catalog, image_ids, groups, prompts)
+    _check_same_images(catalog, image_ids, prompts)
+    true = read_truth(truth, image_ids, groups)
     scores = score_images(
         image_ids, iterate_image_vectors(embeddings / "images.parquet"), vocabulary.vectors
     )
@@ -82,7 +84,7 @@ def enhance_prompts(
         group: choose(scores[group], words, params.threshold)
         for group, words in vocabulary.words.items()
     }
-    known = {group for group, words in truth.items() if any(words)}
+    known = {group for group, words in true.items() if any(words)}
     pixel = _pixel_words(
         catalog,
         image_ids,
@@ -91,7 +93,7 @@ def enhance_prompts(
     )
     chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
     evaluations = {
-        group: evaluate(words, chosen[group], truth[group], pixel.get(group))
+        group: evaluate(words, chosen[group], true[group], pixel.get(group))
         for group, words in vocabulary.words.items()
     }
     return Enhancement(_tabulate(original, template, choices, chosen, pixel), evaluations)
@@ -124,13 +126,8 @@ def _image_ids(original: pa.Table, prompts: Path) -> pa.StringArray:
     return image_ids
 
 
-def _read_truth(
-    catalog: Path, image_ids: pa.StringArray, groups: Sequence[str], prompts: Path
-) -> dict[str, list[str | None]]:
-    """Truth of every group in the order of ``image_ids``; None where the catalog has none."""
-    columns = [group for group in groups if group in TRUTH_COLUMNS]
-    labels = read_labels(catalog, ["image_id", *columns])
-    catalog_ids = labels.column("image_id").combine_chunks()
+def _check_same_images(catalog: Path, image_ids: pa.StringArray, prompts: Path) -> None:
+    catalog_ids = read_labels(catalog, ["image_id"]).column("image_id").combine_chunks()
     rows = pc.index_in(image_ids, value_set=catalog_ids)
     if rows.null_count:
         raise ValueError(
@@ -143,12 +140,6 @@ def _read_truth(
             f"{prompts}: image {catalog_ids.filter(absent)[0]} of {catalog} has no prompt; "
             "run troika_predict again."
         )
-    return {
-        group: labels.column(group).take(rows).to_pylist()
-        if group in columns
-        else [None] * len(image_ids)
-        for group in groups
-    }
 
 
 def _pixel_words(

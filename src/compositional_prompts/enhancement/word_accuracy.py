@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from compositional_prompts.catalog.truth import true_words
-
 UNSPECIFIED = "unspecified"
 """What stands in the confusion for an image without a chosen word."""
 
@@ -58,26 +56,24 @@ def _key(word: str) -> str:
 def evaluate(
     vocabulary: Sequence[str],
     chosen: Sequence[str | None],
-    truth: Sequence[str | None],
+    truth: Sequence[Sequence[str]],
     pixel: Sequence[str | None] | None,
 ) -> Evaluation:
     """Compare the words chosen in one group with the truth, image by image.
 
-    Words are compared without regard to case and outer white space. A truth that is null or blank
-    is not known.
+    Words are compared without regard to case and outer white space.
 
     Args:
         vocabulary: the group's words.
         chosen: a word for every image, None where unspecified; at least one image.
-        truth: the true word of every image, or several with semicolons between
-            (:func:`~compositional_prompts.catalog.truth.true_words`), None where not known.
+        truth: the true words of every image, none where not known.
         pixel: the pixel baseline's word of every image, or None without a baseline.
     """
     spelling = {_key(word): word for word in vocabulary}
     truths = {
         index: keys
         for index, words in enumerate(truth)
-        if (keys := list(dict.fromkeys(_key(word) for word in true_words(words))))
+        if (keys := list(dict.fromkeys(_key(word) for word in words)))
     }
     known = list(truths)
 

@@ -65,10 +65,8 @@ def score_captions(
         ValueError: an image has no vector, or the vectors are not of the model's width.
     """
     attributes = {
-        name
-        for column in (inputs.enhanced["attribute"], inputs.truth["attribute"])
-        for name in column
-        if name is not None
+        *(name for name in inputs.enhanced["attribute"] if name is not None),
+        *(name for names in inputs.truth["attribute"] for name in names),
     }
     read_slots = make_slot_reader(inputs.groups, attributes)
     texts = {"reference": inputs.references, **inputs.captions}

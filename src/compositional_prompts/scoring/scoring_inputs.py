@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import TRUTH_COLUMNS
+from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
 from compositional_prompts.files.tables import read_table
@@ -31,14 +31,14 @@ class ScoringInputs:
         captions: by captioner.
         references: the enhanced prompts.
         enhanced: by place (attribute, object, then the groups), the enhanced prompt's word.
-        truth: by place, the true word; None where not known.
+        truth: by place, the true words: the label, or a group's truth; none where not known.
     """
 
     image_ids: pa.StringArray
     captions: Mapping[str, Sequence[str]]
     references: Sequence[str]
     enhanced: Mapping[str, Column]
-    truth: Mapping[str, Column]
+    truth: Mapping[str, Sequence[Sequence[str]]]
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -46,13 +46,14 @@ class ScoringInputs:
         return tuple(self.enhanced)[2:]
 
 
-def read_inputs(captions: Path, prompts: Path, catalog: Path) -> ScoringInputs:
+def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> ScoringInputs:
     """Read and join what is scored.
 
     Args:
         captions: folder with a table a captioner, both of the same images in any order.
         prompts: ``enhanced.parquet``, at least of these images.
         catalog: folder of the catalog's shards, at least of these images.
+        truth: ``truth.parquet``.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -81,17 +82,18 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path) -> ScoringInputs:
         prompts, enhanced_prompts_schema(groups), ["image_id", "enhanced_prompt", *places]
     )
     wanted = _aligned(wanted, image_ids, prompts)
-    known = [name for name in places if name in ("attribute", "object", *TRUTH_COLUMNS)]
-    labels = _aligned(read_labels(catalog, ["image_id", *known]), image_ids, catalog)
-    unknown: list[None] = [None] * len(image_ids)
+    pair = places[:2]
+    labels = _aligned(read_labels(catalog, ["image_id", *pair]), image_ids, catalog)
+    labelled = {
+        name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
+        for name in pair
+    }
     return ScoringInputs(
         image_ids=image_ids,
         captions=texts,
         references=wanted.column("enhanced_prompt").to_pylist(),
         enhanced={name: wanted.column(name).to_pylist() for name in places},
-        truth={
-            name: labels.column(name).to_pylist() if name in known else unknown for name in places
-        },
+        truth={**labelled, **read_truth(truth, image_ids, groups)},
     )
 
 

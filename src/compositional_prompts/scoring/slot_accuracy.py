@@ -6,9 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
-from compositional_prompts.catalog.schema import TRUTH_COLUMNS
-from compositional_prompts.catalog.truth import true_words
-
 SlotReader = Callable[[str], Mapping[str, str | None] | None]
 """Caption to its word in each place (None: unspecified), or None where it is not well formed."""
 
@@ -48,34 +45,31 @@ def slot_metrics(
     slots: Sequence[Mapping[str, str | None] | None],
     name: str,
     enhanced: Sequence[str | None],
-    truth: Sequence[str | None],
+    truth: Sequence[Sequence[str]],
 ) -> SlotMetrics:
     """Score one place of the captions.
 
     A caption that is not well formed is wrong in every place; it may still mention a word. The
     enhanced prompt's words are compared exactly, true words without regard to case and outer white
-    space. A truth that is null or blank is not known; where none is, the shares are null.
+    space. Where nothing is known, the shares of truth are null.
 
     Args:
         captions: at least one caption.
         slots: what was read from each.
         name: the place: ``attribute``, ``object`` or a group.
         enhanced: the enhanced prompt's word, None where unspecified.
-        truth: the true word, None where not known; of a group, several true words may stand side
-            by side (:func:`~compositional_prompts.catalog.truth.true_words`).
+        truth: the true words, none where not known.
     """
     same = [
         read is not None and read[name] == word for read, word in zip(slots, enhanced, strict=True)
     ]
     true = []
     mentioned = []
-    for caption, read, word in zip(captions, slots, truth, strict=True):
-        # A label is one word, whatever is in it.
-        words = true_words(word) if name in TRUTH_COLUMNS else [(word or "").strip()]
-        if not any(words):
+    for caption, read, words in zip(captions, slots, truth, strict=True):
+        if not words:
             continue
         said = read[name] if read is not None else None
-        right = {one.casefold() for one in words}
+        right = {one.strip().casefold() for one in words}
         true.append(said is not None and said.strip().casefold() in right)
         mentioned.append(any(mentions(caption, one) for one in words))
     return SlotMetrics(
