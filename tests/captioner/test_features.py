@@ -19,7 +19,8 @@ from compositional_prompts.captioner.features.feature_store import (
     write_features,
     write_uncached,
 )
-from compositional_prompts.files.outputs import MismatchedOutputsError, MissingOutputError
+from compositional_prompts.catalog.image_join import ImageJoinError
+from compositional_prompts.files.outputs import MissingOutputError
 
 QUERIES, WIDTH = 2, 3
 
@@ -103,7 +104,7 @@ def test_no_positions_and_one(tmp_path, monkeypatch) -> None:
 
 def test_an_unknown_image_is_named(tmp_path, monkeypatch) -> None:
     written(tmp_path / "features", monkeypatch, [2])
-    with pytest.raises(MismatchedOutputsError, match=r"2 images .* 'stranger'\."):
+    with pytest.raises(ImageJoinError, match=r"index\.parquet lacks 2 of .* 'stranger':"):
         FeatureStore(tmp_path / "features").positions(["image-0", "stranger", "another"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from compositional_prompts.files.outputs import MismatchedOutputsError
 IDS_AT_ONCE = 2**17
 """Image_ids of a table that are compared at a time where it is read for them alone: some MiB."""
 
-ImageIds = Sequence[str] | pa.Array
+ImageIds: TypeAlias = Sequence[str] | pa.Array
 Rows = NDArray[np.int64]
 
 
@@ -48,7 +49,7 @@ class ImageJoin:
             ImageJoinError: an image is wanted twice.
         """
         self._wanted = _strings(wanted)
-        self._names = "the images asked for" if wanted_by is None else f"images of {wanted_by}"
+        self._names = "the images asked for" if wanted_by is None else f"the images of {wanted_by}"
         self._paths = [path for path in (wanted_by, table) if path is not None]
         self._wanted_by, self._table, self._exact = wanted_by, table, exact
         self._others: list[str] = []
@@ -87,7 +88,7 @@ class ImageJoin:
             first = self._wanted[int(missing[0])].as_py()
             self._refuse(f"{self._table} lacks {len(missing)} of {self._names}", first)
         if self._others:
-            lacks = f"{self._wanted_by} lacks {len(self._others)} of images of {self._table}"
+            lacks = f"{self._wanted_by} lacks {len(self._others)} of the images of {self._table}"
             self._refuse(lacks, self._others[0])
 
     def _refuse(self, lacks: str, first: str) -> None:
@@ -98,7 +99,9 @@ class ImageJoin:
     def _refuse_twice(self, places: Rows, where: Path | None) -> None:
         if len(places):
             image_id = self._wanted[int(places[0])].as_py()
-            raise ImageJoinError(f"{where} has image {image_id!r} in more than one row.", *self._paths)
+            raise ImageJoinError(
+                f"{where} has image {image_id!r} in more than one row.", *self._paths
+            )
 
 
 def image_rows(
