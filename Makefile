@@ -37,7 +37,7 @@ lint: $(INSTALLED) ## check style, types and the direction of imports
 bench: $(INSTALLED) ## run the benchmarks, some on what make repro has made
 	for script in benchmarks/*.py; do python "$$script" || exit 1; done
 
-clean: ## remove the environment, caches and scratch files; results and the DVC cache stay
+clean: ## remove the environment, caches and scratch files; results, downloads and the DVC cache stay
 	rm -rf $(VENV) scratch build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info

@@ -70,8 +70,8 @@ LORA = Lora(
     bias="none",
     use_dora=False,
     use_rslora=False,
-    rank_pattern={},
-    alpha_pattern={},
+    rank_pattern=[],
+    alpha_pattern=[],
 )
 LEARNING_RATE = 5e-4
 REPORT_BATCH, REPORT_IMAGES, REPORT_EPOCHS = 3, 1000, 15

@@ -69,8 +69,8 @@ from compositional_prompts.captioner.training.caption_batches import CaptionPair
 from compositional_prompts.captioner.training.caption_trainer import finetune
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.sample.drawn_products import generate_catalog
 
 REPORT_BATCH = 3
@@ -78,6 +78,8 @@ WARMUP_RATIO = 0.1
 VOCABULARY = 1001
 IMAGE_SIZE = 96
 VALIDATION = 64
+GRAMMAR: dict[str, Any] = {"pairs": [("Canvas", "Sandals")], "words": {"color": ["white"]}}
+"""What is written beside the adapter; here nobody reads it."""
 
 
 def write_random_model(
@@ -282,6 +284,7 @@ def train_as_the_pipeline(
             train.pairs,
             val.pairs,
             params,
+            **GRAMMAR,
             seed=seed,
             adapter=Path(folder) / "lora",
             curve=curve,
@@ -425,6 +428,7 @@ def measure_growth(arguments: argparse.Namespace, params: Finetune, device: torc
                         CaptionPairs(ids[:few], chosen[:few]),
                         CaptionPairs(ids[rows:], chosen[rows:]),
                         params,
+                        **GRAMMAR,
                         seed=arguments.seed,
                         adapter=Path(folder) / f"lora-{rows}",
                         curve=Path(folder) / f"curve-{rows}.csv",

@@ -24,8 +24,6 @@ from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import StageRun, path_arguments, run_stage
-from compositional_prompts.prompt.template import PromptTemplate
-from compositional_prompts.prompt.text_metrics import score_texts
 
 
 def main() -> None:
@@ -55,8 +53,7 @@ def main() -> None:
         )
         train = split_images(paths.splits, "train", params.train_images, base.seed)
         val = split_images(paths.splits, "val", None, base.seed)
-        pairs = read_table(paths.pairs, PAIRS).select(["attribute", "object"]).to_pylist()
-        words = read_vocabulary(paths.words).words
+        pairs = read_table(paths.pairs, PAIRS)
         outcome = finetune(
             captioner,
             open_inputs(
@@ -66,18 +63,14 @@ def main() -> None:
             CaptionPairs(train, prompts_of(paths.prompts, train, paths.splits)),
             CaptionPairs(val, prompts_of(paths.prompts, val, paths.splits)),
             params,
+            pairs=zip(pairs["attribute"].to_pylist(), pairs["object"].to_pylist(), strict=True),
+            words=read_vocabulary(paths.words).words,
             seed=base.seed,
             adapter=paths.adapter,
             curve=paths.curve,
             val_inputs=open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
             accelerator=accelerator,
             checkpoints=checkpoints,
-            score_captions=lambda captions, references: float(
-                score_texts(captions, references, "none")["bleu"].mean()
-            ),
-            grammar=PromptTemplate(list(words)).alternatives(
-                [(pair["attribute"], pair["object"]) for pair in pairs], words
-            ),
         )  # fmt: skip
         if accelerator.is_main_process:
             write_metrics(outcome.metrics, paths.metrics)

@@ -20,7 +20,10 @@ TAIL = 60
 """Lines of a failed command's output that are shown."""
 
 GENERATED = ("data", "models", "metrics", "reports")
-"""Folders that the pipeline fills; of these only the .gitignore files are the project's."""
+"""Folders that the pipeline fills; of these only .gitignore files and GIVEN are the project's."""
+
+GIVEN = ("models/troika_source/train",)
+"""Files among them that stages read and nobody generates."""
 
 
 class CommandFailedError(AssertionError):
@@ -171,7 +174,7 @@ def copy_project(source: Path, root: Path, home: Path) -> Project:
     ).stdout
     for name in filter(None, listing.split("\0")):
         path = Path(name)
-        made = path.parts[0] in GENERATED and path.name != ".gitignore"
+        made = path.parts[0] in GENERATED and path.name != ".gitignore" and name not in GIVEN
         if made or name == "dvc.lock" or not (source / path).is_file():
             continue
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,26 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from compositional_prompts.compute.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
+
+
+class Watched(Checkpoints):
+    """A checkpoint after every step, each told of when it is written."""
+
+    def __init__(self, folder: Path | None, tell: Callable[[Mapping[str, Any]], object]) -> None:
+        super().__init__(folder, 0)
+        self.tell = tell
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        super().save(state)
+        self.tell(state)
 
 
 def script_environment() -> dict[str, str]:

@@ -36,7 +36,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    for name in ("caption", "export", "import-troika", "preset", "sync-deps"):
+    for name in ("caption", "export", "preset", "sync-deps"):
         assert name in overview.stdout
     caption = command("caption", "--help").stdout
     for option in ("--json", "--untrained", "--enhanced", "--scores", "--adapter", "--grammar"):
@@ -53,7 +53,6 @@ def test_help_names_all_commands_and_their_options() -> None:
         (["caption", "a.jpg", "--batch-size", "0"], "whole number of at least 1"),
         (["caption", "a.jpg", "--precision", "float8"], "invalid choice"),
         (["export"], "OUT"),
-        (["import-troika"], "CHECKPOINT"),
     ],
 )
 def test_usage_errors(

@@ -7,24 +7,28 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.printing import as_json, as_text, plain
+from compositional_prompts.deployment.trained_paths import (
+    TrainedPaths,
+    adapter_in,
+    captioner_in,
+    read_trained_paths,
+)
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
-from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import ParameterError, Precision
 from compositional_prompts.project.presets import available_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.whole_params import read_all_params
-from compositional_prompts.troika.parameters import TroikaTrain
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
-METRICS = Path("metrics")
 BATCH_SIZE = 16
 """Photos captioned at once: few enough for the first captions to come soon."""
 
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
-    _add_import_troika(commands)
+    _show_places(commands.choices)
     preset = commands.add_parser(
         "preset", help="lay presets/NAME.yaml on params.yaml and print the difference"
     )
@@ -68,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sync.set_defaults(run=_sync)
     return parser
+
+
+def _show_places(commands: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Let the help name the places that ``dvc.yaml`` gives to what the options default to."""
+    with suppress(PipelineError):  # whoever needs a place asks again, and says what is amiss
+        paths = read_trained_paths()
+        for name in ("caption", "export"):
+            commands[name].set_defaults(trained=paths, adapter=paths.adapter, blip2=paths.blip2)
 
 
 def _add_caption(commands: Any) -> None:
@@ -99,8 +111,8 @@ def _add_caption(commands: Any) -> None:
         "--scores", action="store_true",
         help="add CLIP's cosine of every word of the vocabulary, and the caption's words by place",
     )  # fmt: skip
-    add("--adapter", type=Path, default=presence.ADAPTER, help="default: %(default)s")
-    add("--blip2", type=Path, default=presence.BLIP2, help="the base model; default: %(default)s")
+    add("--adapter", type=Path, help="default: %(default)s")
+    add("--blip2", type=Path, help="the base model; default: %(default)s")
     add("--device", choices=["cpu", "cuda", "auto"], help="default: base.device")
     add("--precision", choices=get_args(Precision), help="default: infer.precision")
     add(
@@ -113,7 +125,7 @@ def _add_caption(commands: Any) -> None:
         help="write only what enhance could have written; default: infer.grammar",
     )  # fmt: skip
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    caption.set_defaults(run=_caption)
+    caption.set_defaults(run=_caption, trained=None)
 
 
 def _add_export(commands: Any) -> None:
@@ -138,47 +150,14 @@ def _add_export(commands: Any) -> None:
         help="licence of what is exported, as the hub names it; default: mit for what this "
         "project generates and trains all by itself, else other",
     )  # fmt: skip
-    add("--adapter", type=Path, default=presence.ADAPTER, help="default: %(default)s")
-    add("--blip2", type=Path, default=presence.BLIP2, help="the base model; default: %(default)s")
+    add("--adapter", type=Path, help="default: %(default)s")
+    add("--blip2", type=Path, help="the base model; default: %(default)s")
     add(
         "--precision", choices=["float32", "bfloat16", "float16"],
         help="of the merged weights; default: infer.precision",
     )  # fmt: skip
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    export.set_defaults(run=_export)
-
-
-def _add_import_troika(commands: Any) -> None:
-    import_troika = commands.add_parser(
-        "import-troika",
-        help="take over a checkpoint of the Troika authors' code (val_best.pt)",
-        description="Turn a state dict saved by the authors' implementation of Troika "
-        "(bighuang624/Troika) into the model that the stage troika_train would have written, with "
-        "its metrics. The frozen CLIP in the checkpoint must be the one at hand. No code in the "
-        "file is run.",
-        epilog="Labels in pairs.parquet are to be spelled as in the data set's own files. "
-        "Afterwards: dvc commit -f troika_train, then dvc repro troika_predict.",
-    )
-    add = import_troika.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="as val_best.pt or final_model.pt")
-    add(
-        "--clip", type=Path, default=presence.TROIKA_CLIP,
-        help="the CLIP that it was trained upon; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--pairs", type=Path, default=presence.PAIRS,
-        help="the pairs of its data set; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--model", type=Path, default=presence.TROIKA,
-        help="folder to write, replaced if it is there; default: %(default)s",
-    )  # fmt: skip
-    add(
-        "--metrics", type=Path, default=METRICS,
-        help="folder of the stage's metrics, which are written too; default: %(default)s",
-    )  # fmt: skip
-    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
-    import_troika.set_defaults(run=_import_troika)
+    export.set_defaults(run=_export, trained=None)
 
 
 def _preset(arguments: argparse.Namespace) -> int:
@@ -197,11 +176,13 @@ def _sync(_: argparse.Namespace) -> int:
 
 def _caption(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
-    needs = [presence.captioner_in(arguments.blip2), presence.adapter_in(arguments.adapter)]
+    blip2 = arguments.blip2 or _trained(arguments).blip2
+    adapter = arguments.adapter or _trained(arguments).adapter
+    needs = [captioner_in(blip2), adapter_in(adapter)]
     if arguments.enhanced:
-        needs += presence.PAIR_NEEDS
+        needs += _trained(arguments).pair_files
     if arguments.enhanced or arguments.scores:
-        needs += presence.WORD_NEEDS
+        needs += _trained(arguments).word_files
     require_outputs(*needs)
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
@@ -213,13 +194,17 @@ def _caption(arguments: argparse.Namespace) -> int:
             num_beams=arguments.num_beams,
             grammar=arguments.grammar,
         ),
-        blip2=arguments.blip2,
-        adapter=arguments.adapter,
+        blip2=blip2,
+        adapter=adapter,
         wishes=captioning.Wishes(arguments.untrained, arguments.enhanced, arguments.scores),
         batch_size=arguments.batch_size,
     )
     single = len(arguments.photos) == 1 and not arguments.photos[0].is_dir()
     return _print_records(records, arguments.json, with_path=not single)
+
+
+def _trained(arguments: argparse.Namespace) -> TrainedPaths:
+    return arguments.trained or read_trained_paths()  # the latter says why there are none
 
 
 def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_path: bool) -> int:
@@ -242,17 +227,15 @@ def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_pat
 
 def _export(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
-    require_outputs(
-        presence.captioner_in(arguments.blip2),
-        presence.adapter_in(arguments.adapter),
-        *presence.CARD_NEEDS,
-    )
+    trained = _trained(arguments)
+    blip2, adapter = arguments.blip2 or trained.blip2, arguments.adapter or trained.adapter
+    require_outputs(captioner_in(blip2), adapter_in(adapter), *trained.card_files)
     exporting = _with_torch("compositional_prompts.deployment.export")
     exporting.export(
         arguments.out,
         params,
-        blip2=arguments.blip2,
-        adapter=arguments.adapter,
+        blip2=blip2,
+        adapter=adapter,
         merged=arguments.merged,
         base=arguments.base,
         license_id=arguments.license,
@@ -260,22 +243,6 @@ def _export(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     print(f"{arguments.out}: see its README.md")
-    return DONE
-
-
-def _import_troika(arguments: argparse.Namespace) -> int:
-    params, _ = read_params(arguments.params, TroikaTrain)
-    require_outputs(presence.clip_in(arguments.clip), arguments.pairs)
-    reference = _with_torch("compositional_prompts.troika.authors.authors_checkpoint")
-    imported = reference.import_reference(
-        arguments.checkpoint,
-        arguments.clip,
-        arguments.pairs,
-        arguments.model,
-        arguments.metrics,
-        params,
-    )
-    print(imported)
     return DONE
 
 

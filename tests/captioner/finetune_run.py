@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from killed_runs import killed_at_random
+from killed_runs import Watched, killed_at_random
 from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature
 from torch.distributed.fsdp import FSDPModule
@@ -38,8 +39,8 @@ def settings(precision: str, dropout: float) -> Finetune:
             bias="none",
             use_dora=False,
             use_rslora=False,
-            rank_pattern={},
-            alpha_pattern={},
+            rank_pattern=[],
+            alpha_pattern=[],
         ),
         precision=precision,
         epochs=4,
@@ -65,13 +66,12 @@ def settings(precision: str, dropout: float) -> Finetune:
 
 def train(
     folder: Path,
-    scratch: Path | None = None,
-    after_step: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
     precision: str = "float32",
     dropout: float = 0.2,
     accelerator: Accelerator | None = None,
 ) -> None:
-    """Write adapter, curve and metrics into ``folder``; go on from what is in ``scratch``."""
+    """Write adapter, curve and metrics into ``folder``; go on from ``checkpoints``."""
     captioner = miniature("opt")
     if not dropout:
         for module in captioner.model.language_model.modules():
@@ -92,9 +92,9 @@ def train(
         seed=3,
         adapter=folder / "lora",
         curve=folder / "curve.csv",
-        checkpoints=Checkpoints(scratch, 0),
-        score_captions=lambda said, _: sum(map(len, said)) / 1000,
-        after_step=after_step,
+        checkpoints=checkpoints,
+        pairs=[("Canvas", "Sandals")],
+        words={"color": ["white"]},
         accelerator=accelerator,
     )
     if accelerator is not None and not accelerator.is_main_process:
@@ -112,10 +112,9 @@ def written(folder: Path) -> dict[str, bytes]:
 def killed(folder: Path) -> int:
     """Run :func:`train` until it ends, killing it on the way; return how often."""
 
-    def run(tell: Callable[[], object]) -> None:
-        train(folder, folder / "scratch", lambda step: tell())
-
-    return killed_at_random(run, (2, 6), seed=5)
+    return killed_at_random(
+        lambda tell: train(folder, Watched(folder / "scratch", lambda _: tell())), (2, 6), seed=5
+    )
 
 
 class StoppedError(Exception):
@@ -135,8 +134,8 @@ def together(folder: Path) -> None:
     )
     sharded: set[str] = set()
 
-    def stop(step: int) -> None:
-        if step == 6:
+    def stop(state: Mapping[str, Any]) -> None:
+        if state["steps"] == 6:
             (model,) = accelerator._models[-1:]
             for name, module in model.named_modules():
                 if isinstance(module, FSDPModule):
@@ -145,8 +144,8 @@ def together(folder: Path) -> None:
 
     scratch = folder / "scratch" if accelerator.is_main_process else None
     with contextlib.suppress(StoppedError):
-        train(folder / "fsdp", scratch, stop, dropout=0.0, accelerator=accelerator)
-    train(folder / "fsdp", scratch, dropout=0.0, accelerator=accelerator)
+        train(folder / "fsdp", Watched(scratch, stop), dropout=0.0, accelerator=accelerator)
+    train(folder / "fsdp", Checkpoints(scratch, 0), dropout=0.0, accelerator=accelerator)
     if accelerator.is_main_process:
         print(json.dumps({"processes": accelerator.num_processes, "sharded": sorted(sharded)}))
 

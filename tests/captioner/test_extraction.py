@@ -204,7 +204,7 @@ def test_the_batch_size_that_was_found_stays(tmp_path, catalog, monkeypatch) -> 
         found.append(upper)
         return 4
 
-    monkeypatch.setattr(extraction, "largest_batch", chosen)
+    monkeypatch.setattr(extraction, "automatic_batch_size", chosen)
     for _ in range(2):
         computed(captioner, directory, tmp_path / "auto", batch_size="auto")
     assert found == [extraction.LARGEST_AUTO]
@@ -232,7 +232,7 @@ def test_an_empty_catalog_is_an_error(tmp_path) -> None:
 
 STAGE = """
 import runpy, sys, time
-from compositional_prompts.captioner import extraction, features
+from compositional_prompts.captioner.features import extraction, feature_store as features
 features.SHARD_BYTES = 16 * {row_bytes}
 real = extraction.query_features
 def slow(model, pixel_values):

@@ -23,8 +23,11 @@ from compositional_prompts.captioner.model.caption_tokens import tokenize_captio
 from compositional_prompts.captioner.model.forward import caption_logits, caption_loss
 from compositional_prompts.captioner.model.lora import add_adapter, count_parameters, load_adapter
 from compositional_prompts.captioner.parameters import Finetune, Lora
+from compositional_prompts.captioner.training import caption_trainer
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
+from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.prompt.template import PromptTemplate
 
 CPU = torch.device("cpu")
 
@@ -38,8 +41,8 @@ def lora(**changes) -> Lora:
         "bias": "none",
         "use_dora": False,
         "use_rslora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": [],
+        "alpha_pattern": [],
     }
     return Lora(**(values | changes))
 
@@ -97,7 +100,9 @@ TRAIN = CaptionPairs([f"image-{n}" for n in range(8)], [WORDS[n % 2] for n in ra
 VAL = CaptionPairs([f"image-{n}" for n in range(8, 12)], [WORDS[n % 2] for n in range(4)])
 
 
-OPTIONS = ("val_inputs", "accelerator", "checkpoints", "score_captions", "grammar", "after_step")
+OPTIONS = ("val_inputs", "accelerator", "checkpoints")
+PAIRS = [("Canvas", "Sandals"), ("Suede", "Boots"), ("Canvas", "Sandals")]
+COLORS = {"color": ["white", "black"]}
 
 
 def run(tmp_path, store, name="lora", captioner=None, train=TRAIN, val=VAL, seed=1, **changes):
@@ -112,6 +117,8 @@ def run(tmp_path, store, name="lora", captioner=None, train=TRAIN, val=VAL, seed
         seed=seed,
         adapter=tmp_path / name,
         curve=tmp_path / f"{name}.csv",
+        pairs=PAIRS,
+        words=COLORS,
         **options,
     )
     return captioner, outcome.metrics
@@ -311,7 +318,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, store) -> None:
     "changes",
     [
         {"use_dora": True},
-        {"use_rslora": True, "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+        {"use_rslora": True},
         {"bias": "lora_only", "target_modules": ["k_proj", "out_proj"]},
         {"target_modules": ["language_projection", "k_proj"]},
     ],
@@ -326,6 +333,11 @@ def test_other_adapters_load_with_plain_peft(tmp_path, store, changes) -> None:
     assert config["target_modules"] == sorted(config["target_modules"])
     for name, value in changes.items():
         assert config[name] == (sorted(value) if name == "target_modules" else value)
+    check_loading(captioner, store, tmp_path)
+
+
+def check_loading(captioner, store, tmp_path) -> None:
+    """The trained model's logits against those of the adapter on disk, loaded with PEFT alone."""
     plain = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "blip2")
     loaded = PeftModel.from_pretrained(plain, tmp_path / "lora" / LAST)
     captioner.model.eval()
@@ -338,6 +350,36 @@ def test_other_adapters_load_with_plain_peft(tmp_path, store, changes) -> None:
     assert len(labels) == 4
 
 
+def test_overlapping_patterns_mean_the_same_trained_and_loaded(tmp_path, store) -> None:
+    save(miniature("opt"), tmp_path / "blip2")
+    captioner = load_captioner(tmp_path / "blip2", CPU)
+    first, rest = r"layers.0.self_attn.v_proj", "v_proj"  # PEFT sorts "l" before "v",
+    narrow, wide = "v_proj", ".*"  # and "." before "v"
+    patterns = {
+        "rank_pattern": [{"modules": narrow, "r": 3}, {"modules": wide, "r": 6}],
+        "alpha_pattern": [{"modules": first, "alpha": 4}, {"modules": rest, "alpha": 64}],
+    }
+    run(tmp_path, store, captioner=captioner, lora=lora(**patterns), learning_rate=0.05)
+    ranks = {
+        name: tensor.shape[0] for name, tensor in tensors_of(tmp_path).items() if "lora_A" in name
+    }
+    assert set(ranks.values()) == {3, 6}
+    assert all(("v_proj" in name) == (rank == 3) for name, rank in ranks.items())
+    check_loading(captioner, store, tmp_path)
+
+
+@pytest.mark.parametrize("modules", [["v_proj", "layers.0.self_attn.v_proj"], ["v_porj"]])
+def test_a_pattern_without_effect_is_refused(modules) -> None:
+    patterns = [{"modules": name, "alpha": 5} for name in modules]
+    with pytest.raises(ValueError, match=rf"alpha_pattern: '{modules[-1]}' has no effect"):
+        add_adapter(miniature("opt"), lora(alpha_pattern=patterns))
+
+
+def test_a_pattern_is_a_regular_expression() -> None:
+    with pytest.raises(ValueError, match="must be a regular expression"):
+        lora(rank_pattern=[{"modules": "v_proj(", "r": 5}])
+
+
 def test_the_default_modules_of_t5(tmp_path, store) -> None:
     captioner = miniature("t5")
     adapted = add_adapter(captioner, lora(target_modules=None))
@@ -347,14 +389,15 @@ def test_the_default_modules_of_t5(tmp_path, store) -> None:
     assert names == {"q", "v"}
 
 
-def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store) -> None:
+def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store, monkeypatch) -> None:
     asked: list[tuple[list[str], list[str]]] = []
     scores = iter([0.1, 0.7, 0.7, 0.2, 0.6])
 
-    def score(captions, references) -> float:
+    def score(captions, references, tokenize) -> dict[str, np.ndarray]:
         asked.append((list(captions), list(references)))
-        return next(scores)
+        return {"bleu": np.array([next(scores)])}
 
+    monkeypatch.setattr(caption_trainer, "score_texts", score)
     _, metrics = run(
         tmp_path,
         store,
@@ -363,7 +406,6 @@ def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store) -> None:
         caption_every=2,
         caption_images=3,
         best_metric="val_bleu",
-        score_captions=score,
     )
     bleu = [row["val_bleu"] for row in curve_of(tmp_path)]
     # The last epoch is always measured.
@@ -376,8 +418,11 @@ def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store) -> None:
     assert set(asked[0][1]) <= set(VAL.captions)
 
 
-def test_early_stopping_waits_for_a_measurement(tmp_path, store) -> None:
+def test_early_stopping_waits_for_a_measurement(tmp_path, store, monkeypatch) -> None:
     scores = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(
+        caption_trainer, "score_texts", lambda *_: {"bleu": np.array([next(scores)])}
+    )
     _, metrics = run(
         tmp_path,
         store,
@@ -385,7 +430,6 @@ def test_early_stopping_waits_for_a_measurement(tmp_path, store) -> None:
         caption_every=3,
         best_metric="val_bleu",
         early_stopping=4,
-        score_captions=lambda captions, references: next(scores),
     )
     # Epoch 3 is best; 6 is three epochs later, 9 six.
     assert metrics["epochs"] == 9
@@ -395,20 +439,15 @@ def test_early_stopping_waits_for_a_measurement(tmp_path, store) -> None:
 def test_captioning_on_the_way_does_not_disturb_training(tmp_path, store) -> None:
     dropout = {"lora": lora(dropout=0.2)}
     run(tmp_path, store, "quiet", **dropout)
-    run(tmp_path, store, "asked", caption_every=1, score_captions=lambda *texts: 0.0, **dropout)
+    run(tmp_path, store, "asked", caption_every=1, **dropout)
     assert (tmp_path / "quiet/last/adapter_model.safetensors").read_bytes() == (
         tmp_path / "asked/last/adapter_model.safetensors"
     ).read_bytes()
 
 
-def test_captions_without_a_score_are_an_error(tmp_path, store) -> None:
-    with pytest.raises(ValueError, match="caption_every"):
-        run(tmp_path, store, caption_every=1)
-
-
 def test_a_loss_that_is_no_number_is_an_error(tmp_path, store) -> None:
     features = torch.full((12, QUERIES, 32), float("nan"))
-    with pytest.raises(FloatingPointError, match=r"nan in epoch 1.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"nan in epoch 1.*learning_rate"):
         run(tmp_path, MemoryInputs(IMAGE_IDS, features))
     assert not (tmp_path / "lora").exists()
 
@@ -443,9 +482,8 @@ def test_half_precision_learns_with_a_float32_adapter(tmp_path, store, precision
 
 
 def test_the_grammar_lies_beside_the_adapter(tmp_path, store) -> None:
-    grammar = [["A photo of "], ["Canvas_Sandals", "Suede_Boots"]]
-    run(tmp_path, store, epochs=1, grammar=grammar)
-    assert read_grammar(tmp_path / "lora") == grammar
+    run(tmp_path, store, epochs=1)
+    assert read_grammar(tmp_path / "lora") == PromptTemplate(["color"]).alternatives(PAIRS, COLORS)
     assert not list((tmp_path / "lora").rglob("README.md"))
 
 

@@ -120,7 +120,7 @@ def test_the_batch_that_fits_is_tried_with_the_longest_captions(store, monkeypat
     steps = []
     captioner.model.language_model.register_forward_hook(lambda *_: steps.append(1))
     monkeypatch.setattr(
-        "compositional_prompts.captioner.inference.largest_batch",
+        "compositional_prompts.captioner.inference.automatic_batch_size",
         lambda run, device, *, upper: [run(3), upper][1],
     )
     assert fitting_batch(captioner, store, IDS, settings(), None) == IMAGES

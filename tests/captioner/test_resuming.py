@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_run import STEPS, train, written
-from killed_runs import script_environment
+from killed_runs import Watched, script_environment
 
 from compositional_prompts.compute.checkpoints import (
     CHECKPOINT_FILE,
@@ -36,32 +36,34 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
 def test_a_run_interrupted_at_every_step_ends_as_an_undisturbed_one(tmp_path, undisturbed) -> None:
     seen: list[int] = []
 
-    def interrupt(step: int) -> None:
-        seen.append(step)
-        raise InterruptionError
+    def interrupt(state) -> None:
+        if state["epoch_steps"]:  # and not when the epoch is validated
+            seen.append(state["steps"])
+            raise InterruptionError
 
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     for _ in range(STEPS):
         with pytest.raises(InterruptionError):
-            train(tmp_path, scratch, interrupt)
+            train(tmp_path, Watched(scratch, interrupt))
         assert not (tmp_path / "lora").exists()
     assert seen == list(range(1, STEPS + 1))
-    train(tmp_path, scratch, interrupt)  # no step is left, but what follows the last
+    train(tmp_path, Watched(scratch, interrupt))  # no step is left, but what follows the last
     assert written(tmp_path) == undisturbed
 
 
 def test_a_scaled_run_goes_on_with_its_scale(tmp_path) -> None:
-    def interrupt(step: int) -> None:
-        if step == 7:
+    def interrupt(state) -> None:
+        if state["steps"] == 7:
             raise InterruptionError
 
     for name in ("whole", "halves"):
         (tmp_path / name / "scratch").mkdir(parents=True)
     train(tmp_path / "whole", precision="float16")
+    scratch = tmp_path / "halves" / "scratch"
     with pytest.raises(InterruptionError):
-        train(tmp_path / "halves", tmp_path / "halves" / "scratch", interrupt, "float16")
-    train(tmp_path / "halves", tmp_path / "halves" / "scratch", precision="float16")
+        train(tmp_path / "halves", Watched(scratch, interrupt), "float16")
+    train(tmp_path / "halves", Checkpoints(scratch, 0), "float16")
     assert written(tmp_path / "halves") == written(tmp_path / "whole")
 
 
@@ -81,17 +83,16 @@ def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path, undisturbed) 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999], ids=["empty", "cut", "cut at its end"])
 def test_a_damaged_checkpoint_is_named(tmp_path, share) -> None:
-    def interrupt(step: int) -> None:
-        if step == 2:
-            raise InterruptionError
+    def interrupt(state) -> None:
+        raise InterruptionError
 
     with pytest.raises(InterruptionError):
-        train(tmp_path, tmp_path, interrupt)
+        train(tmp_path, Watched(tmp_path, interrupt))
     file = tmp_path / CHECKPOINT_FILE
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match=rf"{CHECKPOINT_FILE} is damaged.*start afresh"):
-        train(tmp_path, tmp_path)
+        train(tmp_path, Checkpoints(tmp_path, 0))
 
 
 def test_a_flipped_byte_is_noticed(tmp_path) -> None:

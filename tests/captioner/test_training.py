@@ -18,7 +18,8 @@ from compositional_prompts.captioner.model.forward import (
 )
 from compositional_prompts.captioner.model.lora import add_adapter
 from compositional_prompts.captioner.parameters import Lora
-from compositional_prompts.captioner.training.caption_batches import CaptionLoss, Rows
+from compositional_prompts.captioner.training.caption_batches import CaptionLoss
+from compositional_prompts.compute.training_run import Share
 
 LORA = Lora(
     r=4,
@@ -28,8 +29,8 @@ LORA = Lora(
     bias="none",
     use_dora=False,
     use_rslora=False,
-    rank_pattern={},
-    alpha_pattern={},
+    rank_pattern=[],
+    alpha_pattern=[],
 )
 
 
@@ -127,10 +128,10 @@ def test_gradients_reach_an_adapter_of_the_q_former() -> None:
 
 def test_shares_cover_a_batch_and_nobody_goes_without() -> None:
     batch = torch.tensor([7, 3, 9])
-    shares = [Rows.share(batch, process, 2) for process in range(2)]
+    shares = [Share.of(batch, process, 2) for process in range(2)]
     assert torch.cat([share.rows for share in shares]).sort().values.tolist() == [3, 7, 9]
     assert all(share.counted for share in shares)
-    spare = Rows.share(batch, 4, 5)
+    spare = Share.of(batch, 4, 5)
     assert spare.rows.tolist() == [7]
     assert not spare.counted
 

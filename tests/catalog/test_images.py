@@ -122,6 +122,45 @@ def test_a_transparent_palette_colour_becomes_white() -> None:
     np.testing.assert_array_equal(pixels(content), [[[255, 255, 255], [200, 0, 0]]])
 
 
+def png(colour_type: int, depth: int, width: int, row: bytes, transparent: bytes) -> bytes:
+    """A PNG of one row, as no writer at hand makes it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            chunk(b"IHDR", header),
+            chunk(b"tRNS", transparent),
+            chunk(b"IDAT", zlib.compress(b"\0" + row)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "depth", "row", "transparent", "red"),
+    [
+        (0, 1, b"\x40", [1], [0, 255]),
+        (0, 1, b"\x40", [0], [255, 255]),
+        (0, 2, b"\x60", [2], [85, 255]),
+        (0, 4, b"\x3e", [14], [51, 255]),
+        (0, 8, b"\x00\x05", [5], [0, 255]),
+        (0, 16, b"\x12\x34\x12\x35", [0x1234], [255, 18]),
+        (0, 16, b"\x00\x00\x12\x35", [0], [255, 18]),
+        (2, 8, b"\1\2\3\4\5\6", [4, 5, 6], [1, 255]),
+        (2, 16, b"\1\0\2\0\3\0\4\4\5\5\6\6", [0x404, 0x505, 0x606], [1, 255]),
+    ],
+)
+def test_a_transparent_colour_of_any_depth_becomes_white(
+    colour_type: int, depth: int, row: bytes, transparent: list[int], red: list[int]
+) -> None:
+    content = png(colour_type, depth, 2, row, struct.pack(f">{len(transparent)}H", *transparent))
+    assert pixels(content)[0, :, 0].tolist() == red
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_keeps_its_high_byte(kind: str) -> None:
     values = np.random.default_rng(9).integers(0, 65536, (60, 80), dtype=np.uint16)

@@ -1,15 +1,19 @@
 """The catalog written and read back: streamed, cut, by name, and refused when it is not whole."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from compositional_prompts.catalog.image_join import ImageJoinError
+from compositional_prompts.catalog.random_access import CatalogImages
 from compositional_prompts.catalog.reading import (
     count_rows,
     iterate_batches,
@@ -18,6 +22,7 @@ from compositional_prompts.catalog.reading import (
 )
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, open_shards
+from compositional_prompts.catalog.splitting.corpus import write_corpus
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     MissingOutputError,
@@ -102,6 +107,73 @@ def test_row_groups_outside_the_range_are_not_read(tmp_path: Path) -> None:
     )
     with pytest.raises((OSError, pa.ArrowException)):
         list(iterate_batches(tmp_path / "catalog", columns))
+
+
+def photo_rows(count: int) -> list[CatalogRow]:
+    """Rows of images that decode, told apart by their colour."""
+    rows = []
+    for number, row in enumerate(catalog_rows(count)):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 3), (number, 0, 0)).save(buffer, "PNG")
+        rows.append(row._replace(image=buffer.getvalue()))
+    return rows
+
+
+def test_the_hub_s_library_reads_photos_as_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so only where the column is declared to the letter as its own would be."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    rows = photo_rows(5)
+    write(tmp_path / "catalog", [row._replace(title="a shoe") for row in rows])
+    splits = {"caption_split": ["train"] * 5, "pair_split": ["train"] * 5}
+    table = pa.table({"image_id": [row.image_id for row in rows], **splits})
+    write_corpus(tmp_path / "catalog", table, tmp_path / "corpus.parquet")
+    for files in ("catalog/*.parquet", "corpus.parquet"):
+        found = datasets.load_dataset(
+            "parquet",
+            data_files=str(tmp_path / files),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        assert isinstance(found.features["image"], datasets.Image), files
+        assert [image.getpixel((0, 0)) for image in found["image"]] == [(n, 0, 0) for n in range(5)]
+
+
+def test_a_catalog_that_another_tool_wrote_again_is_read_as_before(tmp_path: Path) -> None:
+    directory = tmp_path / "catalog"
+    rows = catalog_rows(600)
+    write(directory, rows)
+    labels, batches = read_labels(directory), list(iterate_batches(directory, ["image", "title"]))
+    (shard,) = directory.iterdir()
+    frame = pl.read_parquet(shard).with_columns(pl.col("attribute").cast(pl.Categorical))
+    frame.with_columns(pl.lit(None).alias("title")).write_parquet(shard, row_group_size=100)
+    assert pq.read_schema(shard).types != CATALOG.types
+    assert read_labels(directory) == labels
+    assert pa.Table.from_batches(iterate_batches(directory, ["image", "title"])) == (
+        pa.Table.from_batches(batches)
+    )
+    images = read_images(directory, ["i599", "i3"])["image"].to_pylist()
+    assert [image["bytes"] for image in images] == [rows[599].image, rows[3].image]
+    assert CatalogImages(directory).read(np.array([250, 7])) == [rows[250].image, rows[7].image]
+
+
+def test_a_row_without_its_image_is_named(tmp_path: Path) -> None:
+    directory = tmp_path / "catalog"
+    write(directory, catalog_rows(600))
+    (shard,) = directory.iterdir()
+    frame = pl.read_parquet(shard)
+    lost = pl.when(pl.col("image_id") != "i321").then("image")
+    frame.with_columns(lost).write_parquet(shard, row_group_size=100)
+    message = r"part-00000\.parquet: column 'image' is null in row 321"
+    assert sum(b.num_rows for b in iterate_batches(directory, ["image"], range(300))) == 300
+    for rows in (None, range(320, 330)):
+        with pytest.raises(SchemaError, match=message):
+            list(iterate_batches(directory, ["image"], rows, 7))
+    with pytest.raises(SchemaError, match=message):
+        read_images(directory, ["i322"])
+    with pytest.raises(SchemaError, match=message):
+        CatalogImages(directory).read(np.array([322]))
 
 
 @pytest.mark.parametrize("rows", [range(0, 11), range(0, 10, 2), range(-1, 5)])

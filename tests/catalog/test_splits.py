@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from compositional_prompts.catalog.splitting.assignment import (
     split_products,
 )
 from compositional_prompts.catalog.splitting.parameters import Split, SplitFractions
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, PAIRS, SPLITS
 from compositional_prompts.files.tables import check_no_nulls, check_schema
 
 
@@ -225,6 +226,37 @@ def test_a_split_that_the_data_set_brings_is_used() -> None:
     both = [*rows, ("p6", "B", "v")]
     with pytest.raises(SplitError, match=r"pair B, v is unseen .*both val and test"):
         make_splits(labels(both, [*split, "val"]), parameters(), 0)
+
+
+def test_images_keep_the_order_of_the_catalog_whatever_a_join_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A join of Polars keeps the order of its rows only where it is asked to."""
+    rows = [(f"p{n}", "ABCDE"[n % 5], "uvwxyz"[n % 6]) for n in range(300)]
+    catalogs = [(labels(rows), None)]
+    given = labels(rows, [("train", "val", "test")[n % 5 % 3] for n in range(300)])
+    pairs = [(a, o, "train") for a in "ABCDE" for o in "uvwxyz"]
+    catalogs.append((given, pa.Table.from_pylist([*map(listed_pair, pairs)], LISTED_PAIRS)))
+    kept = [make_splits(catalog, parameters(), 0, listed) for catalog, listed in catalogs]
+    join = pl.DataFrame.join
+
+    def unordered(self: pl.DataFrame, *args: Any, **options: Any) -> pl.DataFrame:
+        joined = join(self, *args, **options)
+        ordered = options.get("maintain_order") == "left"
+        return joined if ordered else joined.sample(fraction=1.0, shuffle=True, seed=1)
+
+    monkeypatch.setattr(pl.DataFrame, "join", unordered)
+    for (catalog, listed), expected in zip(catalogs, kept, strict=True):
+        assert make_splits(catalog, parameters(), 0, listed) == expected
+        assert expected.images["image_id"].to_pylist() == catalog["image_id"].to_pylist()
+    catalog, listed = catalogs[1]
+    assert listed is not None
+    with pytest.raises(SplitError, match="image 'i0' of train: the data set does not list"):
+        make_splits(catalog, parameters(), 0, listed.slice(1))
+
+
+def listed_pair(row: tuple[str, str, str]) -> dict[str, str]:
+    return dict(zip(LISTED_PAIRS.names, row, strict=True))
 
 
 def test_words_beyond_the_labels_widen_the_closed_world() -> None:

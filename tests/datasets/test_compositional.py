@@ -61,7 +61,7 @@ SHIPPED, _ = read_params(PARAMS, Download)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(compositional, "ARCHIVES", tmp_path / "cache")
+    monkeypatch.setattr(compositional, "DOWNLOADS", tmp_path / "cache")
     return tmp_path / "cache"
 
 

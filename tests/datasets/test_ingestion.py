@@ -89,7 +89,7 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
 
 def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) -> None:
     given = selection(rows(3))._replace(passed_over={"jp2": 2, "txt": 1})
-    metrics = ingest(given, tmp_path / "catalog", tmp_path / "rejected.parquet", download(), 1)
+    metrics = ingest(given, *outputs(tmp_path), download(), 1)
     assert metrics["passed_over"] == {"jp2": 2, "txt": 1}
 
 

@@ -278,6 +278,49 @@ def test_what_is_missing_is_named_with_what_brings_it(
     assert named in err
 
 
+MOVED = {
+    "models/blip2_lora": "models/tuned",
+    "models/blip2": "models/base",
+    "models/clip": "weights/words",
+    "models/troika_clip": "weights/pairs",
+    "models/troika": "weights/troika",
+    "data/pairs.parquet": "tables/pairs.parquet",
+}
+
+
+def test_a_path_moved_in_dvc_yaml_is_moved(own_project: Path, photos: Path, run: Run) -> None:
+    _, wanted, _ = run("caption", photos, "--enhanced", "--scores", "--json")
+    pipeline = (own_project / "dvc.yaml").read_text()
+    for old, new in MOVED.items():
+        (own_project / new).parent.mkdir(exist_ok=True)
+        shutil.move(own_project / old, own_project / new)
+        pipeline = re.sub(rf"{old}(?![\w.])", new, pipeline)
+    (own_project / "dvc.yaml").write_text(pipeline)
+    status, out, _ = run("caption", photos, "--enhanced", "--scores", "--json")
+    assert (status, out) == (0, wanted)
+    _, shown, _ = run("caption", "--help")
+    assert "default: models/tuned" in shown and "default: models/base" in shown
+    (own_project / "weights/troika/config.json").unlink()
+    status, _, error = run("caption", photos, "--enhanced")
+    assert status == 2
+    assert "Run `dvc repro troika_train` or `dvc pull weights/troika`." in error
+
+
+def test_without_dvc_yaml_only_named_models_are_taken(
+    own_project: Path, photos: Path, run: Run
+) -> None:
+    _, wanted, _ = run("caption", photos)
+    (own_project / "dvc.yaml").unlink()
+    named = ("--blip2", "models/blip2", "--adapter", "models/blip2_lora")
+    assert run("caption", photos, *named)[:2] == (0, wanted)
+    for options in ((), (*named, "--scores")):
+        status, _, error = run("caption", photos, *options)
+        assert status == 2
+        assert error == (
+            "compositional-prompts: dvc.yaml is missing: run from the root of the project.\n"
+        )
+
+
 def test_models_elsewhere_are_taken(own_project: Path, photos: Path, run: Run) -> None:
     _, wanted, _ = run("caption", photos)
     shutil.move(own_project / "models" / "blip2", own_project / "base")

@@ -259,6 +259,27 @@ def test_a_failure_leaves_what_was_there(
     assert {path: path.read_bytes() for path in (own_project / "out" / "old").iterdir()} == before
 
 
+def test_a_path_moved_in_dvc_yaml_is_moved(own_project: Path, run: Run) -> None:
+    pipeline = (own_project / "dvc.yaml").read_text()
+    for old, new in (("metrics/scores.json", "metrics/s.json"), ("models/blip2_lora", "tuned")):
+        shutil.move(own_project / old, own_project / new)
+        pipeline = pipeline.replace(old, new)
+    (own_project / "dvc.yaml").write_text(pipeline)
+    assert run("export", "shared")[0] == 0
+    (own_project / "metrics/s.json").unlink()
+    status, _, error = run("export", "again")
+    assert status == 2
+    assert "metrics/s.json is missing. Run `dvc repro score`." in error
+
+
+def test_a_stage_without_the_argument_is_named(own_project: Path, run: Run) -> None:
+    pipeline = (own_project / "dvc.yaml").read_text()
+    (own_project / "dvc.yaml").write_text(pipeline.replace("--adapter models", "--lora models"))
+    status, _, error = run("export", "shared")
+    assert status == 2
+    assert "dvc.yaml: the stage finetune has no argument --adapter." in error
+
+
 @pytest.mark.parametrize(
     ("missing", "named"),
     [

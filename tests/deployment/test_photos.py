@@ -87,7 +87,7 @@ def test_a_folder_gives_all_that_decodes_and_tells_the_rest(
     names = [photo.path.name for photo in batch if isinstance(photo, Prepared)]
     assert names == ["d.avif", "e.mpo", "photo.jfif", "photo.jpe", "shoe.jpg?v=1"]
     (message,) = caplog.messages
-    assert "(1 jp2): 'f.jp2'" in message
+    assert "1 jp2 ('f.jp2')" in message
 
 
 def test_no_photos_no_batches() -> None:

@@ -168,7 +168,7 @@ def test_a_missing_vector_is_named(tmp_path):
     fields = [pa.field("image_id", pa.string()), pa.field("embedding", pa.list_(pa.float32(), 2))]
     table = pa.table({"image_id": ["a", "b"], "embedding": [[1.0, 0.0], None]}, pa.schema(fields))
     pq.write_table(table, tmp_path / "images.parquet")
-    with pytest.raises(ValueError, match="vector of 'b' is null"):
+    with pytest.raises(ValueError, match="'embedding' is null in row 1"):
         list(iterate_image_vectors(tmp_path / "images.parquet"))
 
 

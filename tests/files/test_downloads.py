@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import logging
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,16 @@ from typing import Any
 import pytest
 
 from compositional_prompts.files import downloads
-from compositional_prompts.files.downloads import ATTEMPTS, DownloadError, Remote, fetch
+from compositional_prompts.files.downloads import (
+    ATTEMPTS,
+    DOWNLOADS,
+    DownloadError,
+    Remote,
+    fetch,
+)
+from compositional_prompts.files.scratch import SCRATCH
 
+ROOT = Path(__file__).parents[2]
 CONTENT = bytes(range(251)) * 40_000  # 10 MB, more than sockets buffer
 
 
@@ -350,3 +359,26 @@ def test_two_processes_do_not_fetch_the_same(server: Server, tmp_path: Path) -> 
 
     server.cuts = [4_000_000]
     assert fetch(remote(server), tmp_path, second).read_bytes() == CONTENT
+
+
+def test_what_was_fetched_survives_a_cleaning_and_is_in_no_repository(tmp_path: Path) -> None:
+    for name in ("Makefile", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    kept, lost = tmp_path / DOWNLOADS / "photos.zip", tmp_path / SCRATCH / "infer" / "part"
+    pixels = tmp_path / "models" / ".pixels-0"
+    for path in (kept, lost, pixels):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--others", "--exclude-standard"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout.split() == [".dvcignore", ".gitignore", "Makefile"]
+    assert f"/{DOWNLOADS}/" in (ROOT / ".dvcignore").read_text().split()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert kept.is_file()
+    assert not lost.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from compositional_prompts.files.outputs import (
     write_metrics,
 )
 
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 INTERRUPTIONS = [RuntimeError, KeyboardInterrupt, SystemExit]
 
 
@@ -29,7 +35,6 @@ def test_a_file_appears_with_its_folders(tmp_path: Path) -> None:
         assert not path.exists()
         assert temporary.parent == path.parent  # the same file system, so that a rename is atomic
     assert path.read_text() == "whole"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -60,8 +65,35 @@ def test_a_directory_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> Non
         (temporary / "weights").write_text("new")
         assert (path / "stale").exists()
     assert [file.name for file in path.iterdir()] == ["weights"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_what_is_new_follows_the_umask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_file(tmp_path / "file"), atomic_directory(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "file") == 0o666 & ~mask
+    assert mode(tmp_path / "folder") == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o664])
+def test_what_is_replaced_keeps_its_permissions(permissions: int, tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    file.chmod(permissions)
+    folder.mkdir()
+    folder.chmod(permissions | 0o100)
+    with atomic_file(file) as temporary:
+        temporary.unlink()  # a library that writes a file of its own there
+        temporary.write_text("new")
+    with atomic_directory(folder):
+        pass
+    assert mode(file) == permissions
+    assert mode(folder) == permissions | 0o100
 
 
 @pytest.mark.parametrize("interruption", INTERRUPTIONS)

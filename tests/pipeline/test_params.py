@@ -23,8 +23,6 @@ FREE = (
     "clip_embed.attributes",
     "enhance.reference_colors",
     "download.fashion_products.filters",
-    "finetune.lora.rank_pattern",
-    "finetune.lora.alpha_pattern",
 )
 
 
@@ -52,7 +50,7 @@ def at(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 def written(tmp_path: Path, document: Any) -> Path:
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
     return path
 
 
@@ -72,7 +70,7 @@ def test_the_shipped_file_is_valid(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(name: str, tmp_path: Path) -> None:
     document, group, key = edited(name)
     del group[key]
-    with pytest.raises(ParameterError, match=rf"(?m)^  {name}: missing; see params\.yaml"):
+    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}: missing; see presets"):
         read_all_params(written(tmp_path, document))
 
 
@@ -81,7 +79,7 @@ def test_a_mistyped_key_is_named_with_what_was_found(name: str, tmp_path: Path) 
     document, group, key = edited(name)
     group[key] = ["not", {"what": "is meant"}]
     # The key, or the first item in it that is wrong.
-    with pytest.raises(ParameterError, match=rf"(?m)^  {name}(\.\w+)?: .+; found .+"):
+    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}(\.\w+)?: .+; found .+"):
         read_all_params(written(tmp_path, document))
 
 
@@ -90,7 +88,7 @@ def test_an_unknown_key_is_named(group: str, tmp_path: Path) -> None:
     document = copy.deepcopy(SHIPPED)
     at(document, group)["sede"] = 1
     name = f"{group}.sede".lstrip(".")
-    with pytest.raises(ParameterError, match=rf"(?m)^  {name}: unknown key"):
+    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}: unknown key"):
         read_all_params(written(tmp_path, document))
 
 
@@ -104,7 +102,7 @@ def test_an_unknown_key_is_named(group: str, tmp_path: Path) -> None:
         ("base.workers", 0),
         ("download.max_rejected", 1.5),
         ("finetune.learning_rate", 0.0),
-        ("finetune.learning_rate", "1e-3"),  # what YAML 1.1 makes of 1e-3
+        ("finetune.learning_rate", "fast"),
         ("finetune.epochs", 1.5),
         ("split.corpus", "yes"),
         ("enhance.threshold", float("nan")),
@@ -117,7 +115,7 @@ def test_an_unknown_key_is_named(group: str, tmp_path: Path) -> None:
 def test_a_value_out_of_range_is_refused(name: str, value: Any, tmp_path: Path) -> None:
     document, group, key = edited(name)
     group[key] = value
-    with pytest.raises(ParameterError, match=rf"(?m)^  {name}"):
+    with pytest.raises(ParameterError, match=rf"(?m)^.+params.yaml: {name}"):
         read_all_params(written(tmp_path, document))
 
 
@@ -157,7 +155,7 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as raised:
         read_params(path, Enhance)
     message = str(raised.value)
-    assert str(path) in message
+    assert [line.split(": ")[0] for line in message.splitlines()] == [str(path)] * 3
     for name in ("enhance.threshold: missing", "enhance.treshold: unknown key", "base.workers: "):
         assert name in message
 
@@ -167,26 +165,6 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
     del document["clip_embed"], document["base"]
     with pytest.raises(ParameterError, match=r"'clip_embed' is missing(.|\n)+'base' is missing"):
         read_params(written(tmp_path, document), ClipEmbed)
-
-
-@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words"])
-def test_a_file_that_is_no_mapping_is_refused(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text(content)
-    with pytest.raises(ParameterError, match="must be a mapping of sections"):
-        read_all_params(path)
-
-
-def test_a_file_that_is_not_yaml_is_named_with_the_place(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text("base:\n  seed: [1\n")
-    with pytest.raises(ParameterError, match=r"is not YAML: (.|\n)*line 3"):
-        read_all_params(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="run from the root of the project"):
-        read_all_params(tmp_path / "params.yaml")
 
 
 def test_parameters_cannot_be_changed_after_reading(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""What every stage script shares: its arguments, its timing and its progress bars."""
+"""What every stage script shares: its arguments and its timing."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import sys
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
@@ -65,6 +63,19 @@ def test_timing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert record["peak_memory_mib"] > 1
 
 
+@pytest.mark.parametrize(("system", "held"), [("linux", 3 * 2**10), ("darwin", 3 * 2**20)])
+def test_peak_memory_is_in_mib_on_every_system(
+    system: str, held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    usage = SimpleNamespace(ru_maxrss=held)
+    monkeypatch.setattr("resource.getrusage", lambda who: usage)
+    with run_stage("split", tmp_path / "split.json"):
+        pass
+    record = json.loads((tmp_path / "split.json").read_text())
+    assert (record["peak_memory_mib"], record["peak_worker_memory_mib"]) == (3, 3)
+
+
 def test_the_peak_of_a_gpu_that_was_used_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,15 +120,3 @@ def test_a_stage_says_what_it_does_under_its_name(
     written = capsys.readouterr().err
     assert "split: 12 pairs" in written
     assert "chatter" not in written
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert list(progress(iter(range(5)), "images", 5)) == [0, 1, 2, 3, 4]
-        assert ("images" in stream.getvalue()) is shown

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from ruamel.yaml import YAML
 from compositional_prompts.project.source_dependencies import (
     imported_files,
     is_source,
+    source_dependencies,
     stage_script,
     sync_dependencies,
 )
@@ -29,6 +33,8 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 RESULT_NEUTRAL = {"base.workers", "base.checkpoint_seconds"}
 """Parameters that never change a result, so that DVC need not know them."""
+GIVEN = "models/troika_source/${troika_train.source}"
+"""What no stage writes: a file of the project, or a checkpoint that the user puts beside it."""
 
 stage = pytest.mark.parametrize("name", STAGES)
 
@@ -59,8 +65,71 @@ def test_scripts_and_stages_are_the_same() -> None:
 def test_dependencies_are_the_imported_files(name: str) -> None:
     script = stage_script(STAGES[name])
     declared = [path for path in STAGES[name]["deps"] if is_source(path)]
-    expected = [str(script), *(str(path) for path in imported_files(ROOT, script))]
+    expected = [str(path) for path in source_dependencies(ROOT, script)]
     assert declared == expected, "run `compositional-prompts sync-deps`"
+
+
+def test_a_folder_stands_for_files_that_are_all_imported(tmp_path: Path) -> None:
+    package = tmp_path / "src/compositional_prompts"
+    for name, text in {
+        "room/a.py": "from compositional_prompts.room.inner import b, c",
+        "room/inner/b.py": "",
+        "room/inner/c.py": "",
+        "room/inner/__init__.py": "",
+        "room/inner/__pycache__/b.cpython-311.pyc": "",
+        "room/inner/style.css": "",
+        "lone/d.py": "",
+        "other/e.py": "",
+        "other/f.py": "",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    script = Path("stages/x.py")
+    (tmp_path / script).parent.mkdir()
+    (tmp_path / script).write_text(
+        "from compositional_prompts.room import a\nimport compositional_prompts.other.e\n"
+        "import compositional_prompts.lone.d\n"
+    )
+
+    def found() -> list[str]:
+        paths = source_dependencies(tmp_path, script)
+        return [str(path).removeprefix("src/compositional_prompts/") for path in paths]
+
+    assert found() == ["stages/x.py", "lone/d.py", "other/e.py", "room"]
+    (package / "room/g.py").write_text("")
+    assert found() == ["stages/x.py", "lone/d.py", "other/e.py", "room/a.py", "room/inner"]
+    (package / "room/inner/h.py").write_text("")
+    assert found()[3:] == [
+        "room/a.py",
+        *(f"room/inner/{name}" for name in ("b.py", "c.py", "style.css")),
+    ]
+
+
+def stale_stages() -> dict[Path, set[str]]:
+    """Of every source file, the stages that run again after a comment in it, as DVC counts."""
+    stale: dict[Path, set[str]] = {
+        path.relative_to(ROOT): set()
+        for folder in ("src", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    for name, definition in STAGES.items():
+        for dependency in filter(is_source, definition["deps"]):
+            for file in stale:
+                if file.is_relative_to(dependency):
+                    stale[file].add(name)
+    return stale
+
+
+def test_only_what_every_stage_runs_on_makes_all_of_them_stale() -> None:
+    """The runner, how outputs and tables are written and checked, and what an image is."""
+    package = Path("src/compositional_prompts")
+    everywhere = {
+        str(file.relative_to(package))
+        for file, names in stale_stages().items()
+        if names == set(STAGES)
+    }
+    beside = {name for name in everywhere if not name.startswith("pipeline/")}
+    assert beside <= {"catalog/schema.py", "files/outputs.py", "files/tables.py"}
 
 
 def test_synchronising_changes_nothing(tmp_path: Path) -> None:
@@ -164,7 +233,8 @@ def test_every_section_is_read_by_a_stage() -> None:
 def test_metrics_and_plots_are_kept_in_git(name: str) -> None:
     for kind in ("metrics", "plots"):
         for entry in STAGES[name].get(kind, []):
-            assert list(entry.values()) == [{"cache": False}], f"{kind} of {name}: {entry}"
+            ((path, settings),) = entry.items()
+            assert settings["cache"] is False, f"{kind} of {name}: {path}"
     assert f"metrics/timing/{name}" in " ".join(paths(STAGES[name]["metrics"]))
 
 
@@ -207,6 +277,9 @@ def test_all_data_comes_from_a_stage() -> None:
         for path in definition["deps"]:
             if is_source(path) or path == "params.yaml" or path.startswith("${"):
                 continue
+            if path == GIVEN:
+                assert (ROOT / path.replace("${troika_train.source}", "train")).is_file()
+                continue
             made = any(re.fullmatch(f"{out}(/.+)?", path) for out in written)
             assert made, f"{name} reads {path}, which no stage writes"
 
@@ -219,6 +292,40 @@ def test_artifacts_and_plots_are_outputs() -> None:
         for definition in plot.values():
             for path in definition["y"]:
                 assert any(path == out or path.startswith(f"{out}/") for out in written), path
+
+
+@pytest.mark.parametrize("groups", [("color", "material"), ("closure", "pattern")])
+def test_plots_show_whatever_attribute_groups_there_are(
+    groups: tuple[str, ...], tmp_path: Path
+) -> None:
+    plots = {
+        name: definition["plots"] for name, definition in STAGES.items() if "plots" in definition
+    }
+    document = {
+        "stages": {name: {"cmd": "true", "plots": written} for name, written in plots.items()},
+        "plots": PIPELINE["plots"],
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(document))
+    for path, columns in (
+        *((f"confusion/{group}.csv", "image_id,truth,predicted") for group in groups),
+        ("losses.csv", "epoch,train_loss,val_loss"),
+        ("troika.csv", "epoch,val_auc,val_hm"),
+        ("scores.csv", "captioner,metric,mean"),
+    ):
+        file = tmp_path / "metrics/plots" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{columns}\n1,2,3\n")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    shown = subprocess.run(
+        [*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    result = json.loads(shown.stdout)
+    assert result.get("errors", []) == []
+    for group in groups:
+        (chart,) = result["data"][f"metrics/plots/confusion/{group}.csv"]
+        encoding = chart["content"]["spec"]["encoding"]
+        assert (encoding["x"]["field"], encoding["y"]["field"]) == ("truth", "predicted")
 
 
 def test_the_shipped_parameters_are_valid() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.reporting.drawing.layout import BOX_HEIGHT, BOX_WIDTH, Drawing, draw
-from compositional_prompts.reporting.drawing.pipeline_graph import (
-    Pipeline,
-    PipelineError,
-    read_pipeline,
-)
+from compositional_prompts.reporting.drawing.pipeline_graph import Pipeline, read_pipeline
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -33,7 +32,7 @@ def test_edges_follow_paths_and_leave_implied_ones_out(tmp_path: Path) -> None:
         tmp_path,
         """
         stages:
-          last: {cmd: x, deps: [data/a, {data/b/part.csv: {}}]}
+          last: {cmd: x, deps: [data/a, data/b/part.csv]}
           first: {cmd: x, outs: [data/a]}
           middle: {cmd: x, deps: [data/a/one.parquet], outs: [{data/b: {cache: false}}]}
         """,
@@ -59,15 +58,13 @@ def test_similar_names_are_not_the_same_path(tmp_path: Path) -> None:
     ],
 )
 def test_variants_are_expanded(tmp_path: Path, items: str) -> None:
-    body = "cmd: x, outs: ['captions/${item.captioner}.parquet']"
+    body = "cmd: x, deps: ['${item.captioner}'], outs: ['captions/${item.captioner}.parquet']"
     body = body if items.startswith("matrix") else f"do: {{{body}}}"
     pipeline = read(
         tmp_path,
         f"stages: {{infer: {{{items}, {body}}}, s: {{cmd: x, deps: [captions/fine.parquet]}}}}",
     )
-    infer = pipeline.stages[0]
-    assert infer.outputs == {"captions/base.parquet", "captions/fine.parquet"}
-    assert len(infer.variants) == 2
+    assert len(pipeline.stages[0].variants) == 2
     assert pipeline.edges == (("infer", "s"),)
 
 
@@ -76,16 +73,68 @@ def test_matrix_items_may_be_mappings(tmp_path: Path) -> None:
         tmp_path,
         """
         stages:
+          train: {cmd: x, outs: [models/lora]}
           infer:
             matrix: {run: [{captioner: base, adapter: none}, {captioner: fine, adapter: lora}]}
             cmd: x
             deps: ["models/${item.run.adapter}"]
             outs: ["captions/${item.run.captioner}.parquet"]
+          score: {cmd: x, deps: [captions]}
         """,
     )
-    (infer,) = pipeline.stages
-    assert infer.inputs == {"models/none", "models/lora"}
-    assert infer.outputs == {"captions/base.parquet", "captions/fine.parquet"}
+    assert len(pipeline.stages[1].variants) == 2
+    assert pipeline.edges == (("train", "infer"), ("infer", "score"))
+
+
+def test_paths_of_params_and_vars_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("folder: data")
+    pipeline = read(
+        tmp_path,
+        """
+        vars: [{name: catalog}]
+        stages:
+          a: {cmd: x, outs: ["${folder}/${name}"]}
+          b: {cmd: x, deps: [data/catalog/one.parquet]}
+        """,
+    )
+    assert pipeline.edges == (("a", "b"),)
+
+
+def test_the_pipeline_is_read_while_dvc_runs_it(tmp_path: Path) -> None:
+    """As by the stage ``report``: DVC holds its lock, and there is no git."""
+    program = tmp_path / "draw.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "from compositional_prompts.reporting.drawing.pipeline_graph import read_pipeline\n"
+        "Path('edges').write_text(str(read_pipeline(Path('dvc.yaml')).edges))\n"
+    )
+    write(
+        tmp_path,
+        f"""
+        stages:
+          first: {{cmd: echo a > a, outs: [a]}}
+          report: {{cmd: '"{sys.executable}" draw.py', deps: [a], outs: [edges]}}
+        """,
+    )
+    for words in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "edges").read_text() == "(('first', 'report'),)"
+
+
+def test_items_that_feed_one_another_through_another_stage_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="in a circle"):
+        read(
+            tmp_path,
+            """
+            stages:
+              a: {foreach: {x: {in: s, out: m}, y: {in: n, out: t}},
+                  do: {cmd: x, deps: ["${item.in}"], outs: ["${item.out}"]}}
+              b: {cmd: x, deps: [m], outs: [n]}
+            """,
+        )
 
 
 def test_a_timing_belongs_to_its_stage(tmp_path: Path) -> None:
@@ -106,15 +155,23 @@ def test_a_timing_belongs_to_its_stage(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("stages: {}", "has no stages"),
-        ("- a", "has no stages"),
-        ("stages: [", "is not YAML"),
-        ("stages: {a: 3}", "must be a mapping"),
-        ("stages: {a: {deps: [x], outs: [y]}, b: {deps: [y], outs: [x]}}", "in a circle"),
+        ("- a", "expected a dictionary"),
+        ("stages: [", "YAML file structure is corrupted"),
+        ("stages: {a: 3}", "expected a dictionary"),
+        ("stages: {a: {deps: [x]}}", "required key not provided"),
+        ("stages: {a: {cmd: x, outs: [y]}, b: {cmd: x, outs: [y]}}", "'y' is specified in"),
+        ("stages: {a: {cmd: x, deps: ['${nothing}']}}", "Could not find 'nothing'"),
+        (
+            "stages: {a: {cmd: x, deps: [x], outs: [y]}, b: {cmd: x, deps: [y], outs: [x]}}",
+            "both a dependency and an output",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(PipelineError, match=message):
+    with pytest.raises(PipelineError, match=message) as raised:
         read(tmp_path, text)
+    assert str(raised.value).startswith(f"{tmp_path / 'dvc.yaml'} ")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

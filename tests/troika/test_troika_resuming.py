@@ -155,7 +155,7 @@ def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     alone = Workspace(tmp_path / "alone")
     for one in (workspace, alone):
         one.set_params(batch_size=5, augment=True, **STILL)
-    stage = workspace.arguments("troika_train", "metrics", "plots", "timing")
+    stage = workspace.arguments("troika_train", "source", "metrics", "plots", "timing")
     script = Path(__file__).with_name("training_run.py")
     done = subprocess.run(
         [*TOGETHER, str(script), "together", str(tmp_path / "run"), *stage],

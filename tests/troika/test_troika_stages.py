@@ -128,6 +128,7 @@ class Workspace:
         paths = {
             "metrics": self.root / f"{stage}.json",
             "plots": self.root / "curve.csv",
+            "source": ROOT / "models" / "troika_source" / "train",
             "timing": self.root / f"{stage}_timing.json",
         }
         arguments = [str(ROOT / "stages" / f"{stage}.py"), "--params", str(self.params)]
@@ -148,7 +149,7 @@ class Workspace:
         return {**metrics, "rows": timing["rows"]}
 
     def train(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        return self.run("troika_train", monkeypatch, "metrics", "plots", "timing")
+        return self.run("troika_train", monkeypatch, "source", "metrics", "plots", "timing")
 
     def predict(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return self.run("troika_predict", monkeypatch, "prompts", "metrics", "timing")

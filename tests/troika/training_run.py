@@ -6,7 +6,7 @@ import contextlib
 import json
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from killed_runs import killed_at_random
+from killed_runs import Watched, killed_at_random
 from PIL import Image
 from torch import nn
 
@@ -117,31 +117,18 @@ class InterruptionError(Exception):
     pass
 
 
-class Breaking(Checkpoints):
+class Breaking(Watched):
     """Checkpoints after each of which, or after the given number of an epoch's, the run breaks."""
 
     def __init__(self, folder: Path | None, after: int | None = None) -> None:
-        super().__init__(folder, 0)
+        super().__init__(folder, self._break)
         self.after = after
         self.written: list[tuple[int, int]] = []
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        super().save(state)
+    def _break(self, state: Mapping[str, Any]) -> None:
         self.written.append((state["epoch"], state["epoch_steps"]))
         if self.after is None or state["epoch_steps"] == self.after:
             raise InterruptionError
-
-
-class Telling(Checkpoints):
-    """Checkpoints that say so."""
-
-    def __init__(self, folder: Path, tell: Callable[[], object]) -> None:
-        super().__init__(folder, 0)
-        self.tell = tell
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        super().save(state)
-        self.tell()
 
 
 def train(
@@ -181,7 +168,7 @@ def written(folder: Path) -> dict[str, bytes]:
 def killed(folder: Path) -> int:
     """Run :func:`train` until it ends, killing it on the way; return how often."""
     return killed_at_random(
-        lambda tell: train(folder, Telling(folder / "scratch", tell)), (1, 4), seed=5
+        lambda tell: train(folder, Watched(folder / "scratch", lambda _: tell())), (1, 4), seed=5
     )
 
 

@@ -48,7 +48,7 @@ from compositional_prompts.clip.clip_pretraining import (
     word_targets,
 )
 from compositional_prompts.compute.devices import seed_everything
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from compositional_prompts.captioner.decoding.token_automaton import TokenAutoma
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.compute.batch_size import largest_batch
+from compositional_prompts.compute.batch_size import automatic_batch_size
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import read_table, write_table
-from compositional_prompts.pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 1024
-"""Images at once that are tried at most where the batch size is found automatically."""
+"""The first batch that ``auto`` tries on a GPU."""
 
 
 def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
@@ -116,7 +116,7 @@ def fitting_batch(
             ending=False,
         )
 
-    return largest_batch(run, captioner.device, upper=len(positions))
+    return automatic_batch_size(run, captioner.device, upper=len(positions))
 
 
 def caption_in_shards(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from compositional_prompts.pipeline.section import (
     BatchSize,
@@ -28,6 +29,28 @@ class Blip2Features(Section):
     batch_size: BatchSize
 
 
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression: {error}") from error
+    return text
+
+
+Modules = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
+"""A regular expression of module names, or of their ends from a dot on."""
+
+
+class RankPattern(Section):
+    modules: Modules
+    r: Positive
+
+
+class AlphaPattern(Section):
+    modules: Modules
+    alpha: Positive
+
+
 class Lora(Section):
     r: Positive
     alpha: Positive
@@ -36,8 +59,8 @@ class Lora(Section):
     bias: Literal["none", "all", "lora_only"]
     use_dora: bool
     use_rslora: bool
-    rank_pattern: dict[str, Positive]
-    alpha_pattern: dict[str, Positive]
+    rank_pattern: list[RankPattern]
+    alpha_pattern: list[AlphaPattern]
 
 
 class Finetune(Section):

@@ -104,9 +104,8 @@ def find_images(directory: Path) -> FolderImages:
         )
     if others:
         logger.warning(
-            "%s: %d files are passed over, whose names are not those of images (%s): %s",
+            "%s: passed over, as not named like images that are read: %s (%s)",
             directory,
-            len(others),
             counts,
             _few(sorted(others)),
         )

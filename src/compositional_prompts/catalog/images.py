@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 # Pillow's own limit against decompression bombs is one global number, part of it a mere warning.
 # ``rejection_reason`` applies ``download.max_pixels`` in its place, before a pixel is decoded.
@@ -42,6 +43,16 @@ _UPRIGHT: Final = {
 }
 
 
+# How Pillow widens or narrows the pixels of a PNG, by its raw mode, while it leaves the colour that
+# stands for transparent as the file has it. Of 16 bits only the upper 8 are left to compare.
+_WIDENED: Final[dict[str, Callable[[int], int]]] = {
+    "1": lambda value: value * 255,
+    "L;2": lambda value: value * 85,
+    "L;4": lambda value: value * 17,
+    "RGB;16B": lambda value: value >> 8,
+}
+
+
 class UnsupportedModeError(ValueError):
     """The pixels are 32-bit integers or floats, which have no defined white."""
 
@@ -60,10 +71,11 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         Exception: whatever Pillow's decoder raises on bytes that :func:`rejection_reason` rejects.
     """
     with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        transparent = _transparent_colour(image)
         image.load()
         # Read after loading: formats that turn themselves upright (TIFF) then drop the tag.
         orientation = _orientation(image)
-        rgb = _on_white(image)
+        rgb = _on_white(image, transparent)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
@@ -112,9 +124,24 @@ def _orientation(image: Image.Image) -> int | None:
     return orientation if isinstance(orientation, int) else None
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _transparent_colour(image: ImageFile.ImageFile) -> Any:
+    """The colour that stands for transparent, as the pixels will have it; None without one."""
+    colour = image.info.get("transparency")
+    widened = (
+        _WIDENED.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
+    )
+    if colour is None or widened is None:
+        return colour
+    return tuple(map(widened, colour)) if isinstance(colour, tuple) else widened(colour)
+
+
+def _on_white(image: Image.Image, transparent: Any) -> Image.Image:
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        white = np.zeros_like(values, np.bool_) if transparent is None else values == transparent
+        image = Image.fromarray(np.where(white, 255, values >> 8).astype(np.uint8))
+    elif transparent is not None:
+        image.info["transparency"] = transparent
     if image.mode in ("I", "F"):
         raise UnsupportedModeError(f"pixels of mode {image.mode} have no defined white")
     if image.has_transparency_data:

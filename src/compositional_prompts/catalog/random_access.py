@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.reading import open_shard, shard_files
+from compositional_prompts.catalog.reading import open_shard, read_group, shard_files
 
 
 class CatalogImages:
@@ -74,7 +74,7 @@ class CatalogImages:
     def _unpack(self, group: int) -> None:
         shard, number = self._groups[group]
         with open_shard(shard) as file:
-            images = file.read_row_group(number, ["image"]).column("image").combine_chunks()
+            images = read_group(file, shard, number, ["image"]).column("image").combine_chunks()
         encoded = images.field("bytes")
         lengths = pc.binary_length(encoded).to_numpy().astype(np.int64)
         rows = slice(self._starts[group], self._starts[group + 1])

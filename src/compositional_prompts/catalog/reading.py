@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import SchemaError, check_schema
+from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
 """Every column of the catalog but the image: small enough to be read whole."""
@@ -57,7 +57,7 @@ def iterate_batches(
         total = count_rows(directory)
         if rows.step != 1 or rows.start < 0 or rows.stop > total:
             raise ValueError(f"{directory}: rows {rows} are not a run of its {total} rows.")
-    return _rebatched(_selected(shards, columns, rows, batch_size), columns, batch_size)
+    return _rebatched(_selected(shards, columns, rows, batch_size), batch_size)
 
 
 def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
@@ -70,7 +70,7 @@ def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.T
     if "image" in columns:
         raise ValueError("read_labels reads no images: use iterate_batches or read_images.")
     batches = iterate_batches(directory, columns, batch_size=65536)
-    return pa.Table.from_batches(batches, pa.schema([CATALOG.field(name) for name in columns]))
+    return pa.Table.from_batches(batches, _schema(columns))
 
 
 def iterate_ids(directory: Path) -> Iterator[pa.StringArray]:
@@ -95,16 +95,14 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     """
     columns = ["image_id", "image"]
     wanted = pa.array(image_ids, pa.string())
-    schema = pa.schema([CATALOG.field(name) for name in columns])
-    found = [schema.empty_table()]
+    found = [_schema(columns).empty_table()]
     for shard in shard_files(directory):
         with open_shard(shard) as file:
             for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, ["image_id"]).column("image_id")
+                ids = read_group(file, shard, group, ["image_id"]).column("image_id")
                 mask = pc.is_in(ids, wanted)
                 if pc.any(mask).as_py():
-                    images = file.read_row_group(group, columns).select(columns)
-                    found.append(images.filter(mask).cast(schema))
+                    found.append(read_group(file, shard, group, columns).filter(mask))
     table = pa.concat_tables(found)
     return table.take(image_rows(wanted, table.column("image_id").chunks, table=directory))
 
@@ -138,6 +136,24 @@ def open_shard(shard: Path) -> pq.ParquetFile:
     return file
 
 
+def read_group(file: pq.ParquetFile, shard: Path, group: int, columns: Sequence[str]) -> pa.Table:
+    """Columns of one row group of an open shard.
+
+    Raises:
+        SchemaError: a row lacks its image, or another value that it must have.
+    """
+    first = _rows_before(file, group)
+    return as_declared(file.read_row_group(group, columns), _schema(columns), shard, first)
+
+
+def _rows_before(file: pq.ParquetFile, group: int) -> int:
+    return sum(file.metadata.row_group(number).num_rows for number in range(group))
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([CATALOG.field(name) for name in columns])
+
+
 def _check_columns(columns: Sequence[str]) -> None:
     for name in columns:
         if name not in CATALOG.names:
@@ -160,7 +176,10 @@ def _selected(
                     start, stop = max(rows.start - first, 0), min(rows.stop - first, size)
                 first += size
                 if start < stop:
-                    yield from _group_rows(file, group, columns, batch_size, start, stop)
+                    row = _rows_before(file, group) + start
+                    for batch in _group_rows(file, group, columns, batch_size, start, stop):
+                        yield as_declared(batch, _schema(columns), shard, row)
+                        row += batch.num_rows
 
 
 def _group_rows(
@@ -172,14 +191,11 @@ def _group_rows(
         end = min(stop - position, batch.num_rows)
         position += batch.num_rows
         if begin < end:
-            yield batch.select(list(columns)).slice(begin, end - begin)
+            yield batch.slice(begin, end - begin)
 
 
-def _rebatched(
-    batches: Iterator[pa.RecordBatch], columns: Sequence[str], batch_size: int
-) -> Iterator[pa.RecordBatch]:
+def _rebatched(batches: Iterator[pa.RecordBatch], batch_size: int) -> Iterator[pa.RecordBatch]:
     """The same rows cut into batches of ``batch_size``."""
-    schema = pa.schema([CATALOG.field(name) for name in columns])
     waiting: list[pa.RecordBatch] = []
     waiting_rows = 0
     for batch in batches:
@@ -190,7 +206,7 @@ def _rebatched(
             waiting_rows += part.num_rows
             begin += part.num_rows
             if waiting_rows == batch_size:
-                yield pa.concat_batches(waiting).cast(schema)
+                yield pa.concat_batches(waiting)
                 waiting, waiting_rows = [], 0
     if waiting:
-        yield pa.concat_batches(waiting).cast(schema)
+        yield pa.concat_batches(waiting)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from compositional_prompts.files.tables import required
-
-IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-"""One encoded image file and its name: the layout of the Hugging Face ``Image`` feature."""
+from compositional_prompts.files.tables import IMAGE, required
 
 
 def with_image_feature(schema: pa.Schema) -> pa.Schema:
@@ -31,7 +27,7 @@ CATALOG = with_image_feature(
         [
             required("image_id", pa.string()),
             required("product_id", pa.string()),
-            required("image", IMAGE),
+            pa.field("image", IMAGE),
             pa.field("attribute", pa.string()),
             pa.field("object", pa.string()),
             pa.field("title", pa.string()),
@@ -62,4 +58,4 @@ class CatalogRow(NamedTuple):
     object: str | None = None
     title: str | None = None
     pair_split: str | None = None
-    truth: Mapping[str, str | None] = MappingProxyType({})
+    truth: Mapping[str, str | None] = {}  # nobody writes to it, and a proxy cannot be pickled

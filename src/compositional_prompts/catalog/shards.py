@@ -12,15 +12,13 @@ import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.files.tables import check_no_nulls
+from compositional_prompts.files.tables import check_no_nulls, photo_writer
 
 # A row group is the least that a reader decodes: small, so that readers stream and can skip.
 _GROUP_ROWS: Final = 256
 _GROUP_BYTES: Final = 8 * 2**20
 # What the footer and the page headers of a row group take, at most.
 _GROUP_OVERHEAD: Final = 8 * 2**10
-# Dictionaries and minimum/maximum statistics are of use for labels, never for encoded images.
-_LABELS: Final = [name for name in CATALOG.names if name != "image"]
 
 
 class DuplicateImageError(ValueError):
@@ -100,14 +98,7 @@ class ShardWriter:
         if self._writer is None:
             shard = self._directory / f"part-{self._shards:05d}.parquet"
             self._sink = pa.OSFile(str(shard), "wb")
-            self._writer = pq.ParquetWriter(
-                self._sink,
-                CATALOG,
-                compression="zstd",
-                use_content_defined_chunking=True,
-                use_dictionary=_LABELS,
-                write_statistics=_LABELS,
-            )
+            self._writer = photo_writer(self._sink, CATALOG)
             self._shards += 1
             self._groups_in_shard = 0
         self._writer.write_table(table)

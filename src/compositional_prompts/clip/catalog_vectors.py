@@ -14,9 +14,9 @@ from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.clip.embedding import embed_images, embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.files.tables import write_table
-from compositional_prompts.pipeline.progress import progress
 
 
 def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, workers: int) -> int:

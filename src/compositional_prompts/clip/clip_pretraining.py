@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compositional_prompts.compute.devices import seed_everything
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import SchemaError, check_schema, required
+from compositional_prompts.files.tables import SchemaError, iterate_table, required
 
 
 def image_embeddings(dimension: int) -> pa.Schema:
@@ -71,11 +71,8 @@ def unit_vectors(
         path: where they come from, for the error.
 
     Raises:
-        ValueError: a vector is null, not finite, or not of unit length, naming the first.
+        ValueError: a vector is not finite, or not of unit length, naming the first.
     """
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise ValueError(f"{path}: the vector of {names[row]!r} is null; run clip_embed again.")
     flat = column.flatten().to_numpy(zero_copy_only=False)
     vectors: NDArray[np.float32] = flat.reshape(len(column), column.type.list_size)
     # A NaN fails every comparison, so that this finds it too.
@@ -103,8 +100,6 @@ def iterate_image_vectors(
         ValueError: as :func:`unit_vectors`.
     """
     expected = image_embeddings(embedding_dimension(path))
-    with pq.ParquetFile(path) as file:
-        check_schema(file.schema_arrow, expected, path)
-        for batch in file.iter_batches(rows, columns=["image_id", "embedding"]):
-            ids = batch.column("image_id")
-            yield ids, unit_vectors(batch.column("embedding"), ids.to_pylist(), path)
+    for batch in iterate_table(path, expected, rows):
+        ids = batch.column("image_id")
+        yield ids, unit_vectors(batch.column("embedding"), ids.to_pylist(), path)

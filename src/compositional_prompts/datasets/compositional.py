@@ -27,17 +27,13 @@ from compositional_prompts.datasets.parameters import (
 )
 from compositional_prompts.datasets.ut_zappos_truth import photo_id, read_truth
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
-from compositional_prompts.files.downloads import Remote, fetch
-from compositional_prompts.files.scratch import SCRATCH
+from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
 from compositional_prompts.prompt.pair import Pair, dotted
 
 SPLIT: Final = "compositional-split-natural"
 METADATA: Final = f"metadata_{SPLIT}.t7"
 PAIR_FILES: Final = {name: f"{SPLIT}/{name}_pairs.txt" for name in SPLIT_NAMES}
 TRUTH_FILES: Final = ("meta-data.csv", "ut-zap50k-data/meta-data.csv")
-
-ARCHIVES: Final = SCRATCH / "archives"
-"""Where fetched archives are kept: outside the outputs, which DVC removes before a run."""
 
 NOT_KNOWN: Final = "NA"
 """What stands in the list of photos for an attribute or a set that there is none of."""
@@ -270,7 +266,7 @@ def _open_files(name: str, params: Parameters, layout: _Layout) -> _Files:
         file = getattr(params, key)
         if isinstance(file, ArchiveFile):
             remote = Remote(file.url, file.size, file.sha256, f"download.{name}.{key}")
-            archives.append(open_archive(fetch(remote, ARCHIVES), ARCHIVES))
+            archives.append(open_archive(fetch(remote, DOWNLOADS), DOWNLOADS))
     return _Files(f"the archives of {name}", archives)
 
 

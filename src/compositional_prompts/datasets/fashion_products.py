@@ -8,20 +8,18 @@ productDisplayName and image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import reduce
-from operator import and_
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
-from compositional_prompts.catalog.schema import IMAGE, CatalogRow
+from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.ingestion import Selection
 from compositional_prompts.datasets.parameters import FashionProductsDataset
+from compositional_prompts.files.tables import IMAGE, is_spelling
 from compositional_prompts.prompt.pair import dotted
 
 ID_COLUMN: Final = "id"
@@ -31,15 +29,8 @@ IMAGE_COLUMN: Final = "image"
 FILES: Final = "data/*.parquet"
 
 # Images are read a little at a time, never a whole row group of them.
-_SCAN: Final = {
-    "batch_size": 64,
-    "batch_readahead": 0,
-    "fragment_readahead": 0,
-    "use_threads": False,
-    "fragment_scan_options": pds.ParquetFragmentScanOptions(
-        use_buffered_stream=True, pre_buffer=False
-    ),
-}
+_BATCH_ROWS: Final = 64
+_BUFFER_BYTES: Final = 2**20
 
 
 class FashionProductsError(ValueError):
@@ -57,7 +48,7 @@ class _RowGroup(NamedTuple):
     """One row group of a file and the labels of the rows kept from it, by id."""
 
     file: Path
-    fragment: pds.ParquetFileFragment
+    number: int
     labels: dict[int, _Label]
 
 
@@ -130,32 +121,29 @@ def _select_labels(
 ) -> tuple[list[_RowGroup], dict[str, int]]:
     """The labels to keep, by row group, and how many rows were left out, by reason."""
     dropped = dict.fromkeys(("filtered", "over_limit", "missing_label", "rare_pair"), 0)
-    row_filter = _row_filter(params)
-    columns = [ID_COLUMN, params.attribute, params.object]
+    columns = _columns(params)
+    labels_only = columns.remove(columns.get_field_index(IMAGE_COLUMN))
     seen: dict[int, Path] = {}
     groups: list[_RowGroup] = []
     for file in files:
-        _check_columns(file, params)
-        (fragment,) = pds.dataset(file, format="parquet").get_fragments()
-        matched = 0
-        for part in fragment.split_by_row_group(row_filter):
-            table = part.to_table(columns=columns, filter=row_filter)
-            matched += table.num_rows
+        _check_columns(file, columns)
+        for number in range(pq.read_metadata(file).num_row_groups):
             labels: dict[int, _Label] = {}
-            for identifier, attribute, object_ in zip(
-                *(table.column(name).to_pylist() for name in columns), strict=True
-            ):
+            for row in _read(file, number, labels_only):
+                if any(row[name] not in words for name, words in params.filters.items()):
+                    dropped["filtered"] += 1
+                    continue
+                identifier = row[ID_COLUMN]
                 _check_id(identifier, file, seen)
                 if params.limit is not None and len(seen) > params.limit:
                     dropped["over_limit"] += 1
                     continue
-                label = _label(attribute, object_, file, identifier, params)
+                label = _label(row, file, params)
                 if label.attribute is None and params.on_missing == "drop":
                     dropped["missing_label"] += 1
                     continue
                 labels[identifier] = label
-            groups.append(_RowGroup(file, part, labels))
-        dropped["filtered"] += pq.read_metadata(file).num_rows - matched
+            groups.append(_RowGroup(file, number, labels))
     pairs = Counter(label for group in groups for label in group.labels.values())
     for group in groups:
         for identifier, label in list(group.labels.items()):
@@ -165,33 +153,40 @@ def _select_labels(
     return [group for group in groups if group.labels], dropped
 
 
-def _check_columns(file: Path, params: FashionProductsDataset) -> None:
-    schema = pq.read_schema(file)
+def _columns(params: FashionProductsDataset) -> pa.Schema:
+    """The columns that are read, in the types that they are read in."""
     text = [params.attribute, params.object, TITLE_COLUMN, COLOR_COLUMN, *params.filters]
-    for name in (ID_COLUMN, IMAGE_COLUMN, *text):
-        if name not in schema.names:
+    labels = [(name, pa.string()) for name in dict.fromkeys(text)]
+    return pa.schema([(ID_COLUMN, pa.int64()), (IMAGE_COLUMN, IMAGE), *labels])
+
+
+def _check_columns(file: Path, columns: pa.Schema) -> None:
+    found = pq.read_schema(file)
+    for field in columns:
+        if field.name not in found.names:
             raise FashionProductsError(
-                f"{file}: column {name!r} is missing; found {', '.join(schema.names)}."
+                f"{file}: column {field.name!r} is missing; found {', '.join(found.names)}."
             )
-        kind = schema.field(name).type
-        if name == ID_COLUMN:
-            expected, right = "an integer", pa.types.is_integer(kind)
-        elif name == IMAGE_COLUMN:
-            expected, right = str(IMAGE), kind == IMAGE
-        else:
-            expected = "a string"
-            right = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not right:
-            raise FashionProductsError(f"{file}: column {name!r} is {kind}, expected {expected}.")
+        kind = found.field(field.name).type
+        if not is_spelling(kind, field.type):
+            raise FashionProductsError(
+                f"{file}: column {field.name!r} is {kind}, expected {field.type}."
+            )
 
 
-def _row_filter(params: FashionProductsDataset) -> pc.Expression:
-    """``filters`` as a predicate, which also skips row groups by their statistics."""
-    return reduce(
-        and_,
-        (pc.field(column).isin(values) for column, values in params.filters.items()),
-        pc.scalar(True),
-    )
+def _read(
+    file: Path, group: int, columns: pa.Schema, ids: Collection[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a row group; where ``ids`` are given, those alone."""
+    with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES) as parquet:
+        for batch in parquet.iter_batches(_BATCH_ROWS, [group], columns.names, use_threads=False):
+            try:
+                rows = batch.select(columns.names).cast(columns)
+            except pa.ArrowInvalid as error:
+                raise FashionProductsError(f"{file}: {error}") from error
+            if ids is not None:
+                rows = rows.filter(pc.is_in(rows.column(ID_COLUMN), pa.array(ids, pa.int64())))
+            yield from rows.to_pylist()
 
 
 def _check_id(identifier: int | None, file: Path, seen: dict[int, Path]) -> None:
@@ -205,49 +200,40 @@ def _check_id(identifier: int | None, file: Path, seen: dict[int, Path]) -> None
     seen[identifier] = file
 
 
-def _label(
-    attribute: str | None,
-    object_: str | None,
-    file: Path,
-    identifier: int,
-    params: FashionProductsDataset,
-) -> _Label:
+def _label(row: Mapping[str, Any], file: Path, params: FashionProductsDataset) -> _Label:
     words = []
-    for column, text in ((params.attribute, attribute), (params.object, object_)):
-        text = _known(text, params.missing_labels)
+    for column in (params.attribute, params.object):
+        text = _known(row[column], params.missing_labels)
         if text is None:
             return _Label(None, None)
         try:
             words.append(dotted(text))
         except ValueError as error:
             raise FashionProductsError(
-                f"{file}: {column} of {ID_COLUMN} {identifier}: {error}"
+                f"{file}: {column} of {ID_COLUMN} {row[ID_COLUMN]}: {error}"
             ) from error
     return _Label(*words)
 
 
 def _rows(groups: Sequence[_RowGroup], params: FashionProductsDataset) -> Iterator[CatalogRow]:
-    row_filter = _row_filter(params)
-    columns = [ID_COLUMN, TITLE_COLUMN, COLOR_COLUMN, IMAGE_COLUMN]
+    columns = _columns(params)
     for group in groups:
-        kept = row_filter & pc.field(ID_COLUMN).isin(list(group.labels))
-        for batch in group.fragment.to_batches(columns=columns, filter=kept, **_SCAN):
-            for row in batch.to_pylist():
-                identifier = row[ID_COLUMN]
-                label = group.labels[identifier]
-                image = row[IMAGE_COLUMN] or {}
-                image_id = f"fashion-{identifier}"
-                color = _known(row[COLOR_COLUMN], params.missing_labels)
-                yield CatalogRow(
-                    image_id=image_id,
-                    product_id=image_id,
-                    image=image.get("bytes"),
-                    path=image.get("path") or f"{identifier}.jpg",
-                    attribute=label.attribute,
-                    object=label.object,
-                    title=_known(row[TITLE_COLUMN], params.missing_labels),
-                    truth={"color": color.lower() if color else None},
-                )
+        for row in _read(group.file, group.number, columns, group.labels):
+            identifier = row[ID_COLUMN]
+            label = group.labels[identifier]
+            image = row[IMAGE_COLUMN] or {}
+            image_id = f"fashion-{identifier}"
+            color = _known(row[COLOR_COLUMN], params.missing_labels)
+            yield CatalogRow(
+                image_id=image_id,
+                product_id=image_id,
+                image=image.get("bytes"),
+                path=image.get("path") or f"{identifier}.jpg",
+                attribute=label.attribute,
+                object=label.object,
+                title=_known(row[TITLE_COLUMN], params.missing_labels),
+                truth={"color": color.lower() if color else None},
+            )
 
 
 def _known(text: str | None, missing: Sequence[str]) -> str | None:

@@ -17,9 +17,9 @@ from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.truth import open_truth
 from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.tables import required, write_table
-from compositional_prompts.pipeline.progress import progress
 
 REJECTED = pa.schema(
     [

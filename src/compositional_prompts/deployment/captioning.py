@@ -19,10 +19,10 @@ from compositional_prompts.captioner.model.blip2_model import Captioner, load_ca
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.compute.devices import resolve_device
-from compositional_prompts.deployment import presence
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.suggestions import PairNamer, WordScorer, enhanced_prompts
+from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import rounded
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import PromptTemplate
@@ -63,6 +63,7 @@ class PhotoCaptioner:
 
         Raises:
             FileNotFoundError: a file is not there.
+            PipelineError: ``dvc.yaml`` does not say where CLIP or Troika lies.
             ValueError: an adapter, a grammar or a vocabulary does not fit.
             RuntimeError: the device is not there, or not what the precision needs.
         """
@@ -80,23 +81,24 @@ class PhotoCaptioner:
         }
         if wishes.untrained:
             self._untrained = load_captioner(blip2, device, params.infer.precision, "language")
-        if wishes.enhanced:
-            self._pairs = PairNamer(
-                presence.TROIKA_CLIP,
-                presence.TROIKA,
-                presence.PAIRS,
-                device,
-                params.troika_predict.block_mib,
-            )
-            self._prepare["pairs"] = self._pairs.preprocess
         if wishes.enhanced or wishes.scores:
-            self._words = WordScorer(presence.CLIP, params.clip_embed, device)
+            paths = read_trained_paths()
+            self._words = WordScorer(paths.clip, params.clip_embed, device)
             self._prepare["words"] = self._words.preprocess
-        if wishes.scores:
-            attributes = Vocabulary.read(presence.PAIRS).attributes
-            self._template = PromptTemplate(
-                tuple(params.clip_embed.attributes), params.enhance.fallback, attributes
-            )
+            if wishes.enhanced:
+                self._pairs = PairNamer(
+                    paths.troika_clip,
+                    paths.troika,
+                    paths.pairs,
+                    device,
+                    params.troika_predict.block_mib,
+                )
+                self._prepare["pairs"] = self._pairs.preprocess
+            if wishes.scores:
+                attributes = Vocabulary.read(paths.pairs).attributes
+                self._template = PromptTemplate(
+                    tuple(params.clip_embed.attributes), params.enhance.fallback, attributes
+                )
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
         """An RGB image to what each of the models takes."""
@@ -169,8 +171,8 @@ def caption_photos(
     *,
     blip2: Path,
     adapter: Path,
-    wishes: Wishes,
-    batch_size: int,
+    wishes: Wishes = Wishes(),
+    batch_size: int = 16,
 ) -> Iterator[Record]:
     """Caption the photos of files and folders.
 

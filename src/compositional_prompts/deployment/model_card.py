@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.deployment import presence
+from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
 
@@ -97,8 +97,9 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     Raises:
         FileNotFoundError: a metrics file is not there.
     """
-    scores = json.loads(presence.SCORES.read_text())
-    downloaded = json.loads(presence.DOWNLOADED.read_text())
+    paths = read_trained_paths()
+    scores = json.loads(paths.scores.read_text())
+    downloaded = json.loads(paths.downloaded.read_text())
     license_id = exported.license_id or ("mit" if _all_generated(params) else "other")
     template = PromptTemplate(tuple(params.clip_embed.attributes), params.enhance.fallback)
     form = template.format(
@@ -134,7 +135,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,
         data=_data(params),
-        finetuned=json.loads(presence.FINETUNING.read_text()),
+        finetuned=json.loads(paths.finetuning.read_text()),
         adapter=_adapter(exported.adapter),
         training=params.finetune,
         scores=scores,

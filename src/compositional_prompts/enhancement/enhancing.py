@@ -15,6 +15,7 @@ from compositional_prompts.catalog.image_join import ImageJoin, image_rows
 from compositional_prompts.catalog.reading import iterate_ids
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.pixel_baseline import Palette, name_catalog
 from compositional_prompts.enhancement.reference_colors import reference_colors
@@ -23,7 +24,6 @@ from compositional_prompts.enhancement.word_choice import Choice, choose, score_
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.outputs import DamagedOutputError, atomic_directory
 from compositional_prompts.files.tables import read_table
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 

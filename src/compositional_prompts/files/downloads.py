@@ -27,6 +27,9 @@ from typing import IO, Any, Final, NamedTuple
 
 from compositional_prompts.files.outputs import atomic_file
 
+DOWNLOADS: Final = Path("downloads")
+"""Relative to the project's root; ignored by git and by DVC, and kept by ``make clean``."""
+
 ATTEMPTS: Final = 5
 """How often in a row a transfer may get no further before it is given up."""
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from compositional_prompts.files.outputs import OutputError, atomic_file, require_outputs
+
+IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+"""One encoded image file and its name: the layout of the Hugging Face ``Image`` feature.
+
+``datasets`` reads a column as images only where the field is the very one that it would write,
+which may be null; :func:`check_no_nulls` refuses a row without bytes all the same."""
+
+# What Arrow's writers (Polars, pandas, DuckDB, datasets) use for one another.
+_SPELLINGS: Final = (
+    (types.is_string, types.is_large_string, types.is_string_view),
+    (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
+    (types.is_integer,),
+)
+_LISTS: Final = (
+    types.is_list,
+    types.is_large_list,
+    types.is_list_view,
+    types.is_large_list_view,
+)
+
+Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
 
 
 def required(name: str, kind: pa.DataType) -> pa.Field:
@@ -20,8 +44,37 @@ class SchemaError(OutputError, ValueError):
     """A table's columns are not the declared ones."""
 
 
+def is_spelling(found: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether columns of type ``found`` hold what ``declared`` says, written in another way.
+
+    With 64-bit offsets, as views, with a dictionary, in integers of another width, without a type
+    where no row has a value, or as a struct that lacks fields.
+    """
+    if types.is_dictionary(found):
+        found = found.value_type
+    if found == declared or types.is_null(found):
+        return True
+    if types.is_struct(found) and types.is_struct(declared):
+        return all(
+            declared.get_field_index(field.name) >= 0
+            and is_spelling(field.type, declared.field(field.name).type)
+            for field in found
+        )
+    if any(kind(declared) for kind in _LISTS):
+        return any(kind(found) for kind in _LISTS) and is_spelling(
+            found.value_type, declared.value_type
+        )
+    return any(
+        any(kind(found) for kind in kinds) and any(kind(declared) for kind in kinds)
+        for kinds in _SPELLINGS
+    )
+
+
 def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> None:
-    """Raise :class:`SchemaError` naming the first column of ``found`` that is not as declared."""
+    """Raise :class:`SchemaError` naming the first column of ``found`` that is not as declared.
+
+    Any order of the columns and any spelling of their types (:func:`is_spelling`) passes.
+    """
     for field in expected:
         position = found.get_field_index(field.name)
         if position < 0:
@@ -29,7 +82,7 @@ def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> N
                 f"{source}: column {field.name!r} is missing; found {', '.join(found.names)}.",
                 Path(source),
             )
-        if found.field(position).type != field.type:
+        if not is_spelling(found.field(position).type, field.type):
             raise SchemaError(
                 f"{source}: column {field.name!r} is {found.field(position).type}, "
                 f"expected {field.type}.",
@@ -43,39 +96,101 @@ def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> N
         )
 
 
-def check_no_nulls(table: pa.Table, schema: pa.Schema, source: str | Path) -> None:
-    """Raise :class:`SchemaError` where a required column has a null, naming its first row."""
+def check_no_nulls(data: Columns, schema: pa.Schema, source: str | Path, first: int = 0) -> None:
+    """Raise :class:`SchemaError` where a required value or a photo is null, naming its first row.
+
+    Args:
+        data: the rows.
+        schema: their declared columns, of which some may be absent.
+        source: the file that they are of.
+        first: the number of the first row in that file.
+    """
     for field in schema:
-        if field.nullable or field.name not in table.column_names:
+        if field.name not in data.schema.names:
             continue
-        column = table.column(field.name)
+        column = data.column(field.name)
+        if field.type == IMAGE and not types.is_null(column.type):
+            column = pc.struct_field(column, "bytes")
+        elif field.nullable and field.type != IMAGE:
+            continue
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise SchemaError(
-                f"{source}: column {field.name!r} is null in row {row}.", Path(source)
+                f"{source}: column {field.name!r} is null in row {first + row}.", Path(source)
             )
+
+
+def as_declared(data: Columns, schema: pa.Schema, source: str | Path, first: int = 0) -> Columns:
+    """Rows of a file in the order and the types of ``schema``, whatever tool wrote them.
+
+    Args:
+        data: columns that :func:`check_schema` passes.
+        schema: as the file is declared.
+        source: its name, for messages.
+        first: the number of the first row in it.
+
+    Raises:
+        SchemaError: a column is not as declared, a required value or a photo is null, or a number
+            does not fit.
+    """
+    check_schema(data.schema, schema, source)
+    check_no_nulls(data, schema, source, first)
+    try:
+        return data.select(schema.names).cast(schema)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"{source}: {error}", Path(source)) from error
+
+
+def photo_writer(sink: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a table with photos (columns of type :data:`IMAGE`); the caller closes it.
+
+    Dictionaries and statistics are for labels: of photos they would put whole ones into the footer.
+    """
+    labels = [field.name for field in schema if field.type != IMAGE]
+    return pq.ParquetWriter(
+        sink, schema, compression="zstd", use_dictionary=labels, write_statistics=labels
+    )
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
     """Write ``table`` as Parquet (zstd), checked against ``schema``, whole or not at all."""
-    check_schema(table.schema, schema, path)
-    check_no_nulls(table, schema, path)
+    declared = as_declared(table, schema, path)
     with atomic_file(path) as temporary:
-        pq.write_table(
-            table.select(schema.names).cast(schema),
-            temporary,
-            compression="zstd",
-            use_content_defined_chunking=True,
-        )
+        pq.write_table(declared, temporary, compression="zstd", use_content_defined_chunking=True)
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file after checking its columns against ``schema``.
+    """Read a Parquet file in the types of ``schema``, its columns checked against it.
 
     Raises:
         MissingOutputError: the file is not there.
-        SchemaError: a column is missing, unexpected or of another type.
+        SchemaError: a column is missing, unexpected or of another type, or lacks a value.
     """
     require_outputs(path)
     check_schema(pq.read_schema(path), schema, path)
-    return pq.read_table(path, columns=list(columns) if columns is not None else None)
+    read = _part(schema, columns)
+    return as_declared(pq.read_table(path, columns=read.names), read, path)
+
+
+def iterate_table(
+    path: Path, schema: pa.Schema, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Stream what :func:`read_table` reads, at most ``rows`` rows at a time.
+
+    Raises:
+        MissingOutputError, SchemaError: as :func:`read_table`.
+    """
+    require_outputs(path)
+    read = _part(schema, columns)
+    with pq.ParquetFile(path) as file:
+        check_schema(file.schema_arrow, schema, path)
+        first = 0
+        for batch in file.iter_batches(rows, columns=read.names):
+            yield as_declared(batch, read, path, first)
+            first += batch.num_rows
+
+
+def _part(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    if columns is None:
+        return schema
+    return pa.schema([schema.field(name) for name in columns])

@@ -1,1 +1,1 @@
-"""What makes a script a stage: its parameters, arguments, progress and timing."""
+"""What makes a script a stage: its parameters, its arguments, its errors and its timing."""

@@ -6,46 +6,36 @@ keys are refused by name before any work starts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from compositional_prompts.pipeline.section import Base, ParameterError, Section
+from compositional_prompts.pipeline.yaml_file import read_yaml
 
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def load_params(path: Path) -> dict[str, Any]:
-    """The sections of ``params.yaml`` as they stand there, unchecked.
-
-    Raises:
-        ParameterError: the file is missing, not YAML, or no mapping.
-    """
-    if not path.is_file():
-        raise ParameterError(f"{path} is missing: run from the root of the project.")
-    try:
-        document = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ParameterError(f"{path} must be a mapping of sections, found {type(document)}.")
-    return document
-
-
-def explained(error: ValidationError, source: Path, prefix: str) -> str:
-    """What is wrong, a line a key, by its name under ``prefix``."""
+def explained(error: ValidationError, source: str | Path, prefix: str = "") -> str:
+    """What is wrong, a line a key: ``source``, the key's name under ``prefix``, what was found."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in (prefix, *problem["loc"]) if part != "")
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; remove it or correct its spelling")
-        elif problem["type"] == "missing":
-            lines.append(f"{key}: missing; see params.yaml as shipped for its meaning")
-        else:
-            lines.append(f"{key}: {problem['msg']}; found {problem['input']!r}")
-    return f"{source} is not valid:\n  " + "\n  ".join(lines)
+        lines.append(": ".join(filter(None, (str(source), key, _reason(problem)))))
+    return "\n".join(lines)
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if problem["type"] == "missing":
+        return "missing; see presets/sample.yaml for its meaning"
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    # What several keys have to do with one another: the section says no more than the reason.
+    together = problem["type"] == "value_error" and isinstance(problem["input"], dict)
+    return reason if together else f"{reason}; found {problem['input']!r}"
 
 
 def read_params(path: Path, section: type[SectionType]) -> tuple[SectionType, Base]:
@@ -54,7 +44,7 @@ def read_params(path: Path, section: type[SectionType]) -> tuple[SectionType, Ba
     Raises:
         ParameterError: naming every unknown, missing or mistyped key of the two sections.
     """
-    document = load_params(path)
+    document = read_yaml(path)
     problems = []
     values: dict[type[Section], Any] = {}
     for model in (section, Base):

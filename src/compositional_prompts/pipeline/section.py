@@ -41,7 +41,7 @@ BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
 
 
 class ParameterError(ValueError):
-    """``params.yaml`` is not what the stage expects."""
+    """A file that people write (params.yaml, a preset, dvc.yaml) is not what it should be."""
 
 
 class Section(BaseModel):

@@ -35,6 +35,12 @@ class StageRun:
     rows: int = 0
 
 
+def _peak_mib(who: int) -> int:
+    """The most memory that a process has held: bytes to macOS, KiB to other systems."""
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(who).ru_maxrss * unit / 2**20)
+
+
 @contextmanager
 def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
@@ -49,15 +55,13 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     start = time.perf_counter()
     yield run
     seconds = time.perf_counter() - start
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     record: dict[str, str | float] = {
         "stage": name,
         "seconds": round(seconds, 2),
         "rows": run.rows,
         "rows_per_second": round(run.rows / seconds, 2),
-        "peak_memory_mib": round(own / 1024),
-        "peak_worker_memory_mib": round(children / 1024),
+        "peak_memory_mib": _peak_mib(resource.RUSAGE_SELF),
+        "peak_worker_memory_mib": _peak_mib(resource.RUSAGE_CHILDREN),
     }
     # Not imported: the stages that do without torch start without it.
     torch = sys.modules.get("torch")

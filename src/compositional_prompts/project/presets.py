@@ -18,8 +18,6 @@ REPLACED = (
     "attributes",
     "filters",
     "reference_colors",
-    "rank_pattern",
-    "alpha_pattern",
     "sampling",
 )
 """Keys whose value is one thing and is replaced whole, not merged key by key."""

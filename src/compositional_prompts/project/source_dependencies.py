@@ -39,7 +39,7 @@ def imported_files(root: Path, script: Path) -> list[Path]:
     """Every file of the package that ``script`` imports, directly or not, sorted.
 
     Templates and style sheets that lie beside an imported module count as imported by it.
-    ``__init__.py`` files hold nothing but a docstring and are left out.
+    ``__init__.py`` files hold nothing that a stage computes with and are left out.
 
     Args:
         root: the project's root, which the returned paths are relative to.
@@ -63,6 +63,28 @@ def imported_files(root: Path, script: Path) -> list[Path]:
         if path.suffix in (".jinja", ".css")
     }
     return sorted(found | beside)
+
+
+def source_dependencies(root: Path, script: Path) -> list[Path]:
+    """What a stage depends on: its script, then every file of the package that it imports.
+
+    A folder that it imports every file of stands for them, so that adding one of those that it
+    does not import takes the folder apart again and the stage never waits for a stranger.
+    """
+    files = set(imported_files(root, script))
+    folders: list[Path] = []
+    for folder in sorted({parent for file in files for parent in file.parents}):
+        if folder.is_relative_to(SOURCE / PACKAGE) and not any(map(folder.is_relative_to, folders)):
+            held = {path.relative_to(root) for path in (root / folder).rglob("*") if _counts(path)}
+            if len(held) > 1 and held <= files:
+                folders.append(folder)
+    alone = {file for file in files if not any(map(file.is_relative_to, folders))}
+    return [script, *sorted(alone | set(folders))]
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file of a folder may change what is computed; DVC is told to ignore caches."""
+    return path.is_file() and path.name != "__init__.py" and "__pycache__" not in path.parts
 
 
 def stage_script(definition: Mapping[str, Any]) -> Path:
@@ -94,7 +116,7 @@ def sync_dependencies(root: Path) -> list[str]:
         template = definition.get("do", definition)
         script = stage_script(definition)
         data = [dependency for dependency in template["deps"] if not is_source(dependency)]
-        sources = [str(script), *(str(file) for file in imported_files(root, script))]
+        sources = [str(path) for path in source_dependencies(root, script)]
         if [*data, *sources] != list(template["deps"]):
             changed.append(str(name))
             template["deps"] = [*data, *sources]

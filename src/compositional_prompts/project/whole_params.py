@@ -11,8 +11,9 @@ from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.enhancement.parameters import Enhance
-from compositional_prompts.pipeline.params_file import explained, load_params
+from compositional_prompts.pipeline.params_file import explained
 from compositional_prompts.pipeline.section import Base, ParameterError, Section
+from compositional_prompts.pipeline.yaml_file import read_yaml
 from compositional_prompts.reporting.parameters import Report
 from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
@@ -40,6 +41,6 @@ class Params(Section):
 def read_all_params(path: Path) -> Params:
     """Read and check the whole file; raises :class:`ParameterError` as :func:`read_params`."""
     try:
-        return Params.model_validate(load_params(path))
+        return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ParameterError(explained(error, path, "")) from error
+        raise ParameterError(explained(error, path)) from error

@@ -30,6 +30,7 @@ class ScoreWeights(Section):
 class TroikaTrain(Section):
     section: ClassVar[str] = "troika_train"
 
+    source: Literal["train", "reference"]
     epochs: NonNegative
     batch_size: Positive
     learning_rate: Rate

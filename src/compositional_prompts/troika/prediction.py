@@ -15,9 +15,9 @@ from torch import Tensor
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.files.tables import check_no_nulls, check_schema
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.files.tables import as_declared
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds, Measurement
 from compositional_prompts.troika.model.model_folder import load_model
@@ -84,9 +84,7 @@ def _write_stream(tables: Iterator[pa.Table], path: Path) -> int:
         ) as writer,
     ):
         for table in tables:
-            check_schema(table.schema, ORIGINAL_PROMPTS, path)
-            check_no_nulls(table, ORIGINAL_PROMPTS, path)
-            pending.append(table)
+            pending.append(as_declared(table, ORIGINAL_PROMPTS, path))
             rows += table.num_rows
             if rows >= ROW_GROUP:
                 writer.write_table(pa.concat_tables(pending))

@@ -26,8 +26,8 @@ from compositional_prompts.catalog.splitting.corpus import iterate_corpus
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, pretrain_clip
 from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.sample.drawn_products import generate_corpus
 from compositional_prompts.weights.parameters import Pretrain, Weights
 

@@ -20,14 +20,14 @@ from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.reading import count_rows
-from compositional_prompts.compute.batch_size import largest_batch
+from compositional_prompts.compute.batch_size import automatic_batch_size
+from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.pipeline.progress import progress
 from compositional_prompts.pipeline.section import BatchSize
 
 LARGEST_AUTO = 256
-"""The largest batch that ``auto`` tries: 65,000 vision tokens at full size keep any GPU busy, and
-the decoded images of the next batches must fit into memory too.
+"""The first batch that ``auto`` tries on a GPU: 65,000 vision tokens at full size keep any busy,
+and the decoded images of the next batches must fit into memory too.
 """
 
 BATCH_SIZE_FILE = "batch_size.json"
@@ -117,7 +117,7 @@ def _automatic(captioner: Captioner, catalog: Path, scratch: Path) -> int:
     if record.is_file():
         return int(json.loads(record.read_text()))
     ((_, (image,)),) = decoded_batches(catalog, captioner.preprocess, 1, 1, range(1))
-    size = largest_batch(
+    size = automatic_batch_size(
         lambda images: _frozen_half(captioner, image.repeat(images, 1, 1, 1)),
         captioner.device,
         upper=LARGEST_AUTO,

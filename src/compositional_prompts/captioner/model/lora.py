@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from compositional_prompts.captioner.model.blip2_model import Captioner, default_target_modules
@@ -32,23 +34,26 @@ def add_adapter(captioner: Captioner, lora: Lora, *, cached: bool = True) -> Pef
 
     Raises:
         ValueError: no module has one of ``lora.target_modules``, or, with ``cached``, one lies
-            before the cached features, which would not follow it.
+            before the cached features, which would not follow it; or an entry of a pattern has
+            no effect.
     """
     targets = lora.target_modules or default_target_modules(captioner.model)
-    adapted = get_peft_model(
-        captioner.model,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(targets),
-            bias=lora.bias,
-            use_dora=lora.use_dora,
-            use_rslora=lora.use_rslora,
-            rank_pattern=dict(lora.rank_pattern),
-            alpha_pattern=dict(lora.alpha_pattern),
-        ),
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(targets),
+        bias=lora.bias,
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
     )
+    names = [name for name, _ in captioner.model.named_modules()]
+    modules = [name for name in names if check_target_module_exists(config, name)]
+    ranks = [(entry.modules, entry.r) for entry in lora.rank_pattern]
+    alphas = [(entry.modules, entry.alpha) for entry in lora.alpha_pattern]
+    config.rank_pattern = _by_module("rank_pattern", ranks, modules)
+    config.alpha_pattern = _by_module("alpha_pattern", alphas, modules)
+    adapted = get_peft_model(captioner.model, config)
     if cached and (early := trained_before_the_cache(adapted)):
         raise ValueError(
             f"finetune.lora would train {early[0]!r}, which lies before the cached features: "
@@ -56,6 +61,31 @@ def add_adapter(captioner: Captioner, lora: Lora, *, cached: bool = True) -> Pef
             "false."
         )
     return adapted
+
+
+def _by_module(
+    parameter: str, values: Sequence[tuple[str, int]], modules: Sequence[str]
+) -> dict[str, int]:
+    """The value of every module that an expression matches, by its whole name; the first counts.
+
+    PEFT takes the first too, but saves expressions sorted: where two match one module, a loaded
+    adapter would not be the trained one.
+    """
+    found: dict[str, int] = {}
+    for expression, value in values:
+        own = [
+            name
+            for name in modules
+            if name not in found and get_pattern_key([expression], name) == expression
+        ]
+        if not own:
+            raise ValueError(
+                f"finetune.lora.{parameter}: {expression!r} has no effect: it matches none of the "
+                f"{len(modules)} adapted modules ({', '.join(modules[:2])}, ...), or entries "
+                "before it match the same ones: put it before them, or remove it."
+            )
+        found |= dict.fromkeys(own, value)
+    return found
 
 
 def trained_before_the_cache(adapted: PeftModel) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from compositional_prompts.captioner.model.forward import (
     scored_logits,
 )
 from compositional_prompts.compute.ordered_map import map_in_threads
+from compositional_prompts.compute.training_run import Share
 
 
 class CaptionLoss(nn.Module):
@@ -87,33 +88,11 @@ class CaptionPairs:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A process' share of a batch.
-
-    Attributes:
-        rows: row numbers, int64 ``[n]``, at least one.
-        counted: false for a row that is only there because every process needs one.
-    """
-
-    rows: Tensor
-    counted: bool
-
-    @classmethod
-    def share(cls, batch: Tensor, process: int, processes: int) -> Rows:
-        """The share of one of several processes: every so many-th row, so that all have captions
-        of about the same lengths.
-        """
-        rows = batch[process::processes]
-        return cls(rows, True) if len(rows) else cls(batch[:1], False)
-
-
-@dataclass(frozen=True)
 class Batch:
-    """What :class:`CaptionLoss` takes, on its device; ``counted`` as in :class:`Rows`."""
+    """What :class:`CaptionLoss` takes, on its device."""
 
     inputs: Tensor
     tokens: ScoredTokens
-    counted: bool
 
     def arguments(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
         tokens = self.tokens
@@ -151,15 +130,15 @@ class CaptionBatches:
         """Query features or pixel_values of the given rows, on the CPU."""
         return self._inputs.read(self._positions[rows.numpy()])
 
-    def read(self, shares: Sequence[Rows]) -> Iterator[Batch]:
-        """The given batches, the next ones read while the caller computes with one."""
+    def read(self, shares: Iterable[Share]) -> Iterator[Batch]:
+        """The given shares of batches, the next ones read while the caller computes with one."""
         device = self._captioner.device
         pin = device.type == "cuda"
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.pin_memory().to(device, non_blocking=True) if pin else tensor
 
-        def load(share: Rows) -> Batch:
+        def load(share: Share) -> Batch:
             tokens = score_places(self._captioner.model, self.tokens.select(share.rows))
             placed = ScoredTokens(
                 place(tokens.ids),
@@ -167,6 +146,6 @@ class CaptionBatches:
                 None if tokens.scored is None else place(tokens.scored),
                 place(tokens.labels),
             )
-            return Batch(place(self.images(share.rows)), placed, share.counted)
+            return Batch(place(self.images(share.rows)), placed)
 
         return map_in_threads(load, shares)

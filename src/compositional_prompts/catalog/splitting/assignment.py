@@ -230,7 +230,7 @@ def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
 
 def _listed_pairs(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
     """The pairs as the data set lists them, with the number of images that they have."""
-    unlisted = images.join(listed, on=_PAIR, how="left").filter(
+    unlisted = images.join(listed, on=_PAIR, how="left", maintain_order="left").filter(
         pl.col("split").is_null()
         | ((pl.col("split") != "train") & (pl.col("split") != pl.col("pair_split")))
     )
@@ -244,7 +244,7 @@ def _listed_pairs(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
         )
     counts = images.group_by(_PAIR).agg(pl.len().cast(pl.Int64).alias("images"))
     return (
-        listed.join(counts, on=_PAIR, how="left")
+        listed.join(counts, on=_PAIR, how="left", maintain_order="left")
         .with_columns((pl.col("split") == "train").alias("seen"), pl.col("images").fill_null(0))
         .select(*_PAIR, "split", "seen", "images")
     )
@@ -269,10 +269,16 @@ def _made_pairs(
         ),
         on=_PAIR,
         how="left",
+        maintain_order="left",
     ).with_columns(pl.col("split").is_null().alias("seen"), pl.col("split").fill_null("train"))
     images = (
         images.drop("pair_split")
-        .join(pairs.select(*_PAIR, "split", "seen", "trained"), on=_PAIR, how="left")
+        .join(
+            pairs.select(*_PAIR, "split", "seen", "trained"),
+            on=_PAIR,
+            how="left",
+            maintain_order="left",
+        )
         .with_columns(
             pl.when(pl.col("seen") & pl.col("trained"))
             .then("caption_split")

@@ -8,14 +8,13 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.catalog.schema import IMAGE, with_image_feature
-from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import check_schema, required
+from compositional_prompts.catalog.schema import with_image_feature
+from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.tables import IMAGE, iterate_table, photo_writer, required
 
-CORPUS = with_image_feature(pa.schema([required("image", IMAGE), required("caption", pa.string())]))
+CORPUS = with_image_feature(pa.schema([pa.field("image", IMAGE), required("caption", pa.string())]))
 """``data/corpus.parquet``: images of the training split with their titles, for pretraining."""
 
 # Also the row group of the file: images of any size fit in memory by so many.
@@ -29,12 +28,9 @@ def iterate_corpus(path: Path) -> Iterator[tuple[bytes, str]]:
         MissingOutputError: the table is missing.
         SchemaError: its columns are not those of :data:`CORPUS`.
     """
-    require_outputs(path)
-    with pq.ParquetFile(path) as file:
-        check_schema(file.schema_arrow, CORPUS, path)
-        for batch in file.iter_batches(BATCH_ROWS):
-            images = batch.column("image").field("bytes").to_pylist()
-            yield from zip(images, batch.column("caption").to_pylist(), strict=True)
+    for batch in iterate_table(path, CORPUS, BATCH_ROWS):
+        images = batch.column("image").field("bytes").to_pylist()
+        yield from zip(images, batch.column("caption").to_pylist(), strict=True)
 
 
 def write_corpus(catalog: Path, splits: pa.Table, path: Path) -> int:
@@ -58,16 +54,7 @@ def write_corpus(catalog: Path, splits: pa.Table, path: Path) -> int:
     )
     image_ids = set(splits.filter(training)["image_id"].to_pylist())
     rows = 0
-    with (
-        atomic_file(path) as temporary,
-        pq.ParquetWriter(
-            temporary,
-            CORPUS,
-            compression="zstd",
-            use_dictionary=["caption"],
-            use_content_defined_chunking=True,
-        ) as file,
-    ):
+    with atomic_file(path) as temporary, photo_writer(temporary, CORPUS) as file:
         for batch in _titled(catalog, image_ids):
             file.write_batch(batch)
             rows += batch.num_rows
@@ -76,8 +63,8 @@ def write_corpus(catalog: Path, splits: pa.Table, path: Path) -> int:
 
 def write_empty_corpus(path: Path) -> None:
     """Write a valid corpus without rows: pretraining is not to use the catalog."""
-    with atomic_file(path) as temporary:
-        pq.write_table(CORPUS.empty_table(), temporary)
+    with atomic_file(path) as temporary, photo_writer(temporary, CORPUS):
+        pass
 
 
 def _titled(catalog: Path, image_ids: set[str]) -> Iterator[pa.RecordBatch]:

@@ -20,7 +20,7 @@ from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import check_schema
+from compositional_prompts.files.tables import check_schema, iterate_table
 from compositional_prompts.reporting.content.differences import Span, compare, plain
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.scoring.score_table import SCORES
@@ -161,8 +161,7 @@ def _check_tables(tables: Tables) -> None:
 
 def _labels(splits: Path) -> Iterator[tuple[str, str]]:
     """``(image_id, object)`` of every image, in batches; those without a label are one group."""
-    batches = pq.ParquetFile(splits).iter_batches(_BATCH_ROWS, columns=["image_id", "object"])
-    for batch in batches:
+    for batch in iterate_table(splits, SPLITS, _BATCH_ROWS, ["image_id", "object"]):
         ids, objects = (batch.column(name).to_pylist() for name in ("image_id", "object"))
         yield from zip(ids, (name or "" for name in objects), strict=True)
 

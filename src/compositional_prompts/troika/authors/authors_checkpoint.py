@@ -7,8 +7,8 @@ directory of ours; of CLIP it is checked that it is the one at hand.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,20 +16,13 @@ from open_clip import CLIP
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from compositional_prompts.clip.open_clip_model import Clip, load_clip
+from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.compute.torch_files import read_state_dict
-from compositional_prompts.files.outputs import write_metrics
-from compositional_prompts.pipeline.stage import run_stage
-from compositional_prompts.troika.model.model_folder import (
-    TrainedState,
-    load_trained_tensors,
-    save_model,
-)
+from compositional_prompts.troika.model.model_folder import load_trained_tensors
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.model.vision_adapters import require_supported
 from compositional_prompts.troika.parameters import TroikaTrain
-from compositional_prompts.troika.training.catalog_training import write_curve
 
 CLIP_PREFIX = "clip."
 TEXT_PREFIX = "text_encoder."
@@ -52,27 +45,11 @@ HEAD_WIDTH = 64
 
 NAMES_IN_ERROR = 20
 
+log = logging.getLogger(__name__)
+
 
 class ReferenceCheckpointError(ValueError):
     """A checkpoint is not the authors', or belongs to another CLIP, data set or configuration."""
-
-
-@dataclass(frozen=True)
-class ReferenceModel:
-    """What a checkpoint of the authors' became.
-
-    Attributes:
-        model: with its tensors, in evaluation mode; ``model(pixel_values, pairs)`` gives the
-            logits of the three branches and ``model.pair_scores(logits, pairs)`` the scores.
-        differences: parameters that the checkpoint has otherwise than ``params.yaml``, by name:
-            (in the checkpoint, in the parameters).
-        rounded: CLIP's tensors that are not the same to the bit, but for what float16 rounds off;
-            the CLIP at hand is used.
-    """
-
-    model: Troika
-    differences: dict[str, tuple[int, int]]
-    rounded: int
 
 
 def _trained_names(vision_layers: int, traction_layers: int) -> Iterator[tuple[str, str]]:
@@ -187,38 +164,44 @@ def _rows(state: Mapping[str, Tensor], name: str, default: int) -> int:
     return default if tensor is None or tensor.dim() == 0 else tensor.shape[0]
 
 
-def _derived_config(
+def _require_parameters(
     state: Mapping[str, Tensor], clip: Clip, params: TroikaTrain, path: Path
-) -> TroikaConfig:
-    """The parameters, with what the shapes of a checkpoint say."""
-    default = TroikaConfig.from_params(params)
-    layers = {name.split(".")[1] for name in state if name.startswith("cmt.")}
-    config = replace(
-        default,
-        adapter_dim=_rows(state, "additional_visual_params.0.down_proj.weight", params.adapter_dim),
-        traction_layers=len(layers) or params.traction_layers,
-        context_length=_rows(state, CLIP_PREFIX + POSITIONS, params.context_length),
-    )
+) -> None:
+    """Check that the parameters are those of the shapes in a checkpoint; say all at once."""
     available = clip.model.get_parameter(POSITIONS).shape[0]
-    if config.context_length > available:
+    length = _rows(state, CLIP_PREFIX + POSITIONS, params.context_length)
+    if length > available:
         raise ReferenceCheckpointError(
-            f"{path}: {CLIP_PREFIX}{POSITIONS} has {config.context_length} positions, but the CLIP "
-            f"at hand {available}: it is another CLIP."
+            f"{path}: {CLIP_PREFIX}{POSITIONS} has {length} positions, but the CLIP at hand "
+            f"{available}: it is another CLIP."
         )
-    tokens = int(clip.tokenizer([config.context])[0].argmax()) - 1
+    bottleneck = "additional_visual_params.0.down_proj.weight"
+    layers = {name.split(".")[1] for name in state if name.startswith("cmt.")}
+    found = {
+        "adapter_dim": _rows(state, bottleneck, params.adapter_dim),
+        "traction_layers": len(layers) or params.traction_layers,
+        "context_length": length,
+    }
+    wrong = [name for name, value in found.items() if value != getattr(params, name)]
+    if wrong:
+        raise ReferenceCheckpointError(
+            f"{path} was trained with other parameters: write under troika_train "
+            + ", ".join(f"{name}: {found[name]} (now {getattr(params, name)})" for name in wrong)
+            + "."
+        )
+
+
+def _require_context(
+    state: Mapping[str, Tensor], clip: Clip, params: TroikaTrain, path: Path
+) -> None:
+    tokens = int(clip.tokenizer([params.context])[0].argmax()) - 1
     for name in CONTEXTS:
         if (found := _rows(state, name, tokens)) != tokens:
             raise ReferenceCheckpointError(
                 f"{path}: {name} holds {found} vectors, but troika_train.context "
-                f"{config.context!r} is {tokens} tokens: put the words there with which the "
+                f"{params.context!r} is {tokens} tokens: put the words there with which the "
                 "checkpoint was trained (ctx_init). One number must do for all three branches."
             )
-    if tokens + 4 > config.context_length:
-        raise ReferenceCheckpointError(
-            f"{path}: {config.context_length} positions are too few for a context of {tokens} "
-            "tokens, an attribute, an object and the two end marks."
-        )
-    return config
 
 
 def _require_words(state: Mapping[str, Tensor], vocabulary: Vocabulary, path: Path) -> None:
@@ -312,15 +295,18 @@ def _require_same_clip(
 
 def convert_reference(
     path: Path, clip: Clip, vocabulary: Vocabulary, params: TroikaTrain
-) -> ReferenceModel:
+) -> Troika:
     """A model of ours with the tensors of a checkpoint of the authors', in float32.
+
+    It is in evaluation mode, on the CLIP at hand; tensors of the checkpoint's own CLIP that float16
+    has rounded otherwise are counted in a warning.
 
     ::
 
         clip = load_clip(Path("models/troika_clip"), torch.device("cpu"))
         vocabulary = Vocabulary.read(Path("data/pairs.parquet"))
         params, _ = read_params(Path("params.yaml"), TroikaTrain)
-        model = convert_reference(Path("val_best.pt"), clip, vocabulary, params).model
+        model = convert_reference(Path("val_best.pt"), clip, vocabulary, params)
         pairs = torch.from_numpy(vocabulary.pair_indices)
         logits = model(pixel_values, pairs)  # composition, attribute, object
         scores = model.pair_scores(logits, pairs)
@@ -331,27 +317,28 @@ def convert_reference(
         clip: the CLIP that it was trained upon.
         vocabulary: of the data set that it was trained on. The checkpoint names no attribute and
             no object: their vectors are taken to be in the sorted order of the labels.
-        params: dropouts, context and weights of the score, which a checkpoint does not hold; the
-            bottleneck, the layers of traction and the context length are read off the shapes.
+        params: dropouts, context and weights of the score, which a checkpoint does not hold, and
+            the bottleneck, the layers of traction and the context length, which must be its own.
 
     Raises:
         FileNotFoundError: there is no such file.
         TorchFileError: it holds no state dict, or more than weights (code is never run).
         ReferenceCheckpointError: a tensor is missing, left over, of another shape or not finite;
-            the CLIP, the number of attributes and objects or the context are others.
+            the CLIP, the number of attributes and objects or a parameter are others.
     """
     state = read_state_dict(path)
     require_reference_clip(clip.model)
     _require_words(state, vocabulary, path)
-    config = _derived_config(state, clip, params, path)
-    model = Troika(clip, vocabulary, config)
+    _require_context(state, clip, params, path)
+    _require_parameters(state, clip, params, path)
+    model = Troika(clip, vocabulary, TroikaConfig.from_params(params))
     ours = model.trained_state()
     frozen = {CLIP_PREFIX + name: tensor for name, tensor in clip.model.state_dict().items()}
     positions = CLIP_PREFIX + POSITIONS
-    frozen[positions] = frozen[positions][: config.context_length]
+    frozen[positions] = frozen[positions][: params.context_length]
 
     layers = clip.model.visual.transformer.layers
-    names = dict(_trained_names(layers, config.traction_layers))
+    names = dict(_trained_names(layers, params.traction_layers))
     attributes, objects = ours["prompts.attribute_vectors"], ours["prompts.object_vectors"]
     expected = {
         WORDS: torch.Size([len(attributes) + len(objects), attributes.shape[1]]),
@@ -359,98 +346,15 @@ def convert_reference(
         **{name: tensor.shape for name, tensor in frozen.items()},
     }
     _require_names_and_shapes(state, expected, path)
-    rounded = _require_same_clip(state, frozen, path)
-
+    if rounded := _require_same_clip(state, frozen, path):
+        log.warning(
+            "%s: %d of its CLIP's tensors are rounded otherwise than those at hand; logits may "
+            "differ in the third digit from those of the authors' code",
+            path,
+            rounded,
+        )
     tensors = {name: state[theirs].to(ours[name].dtype) for theirs, name in names.items()}
     words = state[WORDS].to(attributes.dtype).split([len(attributes), len(objects)])
     tensors["prompts.attribute_vectors"], tensors["prompts.object_vectors"] = words
     load_trained_tensors(model, tensors, path)
-    differences = {
-        f"troika_train.{key}": (getattr(config, key), getattr(params, key))
-        for key in ("adapter_dim", "traction_layers", "context_length")
-        if getattr(config, key) != getattr(params, key)
-    }
-    return ReferenceModel(model.eval(), differences, rounded)
-
-
-def import_reference(
-    checkpoint: Path,
-    clip_directory: Path,
-    pairs: Path,
-    model_directory: Path,
-    metrics: Path,
-    params: TroikaTrain,
-) -> str:
-    """Put a checkpoint of the authors' in the place of what the stage ``troika_train`` writes.
-
-    All outputs of the stage are written, or ``dvc commit`` would not take them: the model (best
-    and last are the same), its metrics without any of training, and a learning curve of no epoch.
-
-    Args:
-        checkpoint: the ``.pt`` file.
-        clip_directory: the CLIP that it was trained upon.
-        pairs: ``pairs.parquet``.
-        model_directory: where to; replaced if it is there.
-        metrics: the folder of ``troika_train.json``, ``plots/troika.csv`` and
-            ``timing/troika_train.json``.
-        params: ``troika_train``.
-
-    Returns:
-        What was read and what to do next, for the user.
-
-    Raises:
-        Whatever :func:`convert_reference` raises; nothing is written then.
-    """
-    with run_stage("troika_train", metrics / "timing" / "troika_train.json"):
-        vocabulary = Vocabulary.read(pairs)
-        clip = load_clip(clip_directory, torch.device("cpu"))
-        converted = convert_reference(checkpoint, clip, vocabulary, params)
-        model = converted.model
-        tensors = {name: tensor.clone() for name, tensor in model.trained_state().items()}
-        state = TrainedState(tensors, tensors, best_epoch=0, epochs=0)
-        save_model(model_directory, vocabulary, clip, model.config, state)
-        parameters = list(model.parameters())
-        write_curve([], metrics / "plots" / "troika.csv")
-        write_metrics(
-            {
-                "trained": True,
-                "selection": "imported",
-                "pairs": {"seen": len(vocabulary.seen_columns), "all": len(vocabulary.pairs)},
-                "parameters": {
-                    "total": sum(part.numel() for part in parameters),
-                    "trainable": sum(part.numel() for part in parameters if part.requires_grad),
-                },
-            },
-            metrics / "troika_train.json",
-        )
-    return _account(checkpoint, model_directory, vocabulary, converted)
-
-
-def _account(
-    checkpoint: Path, model_directory: Path, vocabulary: Vocabulary, converted: ReferenceModel
-) -> str:
-    config = converted.model.config
-    lines = [
-        f"{model_directory}: the trained tensors of {checkpoint}, with adapters of "
-        f"{config.adapter_dim} and {config.traction_layers} layers of traction.",
-    ]
-    for kind, names in (("attributes", vocabulary.attributes), ("objects", vocabulary.objects)):
-        lines.append(f"  vectors of {len(names)} {kind}, in the order {names[0]} ... {names[-1]}")
-    if converted.rounded:
-        lines.append(
-            f"  {converted.rounded} of the CLIP's tensors are rounded otherwise than the "
-            "checkpoint's: logits may differ in the third digit from those of the authors' code"
-        )
-    for name, (found, given) in converted.differences.items():
-        lines.append(
-            f"  {name} is {found} in the checkpoint and {given} in the parameters: write {found} "
-            "there before the next command, so that dvc.lock tells the truth"
-        )
-    lines += [
-        "Next, to record it as what the stage wrote, and to name the catalog with it:",
-        "  dvc commit -f troika_train",
-        "  dvc repro troika_predict",
-        "Whatever changes a dependency of troika_train trains anew in its place; "
-        "`dvc freeze troika_train` keeps it.",
-    ]
-    return "\n".join(lines)
+    return model.eval()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from torch import Tensor
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.compute.learning_curve import spread
 from compositional_prompts.compute.processes import join_processes
-from compositional_prompts.files.outputs import atomic_file, rounded
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.model.model_folder import save_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
@@ -30,7 +28,7 @@ from compositional_prompts.troika.model.pair_vocabulary import (
 )
 from compositional_prompts.troika.parameters import TroikaTrain
 from compositional_prompts.troika.training.pixel_cache import Normalizer, decode_pixels
-from compositional_prompts.troika.training.troika_curve import EpochRecord
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 from compositional_prompts.troika.training.troika_trainer import Labelled, TrainingOutcome, fit
 
 log = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class TrainingReport:
 
     rows: int
     metrics: dict[str, Any]
-    records: list[EpochRecord]
+    records: list[TroikaEpoch]
 
 
 def _labelled(
@@ -66,7 +64,8 @@ def _labelled(
     )
 
 
-def _parameter_counts(clip: Clip, model: Troika | None) -> dict[str, int]:
+def parameter_counts(clip: Clip, model: Troika | None) -> dict[str, int]:
+    """How many numbers both have together, and how many of them are trained."""
     trainable = 0
     if model is not None:
         trainable = sum(part.numel() for part in model.parameters() if part.requires_grad)
@@ -81,11 +80,7 @@ def _outcome_metrics(outcome: TrainingOutcome) -> dict[str, Any]:
         "epochs": outcome.state.epochs,
         "best_epoch": outcome.state.best_epoch,
         "selection": outcome.selection,
-        "train_loss": {
-            "min": min(losses),
-            "max": max(losses),
-            "mean": sum(losses) / len(losses),
-        },
+        "train_loss": spread(losses),
         "best": {key: value for key, value in best.items() if key != "epoch"},
     }
 
@@ -141,7 +136,7 @@ def train(
         "epochs": 0,
     }
     if params.epochs == 0:
-        metrics["parameters"] = _parameter_counts(clip, None)
+        metrics["parameters"] = parameter_counts(clip, None)
         if accelerator.is_main_process:
             save_model(model_directory, vocabulary, clip, config, None)
         return TrainingReport(0, metrics, [])
@@ -171,15 +166,6 @@ def train(
     if accelerator.is_main_process:
         save_model(model_directory, vocabulary, clip, config, outcome.state)
     accelerator.wait_for_everyone()
-    metrics["parameters"] = _parameter_counts(clip, model)
+    metrics["parameters"] = parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
     return TrainingReport(outcome.images, metrics, outcome.records)
-
-
-def write_curve(records: Sequence[EpochRecord], path: Path) -> None:
-    """Write one line an epoch as CSV, 4 decimals, nothing where nothing was measured."""
-    names = [field.name for field in fields(EpochRecord)]
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rounded(asdict(record)) for record in records)

@@ -10,28 +10,21 @@ batch; order and augmentation are the same for any number of processes, and only
 from __future__ import annotations
 
 import logging
-import math
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from compositional_prompts.compute.checkpoints import (
-    Checkpoints,
-    optimizer_state,
-    random_state,
-    set_optimizer_state,
-    set_random_state,
-    whole,
-)
+from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.ordered_map import map_in_threads
-from compositional_prompts.compute.processes import any_process, join_processes
-from compositional_prompts.pipeline.progress import progress
+from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judge
 from compositional_prompts.troika.model.model_folder import TrainedState
@@ -41,18 +34,14 @@ from compositional_prompts.troika.parameters import TroikaTrain
 from compositional_prompts.troika.training.augmentation import random_maps, warp
 from compositional_prompts.troika.training.pixel_cache import Normalizer
 from compositional_prompts.troika.training.troika_curve import (
-    EpochRecord,
     Selection,
-    best_epoch,
+    TroikaEpoch,
     selection_of,
-    should_stop,
+    selection_value,
+    validation_columns,
 )
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(ValueError):
-    """The data or the parameters leave nothing that could be trained."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +73,7 @@ class TrainingOutcome:
     """
 
     state: TrainedState
-    records: list[EpochRecord]
+    records: list[TroikaEpoch]
     selection: Selection
     images: int
 
@@ -174,8 +163,11 @@ def _check(train: Labelled, selection: Selection, params: TroikaTrain) -> None:
         )
 
 
-class _Trainer:
-    """A training run that can stop after any step and go on from there."""
+class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
+    """Training of all that Troika adds to CLIP; its images' pixels are what is loaded."""
+
+    record_type = TroikaEpoch
+    params: TroikaTrain
 
     def __init__(
         self,
@@ -193,198 +185,92 @@ class _Trainer:
         self.train = train
         self.validation = validation
         self.normalizer = normalizer
-        self.params = params
         self.seed = seed
-        self.accelerator = accelerator
-        self.checkpoints = checkpoints
         self.selection = selection_of(validation.seen.cpu()[validation.columns])
         _check(train, self.selection, params)
-        self.module: nn.Module = model
+        module: nn.Module = model
         self.norms: list[SharedBatchNorm] = []
         if accelerator.num_processes > 1:
-            self._join_others()
+            if accelerator.distributed_type == DistributedType.FSDP:
+                log.info("processes join as under DDP: too little is trained for FSDP to spread")
+            self.norms = share_batch_norms(model)
+            device = accelerator.device
+            module = DistributedDataParallel(model, None if device.type == "cpu" else [device])
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             trainable, lr=params.learning_rate, weight_decay=params.weight_decay
         )
-        self.scheduler = torch.optim.lr_scheduler.StepLR(
-            self.optimizer, params.lr_step, params.lr_gamma
-        )
-        # Where the run is: the epoch, counted from 1, and its steps that are done; the loss of
-        # each of their batches times its images; augmentation's random numbers.
-        self.epoch = 1
-        self.epoch_steps = 0
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
+        super().__init__(module, optimizer, scheduler, params, accelerator, checkpoints)
+        self.remedy = f"lower troika_train.learning_rate (now {params.learning_rate:g})."
+        # The loss of each batch of the epoch times its images; augmentation's random numbers.
         self.losses: list[Tensor] = []
         self.generator = torch.Generator()
-        self.records: list[EpochRecord] = []
-        self.best: dict[str, Tensor] = {}
-        self.images = 0
 
-    def run(self) -> None:
-        """Train until the last epoch, or until nothing has become better for long enough."""
-        while self.epoch <= self.params.epochs and not should_stop(
-            self.records, self.selection, self.params.early_stopping
-        ):
-            self._train_epoch()
-            self._end_epoch()
-            self._save_if_due()
+    def tensors(self) -> dict[str, Tensor]:
+        return self.model.trained_state()
 
-    def _join_others(self) -> None:
-        log.info("%d processes train together", self.accelerator.num_processes)
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            log.info("they do so as under DDP: what is trained is too small for FSDP to spread")
-        self.norms = share_batch_norms(self.model)
-        device = self.accelerator.device
-        self.module = DistributedDataParallel(
-            self.model, None if device.type == "cpu" else [device]
-        )
-
-    def trained(self) -> dict[str, Tensor]:
-        """The trained tensors as they are now, copied to the CPU."""
-        return {name: whole(tensor) for name, tensor in self.model.trained_state().items()}
-
-    def _train_epoch(self) -> None:
+    def batches(self) -> list[Tensor]:
         order = torch.Generator().manual_seed(_epoch_seed(self.seed, self.epoch))
         batches = training_batches(len(self.train), self.params.batch_size, order)
         if not self.epoch_steps:
             process = self.accelerator.process_index
             torch.manual_seed(_epoch_seed(self.seed, self.epoch, process))
             self.generator = order
-        accumulation = self.params.gradient_accumulation
-        steps = [
-            batches[start : start + accumulation] for start in range(0, len(batches), accumulation)
-        ]
-        left = steps[self.epoch_steps :]
-        self.model.train()
-        shares = (batch[self._share(batch)] for step in left for batch in step)
-        pixels = map_in_threads(lambda rows: self.train.pixels[rows], shares)
-        label = f"epoch {self.epoch}"
-        for step in progress(left, label) if self.accelerator.is_main_process else left:
-            for number, batch in enumerate(step):
-                self._backward(batch, next(pixels), len(step), last=number == len(step) - 1)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.images += sum(len(batch) for batch in step)
-            self.epoch_steps += 1
-            if self.epoch_steps == len(steps):
-                self.scheduler.step()
-            self._save_if_due()
+        return batches
 
-    def _share(self, batch: Tensor) -> slice:
-        """What this process has of a batch; where that is nothing, its first image stands in."""
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return slice(process, None, processes) if process < len(batch) else slice(1)
+    def load(self, shares: Iterable[Share]) -> Iterator[Tensor]:
+        return map_in_threads(lambda share: self.train.pixels[share.rows], shares)
 
-    def _backward(self, batch: Tensor, pixels: Tensor, batches: int, *, last: bool) -> None:
-        """Add the gradient of a batch to that of its step, which is the mean over ``batches``.
-
-        Args:
-            batch: its rows, over all processes, int64 ``[batch]``.
-            pixels: of this process' share of them.
-            batches: of the step.
-            last: whether the step ends with it, so that processes add their gradients up.
-        """
-        data, params, share = self.train, self.params, self._share(batch)
+    def loss(self, share: Share, loaded: Tensor, step: Sequence[Share]) -> Tensor:
+        data, params = self.train, self.params
         device = data.pairs.device
-        counted = len(pixels) if self.accelerator.process_index < len(batch) else 0
+        counted = len(loaded) if share.counted else 0
         for norm in self.norms:
-            norm.counted = counted > 0
-        images = pixels.to(device)
+            norm.counted = share.counted
+        images = loaded.to(device)
         if params.augment:
-            images = warp(images, random_maps(len(batch), self.generator)[share])
-        targets = data.columns[batch[share]].to(device)
-        module = self.module
-        apart = isinstance(module, DistributedDataParallel) and not last
-        with module.no_sync() if apart else nullcontext():  # type: ignore[operator]
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=params.precision == "bfloat16"
-            ):
-                logits = module(self.normalizer.to_pixel_values(images), data.pairs)
-            loss = weighted_loss(logits, targets, data.pairs, params)
-            # DDP takes the mean over processes of what here is each one's part of a sum.
-            weight = counted * self.accelerator.num_processes / len(batch)
-            (loss * weight / batches).backward()  # type: ignore[no-untyped-call]
+            images = warp(images, random_maps(len(share.batch), self.generator)[share.part])
+        targets = data.columns[share.rows].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+            logits = self.module(self.normalizer.to_pixel_values(images), data.pairs)
+        loss = weighted_loss(logits, targets, data.pairs, params)
         self.losses.append(loss.detach() * counted)
+        # DDP takes the mean over processes of what here is each one's part of a sum.
+        weight = counted * self.accelerator.num_processes / len(share.batch)
+        part: Tensor = loss * weight / len(step)
+        return part
 
-    def _train_loss(self) -> float:
-        """Mean loss of the epoch over the images of all processes."""
-        total: Tensor = torch.stack(self.losses).sum()
-        if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total, "sum")
-        mean = float(total) / len(self.train)
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"The training loss of epoch {self.epoch} is {mean}: lower "
-                f"troika_train.learning_rate (now {self.params.learning_rate:g})."
-            )
-        return mean
+    def update(self, *, last: bool) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if last:
+            self.scheduler.step()
 
-    def _end_epoch(self) -> None:
-        loss = self._train_loss()
+    def training_figures(self) -> dict[str, float]:
+        total: Any = self.accelerator.reduce(torch.stack(self.losses).sum(), "sum")
+        self.losses = []
+        return {"train_loss": float(total) / len(self.train)}
+
+    def validation_figures(self) -> dict[str, float | None]:
         metrics = validate(
             self.model, self.validation, self.params.batch_size, self.normalizer, self.accelerator
         )
-        record = EpochRecord.of(self.epoch, loss, metrics)
-        self.records.append(record)
-        log.info("epoch %d of %d: %s", self.epoch, self.params.epochs, record)
-        if best_epoch(self.records, self.selection) == self.epoch:
-            self.best = self.trained()
         self.images += len(self.validation)
-        self.epoch += 1
-        self.epoch_steps = 0
-        self.losses = []
+        return validation_columns(metrics)
 
-    def _save_if_due(self) -> None:
-        """Write a checkpoint if it is time for one; all processes take part."""
-        if not any_process(self.accelerator, self.checkpoints.due()):
-            return
-        device = self.accelerator.device
-        own = {
-            "random": random_state(device),
+    def value(self, record: TroikaEpoch) -> float | None:
+        return selection_value(self.selection, record)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "augmentation": self.generator.get_state(),
             "losses": torch.stack(self.losses).cpu() if self.losses else torch.zeros(0),
         }
-        processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
-        self.checkpoints.save(
-            {
-                "epoch": self.epoch,
-                "epoch_steps": self.epoch_steps,
-                "augmentation": self.generator.get_state(),
-                "trained": self.trained(),
-                "optimizer": optimizer_state(self.optimizer),
-                "scheduler": self.scheduler.state_dict(),
-                "records": [asdict(record) for record in self.records],
-                "best": self.best,
-                "processes": processes,
-            }
-        )
 
-    def resume(self) -> None:
-        """Go on from the last checkpoint, if there is one.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        state = self.checkpoints.load()
-        if self.accelerator.num_processes > 1:
-            (state,) = broadcast_object_list([state])
-        if state is None:
-            return
-        device = self.accelerator.device
-        self.epoch, self.epoch_steps = state["epoch"], state["epoch_steps"]
+    def set_state(self, state: Mapping[str, Any]) -> None:
         self.generator.set_state(state["augmentation"])
-        self.model.load_state_dict(state["trained"], strict=False)
-        set_optimizer_state(self.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.records = [EpochRecord(**record) for record in state["records"]]
-        self.best = state["best"]
-        own = state["processes"][self.accelerator.process_index]
-        self.losses = list(own["losses"].to(device))
-        set_random_state(own["random"], device)
-        log.info(
-            "going on from a checkpoint: epoch %d, %d steps of it done",
-            self.epoch,
-            self.epoch_steps,
-        )
+        self.losses = list(state["losses"].to(self.accelerator.device))
 
 
 def fit(
@@ -419,7 +305,7 @@ def fit(
         TrainingError: there is too little to train on, or the loss is no longer finite.
         CheckpointError: the checkpoint to go on from is damaged.
     """
-    trainer = _Trainer(
+    run = _TroikaRun(
         model,
         train,
         validation,
@@ -429,8 +315,6 @@ def fit(
         accelerator=accelerator or join_processes(train.pairs.device),
         checkpoints=checkpoints or Checkpoints(None, 0),
     )
-    trainer.resume()
-    trainer.run()
-    chosen = best_epoch(trainer.records, trainer.selection)
-    state = TrainedState(trainer.best, trainer.trained(), chosen, len(trainer.records))
-    return TrainingOutcome(state, trainer.records, trainer.selection, trainer.images)
+    run.run()
+    state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
+    return TrainingOutcome(state, run.records, run.selection, run.images)

@@ -1,0 +1,80 @@
+"""The learning curve of a training run: a row an epoch, the best of them, and when to stop."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from compositional_prompts.files.outputs import atomic_file
+
+SMALL = ("learning_rate", "grad_norm")
+"""Figures of which 4 decimals would say little."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row; a model's subclass adds its own figures, None where nothing was measured.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss: mean over the epoch.
+    """
+
+    epoch: int
+    train_loss: float
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name.replace('_', ' ')} {value:{'.3g' if name in SMALL else '.4f'}}"
+            for name, value in asdict(self).items()
+            if name != "epoch" and value is not None
+        )
+
+
+Record = TypeVar("Record", bound=EpochRecord)
+
+Value = Callable[[Record], float | None]
+"""What the best epoch has most of; None where it was not measured."""
+
+
+def best_epoch(records: Sequence[Record], value: Value[Record]) -> int:
+    """The first epoch with the highest value among those that have one; 0 for none."""
+    values = {record.epoch: found for record in records if (found := value(record)) is not None}
+    return max(values, key=lambda epoch: values[epoch], default=0)
+
+
+def should_stop(records: Sequence[Record], value: Value[Record], patience: int | None) -> bool:
+    """Whether the last epoch has a value and the best is ``patience`` epochs old."""
+    if patience is None or not records or value(records[-1]) is None:
+        return False
+    return records[-1].epoch - best_epoch(records, value) >= patience
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Min, max and mean."""
+    return {"min": min(values), "max": max(values), "mean": sum(values) / len(values)}
+
+
+def write_curve(kind: type[Record], records: Sequence[Record], path: Path) -> None:
+    """Write a curve as CSV: 4 decimals, or 4 digits of what is small; a missing value is empty.
+
+    Args:
+        kind: of the records, whose fields are the columns.
+        records: possibly none.
+        path: where to.
+    """
+
+    def written(name: str, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return f"{value:.4g}" if name in SMALL else round(value, 4)
+
+    names = [field.name for field in fields(kind)]
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        for record in records:
+            writer.writerow({name: written(name, getattr(record, name)) for name in names})
