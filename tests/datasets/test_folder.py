@@ -73,6 +73,7 @@ def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
         (".secret/b.jpg", "hidden files and folders are skipped"),
         ("sub/../a.jpg", "found by another path; image_path is relative, without"),
         ("again/c.jpg", "of several links to one folder the first is taken"),
+        ("x" * 300 + ".jpg", "there is no such file"),
         ("none.jpg", "there is no such file; image_path is relative to it"),
     ],
 )

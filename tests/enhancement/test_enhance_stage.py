@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 COLORS = ["black", "white", "red"]
 MATERIALS = ["leather", "rubber"]
 DIMENSION = 8
-PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors={})
+PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors=[])
 
 
 def picture(color):
@@ -234,7 +234,7 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
 
 
 def test_fallback_and_threshold_are_parameters(inputs):
-    params = Enhance(threshold=0.55, fallback="undefined", reference_colors={})
+    params = Enhance(threshold=0.55, fallback="undefined", reference_colors=[])
     prompts = inputs.run(params).table.column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
 

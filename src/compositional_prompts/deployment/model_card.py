@@ -101,7 +101,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     scores = json.loads(paths.scores.read_text())
     downloaded = json.loads(paths.downloaded.read_text())
     license_id = exported.license_id or ("mit" if _all_generated(params) else "other")
-    template = PromptTemplate(tuple(params.clip_embed.attributes), params.enhance.fallback)
+    template = PromptTemplate(tuple(params.clip_embed.vocabulary), params.enhance.fallback)
     form = template.format(
         "Attribute", "Object", {group: group.upper() for group in template.groups}
     )
@@ -130,7 +130,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         versions={name: version(name) for name in ("transformers", "peft")},
         decoding=_decoding(params.infer),
         grammar=exported.grammar,
-        vocabulary=params.clip_embed.attributes,
+        vocabulary=params.clip_embed.vocabulary,
         enhance=params.enhance,
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,

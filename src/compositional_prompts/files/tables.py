@@ -24,12 +24,8 @@ _SPELLINGS: Final = (
     (types.is_string, types.is_large_string, types.is_string_view),
     (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
     (types.is_integer,),
-)
-_LISTS: Final = (
-    types.is_list,
-    types.is_large_list,
-    types.is_list_view,
-    types.is_large_list_view,
+    (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view),
+    (types.is_fixed_size_list,),
 )
 
 Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
@@ -60,14 +56,17 @@ def is_spelling(found: pa.DataType, declared: pa.DataType) -> bool:
             and is_spelling(field.type, declared.field(field.name).type)
             for field in found
         )
-    if any(kind(declared) for kind in _LISTS):
-        return any(kind(found) for kind in _LISTS) and is_spelling(
-            found.value_type, declared.value_type
-        )
-    return any(
-        any(kind(found) for kind in kinds) and any(kind(declared) for kind in kinds)
-        for kinds in _SPELLINGS
-    )
+    if _family(found) is None or _family(found) != _family(declared):
+        return False
+    if types.is_fixed_size_list(declared) and found.list_size != declared.list_size:
+        return False
+    values = getattr(declared, "value_type", None)
+    return values is None or is_spelling(found.value_type, values)
+
+
+def _family(kind: pa.DataType) -> int | None:
+    names = (number for number, names in enumerate(_SPELLINGS) if any(name(kind) for name in names))
+    return next(names, None)
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> None:
