@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
@@ -251,7 +252,9 @@ def test_one_image_one_group_one_word(inputs):
 
 def test_images_that_are_not_in_all_inputs_are_named(inputs):
     inputs.write_prompts(drop="shoe-04")
-    with pytest.raises(ValueError, match=r"image shoe-04 of .*catalog has no prompt"):
+    with pytest.raises(
+        ImageJoinError, match=r"^\S+original.parquet lacks 1 .*catalog, .*'shoe-04'"
+    ):
         inputs.run()
     inputs.write_prompts()
     write(
@@ -259,18 +262,22 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
         [row for row in inputs.vectors if row["image_id"] != "shoe-07"],
         image_embeddings(DIMENSION),
     )
-    with pytest.raises(ValueError, match="image shoe-07 has an original prompt but no embedding"):
+    with pytest.raises(
+        ImageJoinError, match=r"^\S+images.parquet lacks 1 .*original.parquet, .*'shoe-07'"
+    ):
         inputs.run()
     inputs.ids[3] = "stranger"
     inputs.write_prompts()
-    with pytest.raises(ValueError, match=r"image stranger is not in .*catalog"):
+    with pytest.raises(ImageJoinError, match=r"catalog lacks 1 .*original.parquet, .*'stranger'"):
         inputs.run()
 
 
 def test_prompts_that_cannot_be_used_are_refused(inputs):
     table = pq.read_table(inputs.prompts)
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), inputs.prompts)
-    with pytest.raises(ValueError, match=r"image shoe-08 has 2 prompts, expected one"):
+    with pytest.raises(
+        ImageJoinError, match=r"original.parquet has image 'shoe-08' in more than one row"
+    ):
         inputs.run()
     pq.write_table(table.slice(0, 0), inputs.prompts)
     with pytest.raises(ValueError, match=r"original.parquet holds no prompts"):
