@@ -224,6 +224,32 @@ def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     assert declared(name) == {section_of(script)} | (base_keys(script) - RESULT_NEUTRAL)
 
 
+def typed_in(section: str) -> str:
+    """The source file that types a section."""
+    module = sys.modules[Params.model_fields[section].annotation.__module__]
+    return str(Path(str(module.__file__)).relative_to(ROOT))
+
+
+READ_BY_ALL = "src/compositional_prompts/pipeline/section.py"
+"""Where ``base`` is typed, and what sections are made of."""
+
+
+@pytest.mark.parametrize("section", Params.model_fields)
+def test_a_section_s_types_make_only_stages_that_read_it_stale(section: str) -> None:
+    """A room types the sections of its stages together; the report reads all of them."""
+    file = typed_in(section)
+    together = {name for name in Params.model_fields if typed_in(name) == file}
+    depend = {
+        name
+        for name in STAGES
+        if any(f"{file}/".startswith(f"{path}/") for path in STAGES[name]["deps"])
+    }
+    reading = {name for name in STAGES if together & {key.split(".")[0] for key in declared(name)}}
+    assert reading <= depend
+    if file != READ_BY_ALL:
+        assert depend == reading | {"report"}
+
+
 def test_every_section_is_read_by_a_stage() -> None:
     sections = {key.split(".")[0] for name in STAGES for key in declared(name)}
     assert sections == set(Params.model_fields)

@@ -161,7 +161,13 @@ def provide_weights(
         if params.clip.source == "pretrain":
             micro.save_clip(directory)
         else:
-            fetch_clip(params.clip.source, params.clip.name, params.clip.pretrained, directory)
+            fetch_clip(
+                params.clip.source,
+                params.clip.name,
+                params.clip.pretrained,
+                params.clip.revision,
+                directory,
+            )
     with atomic_directory(troika_clip) as directory:
         if params.troika_clip.source == "same":
             shutil.copytree(clip, directory, dirs_exist_ok=True)
@@ -173,6 +179,7 @@ def provide_weights(
                 params.troika_clip.source,
                 params.troika_clip.name,
                 params.troika_clip.pretrained,
+                params.troika_clip.revision,
                 directory,
             )
     with atomic_directory(blip2) as directory:
