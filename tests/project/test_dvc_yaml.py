@@ -16,8 +16,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from compositional_prompts.pipeline.imported_files import imported_files
 from compositional_prompts.project.source_dependencies import (
-    imported_files,
     is_source,
     source_dependencies,
     stage_script,
@@ -201,7 +201,7 @@ def base_variables(function: ast.AST) -> Iterator[str]:
 def base_keys(script: Path) -> set[str]:
     """The keys of ``base`` that a script, or what it imports of ours, makes use of."""
     found = set()
-    for file in (script, *imported_files(ROOT, script)):
+    for file in (script, *imported_files(ROOT / script, ROOT / "src")):
         if file.suffix != ".py":
             continue
         for function in ast.walk(ast.parse((ROOT / file).read_text())):
