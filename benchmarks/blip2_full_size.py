@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 import transformers
+from measuring.random_weights import draw_weights
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -125,10 +126,7 @@ def random_captioner(config: Blip2Config, device: torch.device, seed: int) -> Ca
             model: Any = Blip2ForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=WEIGHT_STD)
+    draw_weights(model, WEIGHT_STD)
     text_config: Any = config.text_config
     model.generation_config = GenerationConfig.from_model_config(text_config)
     model.eval().requires_grad_(False)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from measuring.resources import best_time
 from numpy.typing import NDArray
 
+from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.enhancement.word_choice import Choice, choose, score_images
 
 GROUPS = {"color": 12, "material": 4}
@@ -38,7 +40,7 @@ def by_batches(images: Vectors, words: Mapping[str, Vectors], batch_size: int) -
         for start in range(0, len(images), batch_size):
             yield image_ids[start : start + batch_size], images[start : start + batch_size]
 
-    scores = score_images(image_ids, batches(), words)
+    scores = score_images(ImageJoin(image_ids, None, Path("vectors")), batches(), words)
     return {
         group: choose(scores[group], [str(word) for word in range(len(vectors))], THRESHOLD)
         for group, vectors in words.items()

@@ -39,21 +39,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring.random_weights import draw_weights
 from measuring.resources import peak_memory
 from torch import Tensor
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    BlipImageProcessor,
-    GenerationConfig,
-    OPTConfig,
-    get_scheduler,
-)
+from transformers import get_scheduler
 
-from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
+from compositional_prompts.captioner.blip2_pretraining import (
+    save_micro_captioner,
+    train_tokenizer,
+    untrained_captioner,
+)
 from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
 from compositional_prompts.captioner.model.blip2_model import Captioner, complete, load_captioner
 from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
@@ -76,7 +71,6 @@ from compositional_prompts.sample.drawn_products import generate_catalog
 REPORT_BATCH = 3
 WARMUP_RATIO = 0.1
 VOCABULARY = 1001
-IMAGE_SIZE = 96
 VALIDATION = 64
 GRAMMAR: dict[str, Any] = {"pairs": [("Canvas", "Sandals")], "words": {"color": ["white"]}}
 """What is written beside the adapter; here nobody reads it."""
@@ -91,52 +85,15 @@ def write_random_model(
     layers in its vision tower, two in its Q-Former.
     """
     torch.manual_seed(seed)
-    tokenizer: Any = train_tokenizer(captions)
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    make_processor: Any = Blip2Processor
-    processor = make_processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=queries)
-    heads = {"hidden_size": width, "num_attention_heads": width // 32}
-    model: Any = Blip2ForConditionalGeneration(
-        Blip2Config(
-            vision_config=Blip2VisionConfig(
-                **heads,
-                num_hidden_layers=3,
-                intermediate_size=4 * width,
-                image_size=IMAGE_SIZE,
-                patch_size=8,
-            ),
-            qformer_config=Blip2QFormerConfig(
-                **heads,
-                num_hidden_layers=2,
-                vocab_size=VOCABULARY,
-                intermediate_size=2 * width,
-                encoder_hidden_size=width,
-                cross_attention_frequency=1,
-            ),
-            text_config=OPTConfig(
-                **heads,
-                num_hidden_layers=layers,
-                vocab_size=VOCABULARY,
-                word_embed_proj_dim=width,
-                ffn_dim=4 * width,
-                max_position_embeddings=128,
-                dropout=0.0,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            ),
-            num_query_tokens=queries,
-            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        )
+    captioner = untrained_captioner(
+        train_tokenizer(captions),
+        width=width,
+        layers=layers,
+        queries=queries,
+        vocabulary=VOCABULARY,
     )
-    # The default initialisation gives nearly uniform probabilities, of which nothing is learnt.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=0.1)
-    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    draw_weights(captioner.model, std=0.1)
+    save_micro_captioner(captioner, folder)
 
 
 @dataclass(frozen=True)

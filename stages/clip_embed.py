@@ -14,7 +14,7 @@ def main() -> None:
     params, base = read_params(paths.params, ClipEmbed)
     with run_stage("clip_embed", paths.timing) as run:
         clip = load_clip(paths.clip, resolve_device(base.device))
-        embed_words(clip, params.attributes, params.template, paths.words)
+        embed_words(clip, params.vocabulary, params.template, paths.words)
         run.rows = embed_catalog(
             clip, paths.catalog, paths.images, batch_size=params.batch_size, workers=base.workers
         )

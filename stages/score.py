@@ -1,7 +1,6 @@
-"""Score the untrained and the fine-tuned captions against the enhanced prompts and the truth."""
+"""Stage score: both captioners' captions against the enhanced prompts and the truth."""
 
 from compositional_prompts.clip.open_clip_model import load_clip
-from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
@@ -16,7 +15,6 @@ from compositional_prompts.scoring.scoring_inputs import read_inputs
 
 
 def main() -> None:
-    """Run the stage."""
     paths = path_arguments(
         __doc__,
         *("captions", "prompts", "catalog", "truth", "embeddings", "clip"),
@@ -26,7 +24,7 @@ def main() -> None:
     with run_stage("score", paths.timing) as run:
         result = score_captions(
             read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
-            iterate_image_vectors(paths.embeddings / "images.parquet"),
+            paths.embeddings / "images.parquet",
             load_clip(paths.clip, resolve_device(base.device)),
             lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
             params,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,8 @@ def test_imports_point_one_way() -> None:
         ("reporting/content/page_tables.py", "import torch"),
         ("pipeline/stage.py", "import compositional_prompts.compute.devices"),
         ("prompt/template.py", "import compositional_prompts.troika.parameters"),
+        ("troika/model/traction.py", "import compositional_prompts.troika.model.network"),
+        ("captioner/features/feature_store.py", "import compositional_prompts.captioner.inference"),
         ("datasets/folder.py", "import compositional_prompts.project.whole_params"),
     ],
 )
@@ -60,6 +65,26 @@ def test_an_import_against_the_arrows_is_found(module: str, line: str, copy: Pat
     done = lint_imports(copy)
     assert done.returncode == 1
     assert "BROKEN" in done.stdout
+
+
+def test_the_drawing_in_the_document_is_what_is_checked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (contract,) = (one for one in settings["contracts"] if one["type"] == "layers")
+    document = (ROOT / "docs" / "architecture.md").read_text()
+    drawing = document.split("## Arrows\n")[1].split("\n\n")[0]
+    assert [line.strip() for line in drawing.splitlines()] == contract["layers"]
+    rooms = {name for layer in contract["layers"] for name in layer.split(" | ")}
+    assert rooms - {"__main__"} == set(re.findall(r"^\| `(\w+)/` \|", document, re.MULTILINE)) - {
+        "presets", "stages", "metrics",
+    }  # fmt: skip
+
+
+def test_every_module_has_a_name_of_its_own_and_no_room_is_crowded() -> None:
+    package = ROOT / "src" / "compositional_prompts"
+    modules = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
+    names = Counter(path.stem for path in modules if path.name != "parameters.py")
+    assert not {name for name, count in names.items() if count > 1}
+    assert max(Counter(path.parent for path in modules).values()) <= 12
 
 
 def test_a_new_module_must_be_given_its_layer(copy: Path) -> None:

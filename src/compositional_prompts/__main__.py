@@ -23,7 +23,7 @@ from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
 from compositional_prompts.pipeline.section import ParameterError, Precision
-from compositional_prompts.project.presets import available_presets, lay_preset
+from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.whole_params import read_all_params
 
@@ -63,9 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _show_places(commands.choices)
     preset = commands.add_parser(
-        "preset", help="lay presets/NAME.yaml on params.yaml and print the difference"
+        "preset",
+        help="make params.yaml the set-up of presets/NAME.yaml and print the difference",
+        description="Make params.yaml the set-up of a preset, whatever it was before, and print "
+        "what that is and needs, the difference, and values of your own that are gone.",
     )
     preset.add_argument("name", nargs="?", help="without a name, list the presets")
+    preset.add_argument(
+        "--keep", action="append", default=[], metavar="KEY",
+        help="a parameter that stays as it is, such as download.ut_zappos.path; may be repeated",
+    )  # fmt: skip
     preset.set_defaults(run=_preset)
     sync = commands.add_parser(
         "sync-deps", help="write the source files that each stage imports into dvc.yaml"
@@ -162,9 +169,12 @@ def _add_export(commands: Any) -> None:
 
 def _preset(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
-        print("\n".join(available_presets(PRESETS)))
+        print(described_presets(PRESETS))
     else:
-        print(lay_preset(arguments.name, PARAMS, PRESETS) or "params.yaml is so already.")
+        print(
+            lay_preset(arguments.name, PARAMS, PRESETS, arguments.keep)
+            or "params.yaml is so already."
+        )
     return DONE
 
 

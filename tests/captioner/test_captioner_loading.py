@@ -457,7 +457,7 @@ def test_quantization_needs_bitsandbytes(
 ) -> None:
     save(miniature("opt"), tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"compositional-prompts\[quantization\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .+ -e '\.\[quantization\]'"):
         load_captioner(tmp_path, torch.device("cuda"), precision)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from compositional_prompts.captioner.features import feature_store as features
 from compositional_prompts.captioner.features.feature_store import (
@@ -19,7 +21,8 @@ from compositional_prompts.captioner.features.feature_store import (
     write_features,
     write_uncached,
 )
-from compositional_prompts.files.outputs import MismatchedOutputsError, MissingOutputError
+from compositional_prompts.catalog.image_join import ImageJoinError
+from compositional_prompts.files.outputs import MissingOutputError
 
 QUERIES, WIDTH = 2, 3
 
@@ -53,7 +56,7 @@ def test_every_image_is_found_in_any_order(tmp_path, monkeypatch, dtype) -> None
         assert torch.equal(read, values[torch.from_numpy(order)])
 
 
-def test_more_neighbours_than_one_call_takes(tmp_path, monkeypatch) -> None:
+def test_many_neighbours_are_read_at_once(tmp_path, monkeypatch) -> None:
     _, values = written(tmp_path / "features", monkeypatch, [3000], shard_rows=2500)
     assert torch.equal(FeatureStore(tmp_path / "features").read(np.arange(3000)), values)
 
@@ -103,7 +106,7 @@ def test_no_positions_and_one(tmp_path, monkeypatch) -> None:
 
 def test_an_unknown_image_is_named(tmp_path, monkeypatch) -> None:
     written(tmp_path / "features", monkeypatch, [2])
-    with pytest.raises(MismatchedOutputsError, match=r"2 images .* 'stranger'\."):
+    with pytest.raises(ImageJoinError, match=r"index\.parquet lacks 2 of .* 'stranger':"):
         FeatureStore(tmp_path / "features").positions(["image-0", "stranger", "another"])
 
 
@@ -162,6 +165,32 @@ def test_a_shard_of_other_bytes_is_named(tmp_path, monkeypatch) -> None:
         shard.write_bytes(bad)
         with pytest.raises(DamagedShardError, match="features-00000"):
             FeatureStore(tmp_path / "features")
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(4, 6), torch.zeros(4, QUERIES, WIDTH, dtype=torch.float64)]
+)
+def test_a_shard_of_another_layout_is_named(tmp_path, monkeypatch, tensor) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    save_file({"features": tensor}, tmp_path / "features" / "features-00001.safetensors")
+    with pytest.raises(DamagedShardError, match=r"features-00001.* damaged \(features \[4, "):
+        FeatureStore(tmp_path / "features")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's smaps")
+def test_reading_takes_pages_of_the_files_and_no_memory_of_its_own(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [200_000], shard_rows=100_000)
+    store = FeatureStore(tmp_path / "features")
+    for first in range(0, 200_000, 10_000):
+        store.read(np.arange(first, first + 10_000))
+    found = Path("/proc/self/smaps").read_text().split("VmFlags")
+    maps = [part for part in found if str(tmp_path) in part]
+    sizes = {
+        name: sum(int(re.search(rf"{name}: +(\d+) kB", part)[1]) for part in maps) * 1024
+        for name in ("Rss", "Anonymous")
+    }
+    assert sizes["Rss"] >= 200_000 * QUERIES * WIDTH * 2
+    assert sizes["Anonymous"] == 0
 
 
 def test_a_shard_that_shrinks_while_open_is_named(tmp_path, monkeypatch) -> None:

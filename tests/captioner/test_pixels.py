@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from micro_blip2 import miniature
@@ -28,10 +27,11 @@ from compositional_prompts.captioner.features.pixel_inputs import (
     augmented,
     random_crop,
 )
+from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.random_access import CatalogImages, find_rows
+from compositional_prompts.catalog.random_access import CatalogImages
 from compositional_prompts.catalog.reading import open_shard, shard_files
-from compositional_prompts.files.outputs import MismatchedOutputsError, MissingOutputError
+from compositional_prompts.files.outputs import MissingOutputError
 
 IMAGES = 60
 
@@ -76,13 +76,6 @@ def test_threads_share_the_images(photos) -> None:
             assert read == [values[row] for row in order]
 
 
-def test_rows_of_names_repeated_and_unknown() -> None:
-    parts = [pa.array(["a", "b"]), pa.array([], pa.string()), pa.array(["c"])]
-    assert find_rows(["c", "x", "a", "c"], parts).tolist() == [2, -1, 0, 2]
-    assert find_rows([], parts).tolist() == []
-    assert find_rows(["a"], []).tolist() == [-1]
-
-
 def test_pixels_are_the_decoded_and_preprocessed_images(photos) -> None:
     directory, encoded = photos
     captioner = miniature()
@@ -97,7 +90,7 @@ def test_pixels_are_the_decoded_and_preprocessed_images(photos) -> None:
 
 def test_an_image_that_is_not_in_the_catalog_is_named(photos) -> None:
     inputs = PixelInputs(photos[0], plain, workers=1, augment=False, seed=0)
-    with pytest.raises(MismatchedOutputsError, match=r"1 images are not in .*'stranger'"):
+    with pytest.raises(ImageJoinError, match=r"lacks 1 of the images .*'stranger'"):
         inputs.positions(["image-0001.png", "stranger"])
 
 

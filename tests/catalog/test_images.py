@@ -151,7 +151,7 @@ def png(colour_type: int, depth: int, width: int, row: bytes, transparent: bytes
         (0, 16, b"\x12\x34\x12\x35", [0x1234], [255, 18]),
         (0, 16, b"\x00\x00\x12\x35", [0], [255, 18]),
         (2, 8, b"\1\2\3\4\5\6", [4, 5, 6], [1, 255]),
-        (2, 16, b"\1\0\2\0\3\0\4\4\5\5\6\6", [0x404, 0x505, 0x606], [1, 255]),
+        (2, 16, b"\1\0\2\0\3\0\4\7\5\7\6\7", [0x407, 0x507, 0x607], [1, 255]),
     ],
 )
 def test_a_transparent_colour_of_any_depth_becomes_white(

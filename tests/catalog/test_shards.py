@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.random_access import CatalogImages
 from compositional_prompts.catalog.reading import (
     count_rows,
@@ -24,7 +25,6 @@ from compositional_prompts.catalog.shards import DuplicateImageError, open_shard
 from compositional_prompts.catalog.splitting.corpus import write_corpus
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
-    MismatchedOutputsError,
     MissingOutputError,
 )
 from compositional_prompts.files.tables import SchemaError
@@ -198,7 +198,9 @@ def test_labels_and_images_by_name(tmp_path: Path) -> None:
 
 def test_unknown_names_are_told(tmp_path: Path) -> None:
     write(tmp_path / "catalog", catalog_rows(3))
-    with pytest.raises(MismatchedOutputsError, match=r"lacks 2 .*asked for: x, y"):
+    with pytest.raises(
+        ImageJoinError, match=r"catalog lacks 2 of the images asked for, the first 'x'"
+    ):
         read_images(tmp_path / "catalog", ["x", "i1", "y", "x"])
     with pytest.raises(SchemaError, match="no column 'colour'"):
         iterate_batches(tmp_path / "catalog", ["colour"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from named_files import make
 from pydantic import ValidationError
 
 from compositional_prompts.catalog.image_files import FolderError
@@ -24,14 +25,6 @@ PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
 
 def select(data_set: Folder) -> Selection:
     return data_set.select(BASE)
-
-
-def make(directory: Path, *names: str) -> Path:
-    for name in names:
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return directory
 
 
 def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
@@ -78,6 +71,7 @@ def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
         (".secret/b.jpg", "hidden files and folders are skipped"),
         ("sub/../a.jpg", "found by another path; image_path is relative, without"),
         ("again/c.jpg", "of several links to one folder the first is taken"),
+        ("x" * 300 + ".jpg", "there is no such file"),
         ("none.jpg", "there is no such file; image_path is relative to it"),
     ],
 )

@@ -43,7 +43,12 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(root / "params.yaml", infer={"num_beams": BEAMS, "max_new_tokens": TOKENS})
     set_params(
         root / "params.yaml",
-        clip_embed={"attributes": {"color": ["white", "red"], "material": ["rubber"]}},
+        clip_embed={
+            "attributes": [
+                {"name": "color", "words": ["white", "red"]},
+                {"name": "material", "words": ["rubber"]},
+            ]
+        },
     )
     (root / "metrics").mkdir()
     for name in ("scores", "finetune", "download"):

@@ -106,7 +106,14 @@ def test_the_card_of_another_adapter_has_none_of_the_last_runs_results(
     assert run("export", "shared", "--adapter", "other")[0] == 0
     assert "other: its card has no results" in caplog.text
     other = Path("shared/README.md").read_text()
-    for told in ("| BLEU |", "model-index", "**Data:**", "**Losses**", "labelled pairs", "license: mit"):
+    for told in (
+        "| BLEU |",
+        "model-index",
+        "**Data:**",
+        "**Losses**",
+        "labelled pairs",
+        "license: mit",
+    ):
         assert told not in other
     assert "None are given" in other
     assert "rank `4`, alpha `8`" in other

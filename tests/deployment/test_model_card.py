@@ -115,7 +115,10 @@ HOSTILE = 'a|b `c` <img src=x onerror=alert(1)> [d](javascript:e) **f**\n---\n# 
 
 
 def test_data_stays_data(own_project: Path) -> None:
-    document = {"color": [HOSTILE.replace("\n", " "), "red"], "material": ["`rubber`"]}
+    document = [
+        {"name": "color", "words": [HOSTILE.replace("\n", " "), "red"]},
+        {"name": "material", "words": ["`rubber`"]},
+    ]
     set_params(own_project / "params.yaml", clip_embed={"attributes": document})
     base = BaseModel(HOSTILE, on_hub=False)
     text = card(own_project, name=HOSTILE, base=base, grammar=[[HOSTILE]])

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image, ImageDraw
+from stage_script import run_stage
 
+from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 COLORS = ["black", "white", "red"]
 MATERIALS = ["leather", "rubber"]
 DIMENSION = 8
-PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors={})
+PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors=[])
 
 
 def picture(color):
@@ -157,10 +157,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
         "timing": out / "timing.json",
         "params": tmp_path / "params.yaml",
     }
-    monkeypatch.setattr(
-        sys, "argv", ["enhance.py", *(f"--{name}={path}" for name, path in arguments.items())]
-    )
-    runpy.run_path(str(ROOT / "stages" / "enhance.py"), run_name="__main__")
+    run_stage(monkeypatch, "enhance", arguments)
 
     table = read_table(out / "enhanced.parquet", enhanced_prompts_schema(["color", "material"]))
     rows = {row["image_id"]: row for row in table.to_pylist()}
@@ -233,7 +230,7 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
 
 
 def test_fallback_and_threshold_are_parameters(inputs):
-    params = Enhance(threshold=0.55, fallback="undefined", reference_colors={})
+    params = Enhance(threshold=0.55, fallback="undefined", reference_colors=[])
     prompts = inputs.run(params).table.column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
 
@@ -251,7 +248,9 @@ def test_one_image_one_group_one_word(inputs):
 
 def test_images_that_are_not_in_all_inputs_are_named(inputs):
     inputs.write_prompts(drop="shoe-04")
-    with pytest.raises(ValueError, match=r"image shoe-04 of .*catalog has no prompt"):
+    with pytest.raises(
+        ImageJoinError, match=r"^\S+original.parquet lacks 1 .*catalog, .*'shoe-04'"
+    ):
         inputs.run()
     inputs.write_prompts()
     write(
@@ -259,18 +258,22 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
         [row for row in inputs.vectors if row["image_id"] != "shoe-07"],
         image_embeddings(DIMENSION),
     )
-    with pytest.raises(ValueError, match="image shoe-07 has an original prompt but no embedding"):
+    with pytest.raises(
+        ImageJoinError, match=r"^\S+images.parquet lacks 1 .*original.parquet, .*'shoe-07'"
+    ):
         inputs.run()
     inputs.ids[3] = "stranger"
     inputs.write_prompts()
-    with pytest.raises(ValueError, match=r"image stranger is not in .*catalog"):
+    with pytest.raises(ImageJoinError, match=r"catalog lacks 1 .*original.parquet, .*'stranger'"):
         inputs.run()
 
 
 def test_prompts_that_cannot_be_used_are_refused(inputs):
     table = pq.read_table(inputs.prompts)
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), inputs.prompts)
-    with pytest.raises(ValueError, match=r"image shoe-08 has 2 prompts, expected one"):
+    with pytest.raises(
+        ImageJoinError, match=r"original.parquet has image 'shoe-08' in more than one row"
+    ):
         inputs.run()
     pq.write_table(table.slice(0, 0), inputs.prompts)
     with pytest.raises(ValueError, match=r"original.parquet holds no prompts"):

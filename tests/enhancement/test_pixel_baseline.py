@@ -14,7 +14,7 @@ from compositional_prompts.enhancement.pixel_baseline import foreground, name_ca
 from compositional_prompts.enhancement.reference_colors import reference_colors
 
 WORDS = ["black", "white", "red", "blue", "green", "yellow"]
-PALETTE = reference_colors(WORDS, {})
+PALETTE = reference_colors(WORDS, [])
 assert PALETTE is not None
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from compositional_prompts.enhancement.parameters import ReferenceColor
 from compositional_prompts.enhancement.reference_colors import reference_colors
 
 
 def test_common_names_are_found_in_the_order_of_the_vocabulary():
-    found = reference_colors(["white", "Navy  Blue", "grey", "black"], {})
+    found = reference_colors(["white", "Navy  Blue", "grey", "black"], [])
     assert found is not None
     assert {word: rgb.tolist() for word, rgb in found.items()} == {
         "white": [255, 255, 255],
@@ -18,13 +19,17 @@ def test_common_names_are_found_in_the_order_of_the_vocabulary():
 
 
 def test_names_of_css_alone_are_found_too():
-    found = reference_colors(["rebecca purple"], {})
+    found = reference_colors(["rebecca purple"], [])
     assert found is not None and found["rebecca purple"].tolist() == [102, 51, 153]
 
 
 def test_a_parameter_goes_before_the_tables_and_adds_words():
     found = reference_colors(
-        ["white", "kumquat", "red"], {"White": [250, 250, 240], "red": [1] * 3}
+        ["white", "kumquat", "red"],
+        [
+            ReferenceColor(word="White", rgb=[250, 250, 240]),
+            ReferenceColor(word="red", rgb=[1] * 3),
+        ],
     )
     assert found is not None
     assert {word: rgb.tolist() for word, rgb in found.items()} == {
@@ -43,15 +48,9 @@ def test_a_parameter_goes_before_the_tables_and_adds_words():
     ],
 )
 def test_a_group_of_other_things_is_not_one_of_colours(words):
-    assert reference_colors(words, {}) is None
+    assert reference_colors(words, []) is None
 
 
 def test_black_given_by_parameter_is_a_colour():
-    found = reference_colors(["soot"], {"soot": [0, 0, 0]})
+    found = reference_colors(["soot"], [ReferenceColor(word="soot", rgb=[0, 0, 0])])
     assert found is not None and found["soot"].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("level", [-1, 256])
-def test_levels_out_of_range_are_refused(level):
-    with pytest.raises(ValueError, match=r"enhance.reference_colors.red: .* 0..255, found"):
-        reference_colors(["red"], {"red": [0, level, 0]})

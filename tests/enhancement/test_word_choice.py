@@ -1,5 +1,7 @@
 """Scores of words, the choice among them, and the tables of vectors they come from."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from compositional_prompts.catalog.image_join import ImageJoin, ImageJoinError
 from compositional_prompts.clip.vector_tables import (
     image_embeddings,
     iterate_image_vectors,
@@ -55,7 +58,7 @@ def test_scores_are_cosines_joined_on_image_id(tmp_path):
     write_images(tmp_path / "images.parquet", [ids[row] for row in shuffled], images[shuffled])
     words = {"color": unit(3, 12, 3), "material": unit(1, 12, 4)}
     scores = score_images(
-        pa.array(ids), iterate_image_vectors(tmp_path / "images.parquet", rows=9), words
+        asked(ids), iterate_image_vectors(tmp_path / "images.parquet", rows=9), words
     )
     for group, vectors in words.items():
         expected = [
@@ -74,30 +77,27 @@ def batches(ids, dimension=4):
     yield pa.array(ids, pa.string()), unit(len(ids), dimension, 0)
 
 
+def asked(ids):
+    return ImageJoin(ids, Path("prompts"), Path("vectors"), exact=True)
+
+
 @pytest.mark.parametrize(
     ("have", "want", "message"),
     [
-        (["a", "b"], ["a", "b", "c"], "image c has an original prompt but no embedding"),
-        (["a", "b", "c"], ["a", "c"], "image b has an embedding but no original prompt"),
-        (["a", "b", "a"], ["a", "b"], "image a has two embeddings"),
-        ([], ["a"], "image a has an original prompt but no embedding"),
+        (["a", "b"], ["a", "b", "c"], "^vectors lacks 1 of the images of prompts, the first 'c'"),
+        (["a", "b", "c"], ["a", "c"], "^prompts lacks 1 of the images of vectors, the first 'b'"),
+        (["a", "b", "a"], ["a", "b"], "^vectors has image 'a' in more than one row"),
+        ([], ["a"], "^vectors lacks 1 of the images of prompts, the first 'a'"),
     ],
 )
 def test_images_missing_on_either_side_are_named(have, want, message):
-    with pytest.raises(ValueError, match=message):
-        score_images(pa.array(want, pa.string()), batches(have), {"g": unit(2, 4, 1)})
-
-
-def test_an_image_repeated_in_another_batch_is_named():
-    with pytest.raises(ValueError, match="image b has two embeddings"):
-        score_images(
-            pa.array(["a", "b"]), [*batches(["a", "b"]), *batches(["b"])], {"g": unit(2, 4, 1)}
-        )
+    with pytest.raises(ImageJoinError, match=message):
+        score_images(asked(want), batches(have), {"g": unit(2, 4, 1)})
 
 
 def test_vectors_of_two_models_are_refused():
     with pytest.raises(ValueError, match="4 numbers and the word vectors 5"):
-        score_images(pa.array(["a"]), batches(["a"]), {"g": unit(2, 5, 1)})
+        score_images(asked(["a"]), batches(["a"]), {"g": unit(2, 5, 1)})
 
 
 cosines = arrays.arrays(

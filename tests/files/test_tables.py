@@ -81,6 +81,10 @@ def struct(**fields: pa.DataType) -> pa.StructType:
             pa.list_(pa.string()),
             [pa.large_list(pa.large_string()), pa.list_view(pa.string()), pa.null()],
         ),
+        (
+            pa.list_(pa.float32(), 2),
+            [pa.list_(pa.field("element", pa.float32(), nullable=False), 2)],
+        ),
     ],
 )
 def test_spellings_of_one_type(declared: pa.DataType, spellings: list[pa.DataType]) -> None:

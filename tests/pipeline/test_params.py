@@ -21,11 +21,7 @@ from compositional_prompts.project.whole_params import Params, read_all_params
 SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 NOT_CHOSEN = {one.name for one in DATASETS} - {SHIPPED["download"]["dataset"]}
 # Whose keys are the user's to choose.
-FREE = (
-    "clip_embed.attributes",
-    "enhance.reference_colors",
-    "download.fashion_products.filters",
-)
+FREE = ("download.fashion_products.filters",)
 
 
 def groups(document: dict[str, Any], where: str = "") -> Iterator[str]:
@@ -116,10 +112,15 @@ def test_an_unknown_key_is_named(group: str, tmp_path: Path) -> None:
         ("finetune.epochs", 1.5),
         ("split.corpus", "yes"),
         ("enhance.threshold", float("nan")),
-        ("clip_embed.attributes", {}),
-        ("clip_embed.attributes", {"color": []}),
-        ("clip_embed.attributes", {"color": [""]}),
-        ("enhance.reference_colors", {"red": [255, 0]}),
+        ("clip_embed.attributes", []),
+        ("clip_embed.attributes", {"color": ["red"]}),
+        ("clip_embed.attributes", [{"name": "", "words": ["red"]}]),
+        ("clip_embed.attributes", [{"name": "color", "words": []}]),
+        ("clip_embed.attributes", [{"name": "color", "words": [""]}]),
+        ("enhance.reference_colors", {"red": [255, 0, 0]}),
+        ("enhance.reference_colors", [{"word": "red", "rgb": [255, 0]}]),
+        ("enhance.reference_colors", [{"word": "red", "rgb": [256, 0, 0]}]),
+        ("enhance.reference_colors", [{"word": "red", "rgb": [-1, 0, 0]}]),
     ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: Any, tmp_path: Path) -> None:
@@ -136,7 +137,21 @@ def test_a_value_out_of_range_is_refused(name: str, value: Any, tmp_path: Path) 
         ("weights.troika_clip.source", "hub", "name must be given with source hub"),
         ("clip_embed.template", "a shoe", "must hold {} once, found 'a shoe'"),
         ("clip_embed.template", "{} {}", "must hold {} once"),
-        ("clip_embed.attributes", {"color": ["red", "red"]}, "attributes.color names a word twice"),
+        (
+            "clip_embed.attributes",
+            [{"name": "color", "words": ["red", "red"]}],
+            "group 'color' has the word 'red' 2 times",
+        ),
+        (
+            "clip_embed.attributes",
+            [{"name": "color", "words": ["red"]}, {"name": "color", "words": ["blue"]}],
+            "names the group 'color' 2 times",
+        ),
+        (
+            "enhance.reference_colors",
+            [{"word": "Red", "rgb": [255, 0, 0]}, {"word": "red", "rgb": [254, 0, 0]}],
+            "names the word 'red' 2 times",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_explained(

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from compositional_prompts.pipeline.imported_files import imported_files
 from compositional_prompts.project.source_dependencies import (
-    imported_files,
     is_source,
     source_dependencies,
     stage_script,
@@ -121,7 +121,7 @@ def stale_stages() -> dict[Path, set[str]]:
 
 
 def test_only_what_every_stage_runs_on_makes_all_of_them_stale() -> None:
-    """The runner, how outputs and tables are written and checked, and what an image is."""
+    """The runner, and how outputs and tables are written and checked; nothing of a domain."""
     package = Path("src/compositional_prompts")
     everywhere = {
         str(file.relative_to(package))
@@ -129,7 +129,7 @@ def test_only_what_every_stage_runs_on_makes_all_of_them_stale() -> None:
         if names == set(STAGES)
     }
     beside = {name for name in everywhere if not name.startswith("pipeline/")}
-    assert beside <= {"catalog/schema.py", "files/outputs.py", "files/tables.py"}
+    assert beside <= {"files/outputs.py", "files/tables.py"}
 
 
 def test_synchronising_changes_nothing(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def base_variables(function: ast.AST) -> Iterator[str]:
 def base_keys(script: Path) -> set[str]:
     """The keys of ``base`` that a script, or what it imports of ours, makes use of."""
     found = set()
-    for file in (script, *imported_files(ROOT, script)):
+    for file in (script, *imported_files(ROOT / script, ROOT / "src")):
         if file.suffix != ".py":
             continue
         for function in ast.walk(ast.parse((ROOT / file).read_text())):
@@ -222,6 +222,32 @@ def base_keys(script: Path) -> set[str]:
 def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     script = stage_script(STAGES[name])
     assert declared(name) == {section_of(script)} | (base_keys(script) - RESULT_NEUTRAL)
+
+
+def typed_in(section: str) -> str:
+    """The source file that types a section."""
+    module = sys.modules[Params.model_fields[section].annotation.__module__]
+    return str(Path(str(module.__file__)).relative_to(ROOT))
+
+
+READ_BY_ALL = "src/compositional_prompts/pipeline/section.py"
+"""Where ``base`` is typed, and what sections are made of."""
+
+
+@pytest.mark.parametrize("section", Params.model_fields)
+def test_a_section_s_types_make_only_stages_that_read_it_stale(section: str) -> None:
+    """A room types the sections of its stages together; the report reads all of them."""
+    file = typed_in(section)
+    together = {name for name in Params.model_fields if typed_in(name) == file}
+    depend = {
+        name
+        for name in STAGES
+        if any(f"{file}/".startswith(f"{path}/") for path in STAGES[name]["deps"])
+    }
+    reading = {name for name in STAGES if together & {key.split(".")[0] for key in declared(name)}}
+    assert reading <= depend
+    if file != READ_BY_ALL:
+        assert depend == reading | {"report"}
 
 
 def test_every_section_is_read_by_a_stage() -> None:

@@ -1,5 +1,6 @@
 """Cosines of texts and images, and which of two texts fits the image."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compositional_prompts.catalog.image_join import ImageJoin, ImageJoinError
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.scoring.clip_scores import (
     TIE,
@@ -65,6 +67,10 @@ def test_cosines_against_double_precision():
     np.testing.assert_allclose(cosines(a, a), 1, atol=1e-6)
 
 
+def asked(ids):
+    return ImageJoin(ids, Path("captions"), Path("vectors"))
+
+
 def test_images_and_texts_are_joined_on_image_id():
     ids = [f"i{number}" for number in range(30)]
     images = unit(40, 5, 3)
@@ -80,7 +86,7 @@ def test_images_and_texts_are_joined_on_image_id():
         (pa.array(have[start : start + 7].tolist()), images[start : start + 7])
         for start in range(0, 40, 7)
     ]
-    found = image_text_cosines(pa.array(ids), texts, vectors, batches)
+    found = image_text_cosines(asked(ids), texts, vectors, batches)
     for name, column in texts.items():
         expected = [
             float(rows[i].astype(float) @ vectors.vectors[vectors.rows[text]].astype(float))
@@ -91,9 +97,11 @@ def test_images_and_texts_are_joined_on_image_id():
 
 def test_an_image_without_a_vector_is_named():
     vectors = TextVectors({"x": 0}, unit(1, 5, 0))
-    with pytest.raises(ValueError, match="image b has captions but no embedding"):
+    with pytest.raises(
+        ImageJoinError, match="vectors lacks 1 of the images of captions, the first 'b'"
+    ):
         image_text_cosines(
-            pa.array(["a", "b"]), {"base": ["x", "x"]}, vectors, [(pa.array(["a"]), unit(1, 5, 1))]
+            asked(["a", "b"]), {"base": ["x", "x"]}, vectors, [(pa.array(["a"]), unit(1, 5, 1))]
         )
 
 
@@ -101,7 +109,7 @@ def test_vectors_of_two_models_are_refused():
     vectors = TextVectors({"x": 0}, unit(1, 5, 0))
     with pytest.raises(ValueError, match="6 numbers and the text vectors 5"):
         image_text_cosines(
-            pa.array(["a"]), {"base": ["x"]}, vectors, [(pa.array(["a"]), unit(1, 6, 1))]
+            asked(["a"]), {"base": ["x"]}, vectors, [(pa.array(["a"]), unit(1, 6, 1))]
         )
 
 

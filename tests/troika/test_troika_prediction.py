@@ -462,6 +462,7 @@ def test_unlabelled_data_are_scored_for_the_pairs_listed_alone(own_project: Proj
     params, _ = committed()
     worlds = MeasuredWorlds(
         own_project.root / "splits.parquet",
+        own_project.root / "catalog",
         own_project.vocabulary,
         params,
         own_project.clip,
@@ -480,7 +481,9 @@ def test_unlabelled_data_are_scored_for_the_pairs_listed_alone(own_project: Proj
 def test_measured_images_must_be_in_the_catalog(own_project: Project, split: str) -> None:
     lost = next(name for name, label in own_project.labels.items() if label[0] == split)
     own_project.write_catalog([name for name in own_project.image_ids if name != lost])
-    with pytest.raises(ValueError, match=f"does not hold 1 labelled .*{lost}"):
+    with pytest.raises(
+        ValueError, match=f"catalog lacks 1 of the images of .*splits.parquet, .*{lost}"
+    ):
         own_project.predict()
     assert not own_project.prompts.exists()
     if split == "val":

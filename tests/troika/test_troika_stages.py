@@ -273,7 +273,7 @@ def test_unlabelled_data_is_named_and_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path, labelled=False)
-    with pytest.raises(ValueError, match=r"troika_train\.epochs: 0"):
+    with pytest.raises(SystemExit, match=r"troika_train\.epochs: 0"):
         workspace.train(monkeypatch)
     assert not workspace.model.exists()
     workspace.set_params(epochs=0)
@@ -291,7 +291,9 @@ def test_labelled_images_must_be_in_the_catalog(
     lost = next(row[0] for row in workspace.images if row[3] == split)
     workspace.write_catalog([row[0] for row in workspace.images if row[0] != lost])
     workspace.set_params(epochs=1 if split == "train" else 0)
-    with pytest.raises(ValueError, match=f"does not hold 1 labelled .*{lost}"):
+    with pytest.raises(
+        SystemExit, match=f"catalog lacks 1 of the images of .*splits.parquet, .*{lost}"
+    ):
         workspace.train(monkeypatch)
         workspace.predict(monkeypatch)
     assert not workspace.prompts.exists()

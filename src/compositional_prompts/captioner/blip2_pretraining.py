@@ -100,20 +100,36 @@ def train_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _micro_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
+def untrained_captioner(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    width: int = 128,
+    layers: int = 4,
+    queries: int = NUM_QUERY_TOKENS,
+    vocabulary: int | None = None,
+) -> Captioner:
+    """A BLIP-2 with OPT of the micro model's shape, as transformers initialises it.
+
+    Args:
+        tokenizer: as :func:`train_tokenizer` gives; the image token is added to it.
+        width: of every part, a multiple of 32; the micro CLIP's is 128.
+        layers: of the language model.
+        queries: query tokens.
+        vocabulary: rows of the embedding; by default the tokenizer's.
+    """
     vision = MICRO_CONFIG["vision_cfg"]
-    width = vision["width"]
-    special = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+    # The processor adds the image token; the vocabulary must have it before the model is built.
+    processor = Blip2Processor(_image_processor(), tokenizer, num_query_tokens=queries)
+    rows = vocabulary or len(tokenizer)
+    shape: dict[str, Any] = {
+        "hidden_size": width,
+        "num_attention_heads": width // vision["head_width"],
     }
-    return Blip2Config(
+    config = Blip2Config(
         vision_config=Blip2VisionConfig(
-            hidden_size=width,
+            **shape,
             intermediate_size=4 * width,
             num_hidden_layers=vision["layers"],
-            num_attention_heads=width // vision["head_width"],
             image_size=vision["image_size"],
             patch_size=vision["patch_size"],
             hidden_act="gelu",
@@ -121,29 +137,32 @@ def _micro_config(tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
             qkv_bias=True,
         ),
         qformer_config=Blip2QFormerConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
+            **shape,
+            vocab_size=rows,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
-            num_attention_heads=4,
             cross_attention_frequency=1,
             encoder_hidden_size=width,
             pad_token_id=tokenizer.pad_token_id,
         ),
         text_config=OPTConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            word_embed_proj_dim=128,
-            ffn_dim=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
+            **shape,
+            vocab_size=rows,
+            word_embed_proj_dim=width,
+            ffn_dim=4 * width,
+            num_hidden_layers=layers,
             max_position_embeddings=128,
             dropout=0.0,
-            **special,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         ),
-        num_query_tokens=NUM_QUERY_TOKENS,
+        num_query_tokens=queries,
         image_token_index=tokenizer.get_vocab()["<image>"],
     )
+    model: Any = Blip2ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
+    return Captioner(model=model, processor=processor)
 
 
 def _image_processor() -> BlipImageProcessor:
@@ -229,14 +248,11 @@ def pretrain_blip2(
     rng = np.random.default_rng(seed)
     written = [[written_forms(caption, rng) for caption in captions] for _ in range(epochs)]
     tokenizer = train_tokenizer([text for texts in written for text in texts])
-    # The processor adds the image token; the vocabulary must have it before the model is built.
-    processor = Blip2Processor(_image_processor(), tokenizer, num_query_tokens=NUM_QUERY_TOKENS)
-    model: Any = Blip2ForConditionalGeneration(_micro_config(tokenizer))
+    captioner = untrained_captioner(tokenizer)
+    model: Any = captioner.model
     nn.init.normal_(model.query_tokens, std=0.02)
     copy_vision_tower(clip, model)
-    model.generation_config = GenerationConfig.from_model_config(model.config.text_config)
     model.to(device)
-    captioner = Captioner(model=model, processor=processor)
 
     model.requires_grad_(False).eval()
     image_embeds = _encode(model, images, device)

@@ -46,7 +46,6 @@ _UPRIGHT: Final = {
 # How Pillow widens or narrows the pixels of a PNG, by its raw mode, while it leaves the colour that
 # stands for transparent as the file has it. Of 16 bits only the upper 8 are left to compare.
 _WIDENED: Final[dict[str, Callable[[int], int]]] = {
-    "1": lambda value: value * 255,
     "L;2": lambda value: value * 85,
     "L;4": lambda value: value * 17,
     "RGB;16B": lambda value: value >> 8,

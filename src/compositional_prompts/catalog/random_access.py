@@ -1,40 +1,17 @@
-"""Encoded images by their row in the catalog, in any order, and the rows of images by name."""
+"""Encoded images by their row in the catalog, in any order."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.reading import open_shard, read_group, shard_files
-
-NAMES_AT_ONCE = 2**17
-"""Image_ids of a table that are compared at a time: some MiB."""
-
-
-def find_rows(wanted: Sequence[str], ids: Iterable[pa.Array]) -> NDArray[np.int64]:
-    """The row of each of ``wanted`` in a table, int64 ``[n]``; -1 where it is not there.
-
-    Args:
-        wanted: image_ids, in any order; the hash table is made of them, anew for every part.
-        ids: the table's image_ids in large parts, of which one is in memory.
-    """
-    encoded = pa.array(wanted, pa.string()).dictionary_encode()
-    rows = np.full(len(encoded.dictionary), -1, np.int64)
-    first = 0
-    for part in ids:
-        hits = pc.index_in(part, encoded.dictionary)
-        found = np.flatnonzero(hits.is_valid().to_numpy(zero_copy_only=False))
-        rows[hits.drop_null().to_numpy()] = first + found
-        first += len(part)
-    return np.asarray(rows[encoded.indices.to_numpy()], np.int64)
 
 
 class CatalogImages:

@@ -9,12 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.files.outputs import (
-    DamagedOutputError,
-    MismatchedOutputsError,
-    require_outputs,
-)
+from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
@@ -76,6 +73,16 @@ def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.T
     return pa.Table.from_batches(batches, _schema(columns))
 
 
+def iterate_ids(directory: Path) -> Iterator[pa.StringArray]:
+    """The image_ids of the catalog in large parts, in its order.
+
+    Raises:
+        MissingOutputError, SchemaError: as :func:`iterate_batches`.
+    """
+    for batch in iterate_batches(directory, ["image_id"], batch_size=IDS_AT_ONCE):
+        yield batch.column("image_id")
+
+
 def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     """Read a few images by name; row groups that hold none of them are not read.
 
@@ -84,7 +91,7 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
 
     Raises:
         FileNotFoundError, SchemaError: as :func:`iterate_batches`.
-        MismatchedOutputsError: an image_id is not in the catalog.
+        ImageJoinError: an image_id is not in the catalog.
     """
     columns = ["image_id", "image"]
     wanted = pa.array(image_ids, pa.string())
@@ -97,16 +104,7 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
                 if pc.any(mask).as_py():
                     found.append(read_group(file, shard, group, columns).filter(mask))
     table = pa.concat_tables(found)
-    positions = pc.index_in(wanted, table.column("image_id").combine_chunks())
-    if positions.null_count:
-        missing = pc.unique(wanted.filter(pc.is_null(positions))).to_pylist()
-        raise MismatchedOutputsError(
-            f"{directory} lacks {len(missing)} of the image_ids asked for: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
-            "the table that names them was made from another catalog.",
-            directory,
-        )
-    return table.take(positions)
+    return table.take(image_rows(wanted, table.column("image_id").chunks, table=directory))
 
 
 def shard_files(directory: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +39,28 @@ def _configuration(name: str) -> dict[str, Any]:
     return deepcopy(config)
 
 
+def _published_weights(name: str, pretrained: str, revision: str) -> dict[str, Any]:
+    """What open_clip takes for the weights of a tag at a revision of their repository."""
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    repository, _, file = tag.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise ValueError(
+            f"weights: {pretrained!r} of {name!r} is not a repository of the hub, so it has no "
+            f"`revision`, found {revision!r}: set it to null."
+        )
+    weights = Path(file).with_suffix(".safetensors").name if file else WEIGHTS_FILE
+    folder = fetch_snapshot(repository, revision, (weights,), "weights")
+    if not (folder / weights).is_file():
+        raise FileNotFoundError(f"weights: {repository} has no {weights} at {revision!r}.")
+    return {"pretrained": str(folder / weights), "force_preprocess_cfg": tag}
+
+
 def fetch_clip(
-    source: Literal["hub", "path"], name: str, pretrained: str | None, directory: Path
+    source: Literal["hub", "path"],
+    name: str,
+    pretrained: str | None,
+    revision: str | None,
+    directory: Path,
 ) -> None:
     """Bring a CLIP into the existing ``directory``.
 
@@ -49,14 +68,15 @@ def fetch_clip(
         source: ``hub`` downloads (or takes from the local cache), ``path`` copies a folder.
         name: an open_clip model name or ``hf-hub:ORGANISATION/REPOSITORY``; or the folder.
         pretrained: open_clip's tag of the weights, for a model name without prefix.
+        revision: commit, branch or tag of the repository on the hub; null is its newest.
         directory: where to write.
 
     Raises:
         FileNotFoundError: the folder is no open_clip model, or the hub is out of reach and the
             repository not in the local cache; or it has pickles only.
-        ValueError: the name is unknown, the weights tag is missing or is a file, or the weights
-            were trained with another activation than the model has (cosines would be off by about
-            0.05).
+        ValueError: the name is unknown; the weights tag is missing, a file, or without revisions;
+            or the weights were trained with another activation than the model has (cosines would
+            be off by about 0.05).
         RuntimeError: the weights could not be downloaded.
     """
     if source == "path":
@@ -65,7 +85,7 @@ def fetch_clip(
     if name.startswith(HUB_PREFIX):
         patterns = (WEIGHTS_FILE, "*.json", "*.txt", "*.model")
         repository = name.removeprefix(HUB_PREFIX)
-        _copy_folder(fetch_snapshot(repository, None, patterns, "weights"), directory)
+        _copy_folder(fetch_snapshot(repository, revision, patterns, "weights"), directory)
         return
     if pretrained is None:
         raise ValueError(
@@ -79,13 +99,16 @@ def fetch_clip(
             f"{pretrained}: write a folder with open_clip's save_for_hf(..., "
             "safe_serialization=True) and name that with source: path."
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="QuickGELU mismatch", category=UserWarning)
-        try:
-            model = open_clip.create_model(name, pretrained=pretrained)
-        except UserWarning as mismatch:
-            raise ValueError(
-                f"weights: the activation of {name!r} is not that of its weights {pretrained!r}: "
-                f"use {name}-quickgelu. ({mismatch})"
-            ) from mismatch
-    save_clip(model, config, directory)
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if tag and tag.get("quick_gelu", False) != config.get("quick_gelu", False):
+        other = f"{name}-quickgelu" if tag.get("quick_gelu") else name.removesuffix("-quickgelu")
+        raise ValueError(
+            f"weights: the activation of {name!r} is not that of its weights {pretrained!r}: "
+            f"use {other}."
+        )
+    weights = (
+        {"pretrained": pretrained}
+        if revision is None
+        else _published_weights(name, pretrained, revision)
+    )
+    save_clip(open_clip.create_model(name, **weights), config, directory)

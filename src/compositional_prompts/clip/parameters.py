@@ -6,21 +6,31 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from compositional_prompts.pipeline.section import Positive, Section, Words
+from compositional_prompts.pipeline.section import Positive, Section, Words, require_distinct
+
+
+class AttributeGroup(Section):
+    name: Annotated[str, Field(min_length=1)]
+    words: Words
 
 
 class ClipEmbed(Section):
     section: ClassVar[str] = "clip_embed"
 
+    attributes: Annotated[list[AttributeGroup], Field(min_length=1)]
     batch_size: Positive
     template: str
-    attributes: Annotated[dict[str, Words], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _valid(self) -> ClipEmbed:
         if self.template.count("{}") != 1:
             raise ValueError(f"template must hold {{}} once, found {self.template!r}")
-        for group, words in self.attributes.items():
-            if len(set(words)) != len(words):
-                raise ValueError(f"attributes.{group} names a word twice: {words}")
+        require_distinct((group.name for group in self.attributes), "attributes names the group")
+        for group in self.attributes:
+            require_distinct(group.words, f"attributes: group {group.name!r} has the word")
         return self
+
+    @property
+    def vocabulary(self) -> dict[str, list[str]]:
+        """Words by group, in the order of the prompt."""
+        return {group.name: group.words for group in self.attributes}

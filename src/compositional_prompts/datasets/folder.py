@@ -178,7 +178,11 @@ def _why_none(path: str, paths: set[str], directory: str) -> str:
     alike = sorted(other for other in paths if other.casefold() == path.casefold())
     if alike:
         return f"case matters, and there is {alike[0]!r}."
-    if not Path(directory, path).is_file():
+    try:
+        there = Path(directory, path).is_file()
+    except OSError:  # no file can have such a name, or its folder is closed to us
+        there = False
+    if not there:
         return "there is no such file; image_path is relative to it, with / between folders."
     if not is_image_name(path):
         return (

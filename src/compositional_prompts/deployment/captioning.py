@@ -24,7 +24,7 @@ from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.suggestions import PairNamer, WordScorer, enhanced_prompts
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import rounded
-from compositional_prompts.project.whole_params import Params
+from compositional_prompts.project.whole_params import Params, checked
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
@@ -97,7 +97,7 @@ class PhotoCaptioner:
             if wishes.scores:
                 attributes = Vocabulary.read(paths.pairs).attributes
                 self._template = PromptTemplate(
-                    tuple(params.clip_embed.attributes), params.enhance.fallback, attributes
+                    tuple(params.clip_embed.vocabulary), params.enhance.fallback, attributes
                 )
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
@@ -224,11 +224,11 @@ def with_overrides(params: Params, *, device: str | None, **infer: Any) -> Param
         infer: instead of keys of the section ``infer``.
 
     Raises:
-        ValueError: the keys do not go together.
+        ParameterError: the keys do not go together.
     """
     changes = {name: value for name, value in infer.items() if value is not None}
     document = params.model_dump()
     document["infer"] |= changes
     if device is not None:
         document["base"]["device"] = device
-    return Params.model_validate(document)
+    return checked(document, "params.yaml with the options given")

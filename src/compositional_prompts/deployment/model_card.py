@@ -61,8 +61,8 @@ class BaseModel:
             return ""
         return (
             f"The base model is not on the hub. It lies in {inline_code(self.name)}, seen from "
-            "the root of the project that it was trained in, where `dvc pull` or "
-            "`dvc repro weights` brings it; put it where `base` below says. "
+            "the root of the project that it was trained in, where `dvc pull` brings it; put it "
+            "where `base` below says. "
             "`compositional-prompts export --merged` writes a model that needs no other."
         )
 
@@ -108,7 +108,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     )
     generated = exported.measured and _all_generated(params)
     license_id = exported.license_id or ("mit" if generated else "other")
-    template = PromptTemplate(tuple(params.clip_embed.attributes), params.enhance.fallback)
+    template = PromptTemplate(tuple(params.clip_embed.vocabulary), params.enhance.fallback)
     form = template.format(
         "Attribute", "Object", {group: group.upper() for group in template.groups}
     )
@@ -137,7 +137,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         versions={name: version(name) for name in ("transformers", "peft")},
         decoding=_decoding(params.infer),
         grammar=exported.grammar,
-        vocabulary=params.clip_embed.attributes,
+        vocabulary=params.clip_embed.vocabulary,
         enhance=params.enhance,
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,

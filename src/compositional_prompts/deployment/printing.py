@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compositional_prompts.prompt.pair import pair_name
+
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 # Paths and captions come from outside: what would move a terminal's cursor, or end a line, is
 # written as an escape.
@@ -39,7 +41,7 @@ def _details(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "enhanced" in record:
         enhanced = record["enhanced"]
         yield "enhanced", plain(enhanced["prompt"])
-        pair = f"{enhanced['attribute']}_{enhanced['object']}"
+        pair = pair_name(enhanced["attribute"], enhanced["object"])
         yield "pair", f"{plain(pair)} {enhanced['probability']:.2f}"
     if "slots" in record:
         slots = record["slots"]

@@ -88,7 +88,7 @@ class WordScorer:
         Raises:
             FileNotFoundError: a file is not there.
         """
-        self.words = {group: tuple(words) for group, words in params.attributes.items()}
+        self.words = {group: tuple(words) for group, words in params.vocabulary.items()}
         self._clip = load_clip(clip_directory, device)
         texts = [
             params.template.replace("{}", word) for words in self.words.values() for word in words

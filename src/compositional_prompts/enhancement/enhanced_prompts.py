@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from compositional_prompts.files.outputs import MismatchedOutputsError
+from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.files.tables import required
 
 
@@ -39,18 +39,19 @@ def enhanced_prompts_schema(groups: Sequence[str]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def prompts_of(prompts: Path, image_ids: list[str]) -> list[str]:
+def prompts_of(prompts: Path, image_ids: Sequence[str], wanted_by: Path | None = None) -> list[str]:
     """The enhanced prompts of the given images, in their order.
 
+    Args:
+        prompts: ``enhanced.parquet``.
+        image_ids: the images.
+        wanted_by: the table that names them, for the error.
+
     Raises:
-        MismatchedOutputsError: an image has none.
+        ImageJoinError: an image has none.
     """
-    table = pl.read_parquet(prompts, columns=["image_id", "enhanced_prompt"])
-    by_id = dict(zip(table["image_id"], table["enhanced_prompt"], strict=True))
-    missing = [image_id for image_id in image_ids if image_id not in by_id]
-    if missing:
-        raise MismatchedOutputsError(
-            f"{prompts}: {len(missing)} images have no enhanced prompt, among them {missing[0]!r}.",
-            prompts,
-        )
-    return [by_id[image_id] for image_id in image_ids]
+    table = pq.read_table(prompts, columns=["image_id", "enhanced_prompt"])
+    ids = table.column("image_id").chunks
+    rows = image_rows(image_ids, ids, table=prompts, wanted_by=wanted_by)
+    texts: list[str] = table.column("enhanced_prompt").take(rows).to_pylist()
+    return texts

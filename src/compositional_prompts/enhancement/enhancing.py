@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from compositional_prompts.catalog.reading import read_labels
+from compositional_prompts.catalog.image_join import ImageJoin, image_rows
+from compositional_prompts.catalog.reading import iterate_ids
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.compute.progress import progress
@@ -21,7 +22,7 @@ from compositional_prompts.enhancement.reference_colors import reference_colors
 from compositional_prompts.enhancement.word_accuracy import Evaluation, GroupMetrics, evaluate
 from compositional_prompts.enhancement.word_choice import Choice, choose, score_images
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
-from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.outputs import DamagedOutputError, atomic_directory
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
@@ -61,8 +62,8 @@ def enhance_prompts(
         FileNotFoundError: an input is not there.
         SchemaError: an input is not as declared.
         PromptError: a word of the vocabulary cannot be read back from a prompt.
-        ValueError: there are no prompts, the inputs are not of the same images, or a table, a
-            vector or a reference colour is not valid.
+        ImageJoinError: the inputs are not of the same images.
+        ValueError: there are no prompts, or a table, a vector or a reference colour is not valid.
     """
     vocabulary = read_vocabulary(embeddings / "words.parquet")
     groups = tuple(vocabulary.words)
@@ -74,12 +75,14 @@ def enhance_prompts(
         if (palette := reference_colors(words, params.reference_colors)) is not None
     }
     original = read_table(prompts, ORIGINAL_PROMPTS, PROMPT_COLUMNS)
-    image_ids = _image_ids(original, prompts)
-    _check_same_images(catalog, image_ids, prompts)
+    if not original.num_rows:
+        raise DamagedOutputError(f"{prompts} holds no prompts.", prompts)
+    image_ids = original.column("image_id").combine_chunks()
+    vectors = embeddings / "images.parquet"
+    images = ImageJoin(image_ids, prompts, vectors, exact=True)
+    rows = image_rows(image_ids, iterate_ids(catalog), table=catalog, wanted_by=prompts, exact=True)
     true = read_truth(truth, image_ids, groups)
-    scores = score_images(
-        image_ids, iterate_image_vectors(embeddings / "images.parquet"), vocabulary.vectors
-    )
+    scores = score_images(images, iterate_image_vectors(vectors), vocabulary.vectors)
     choices = {
         group: choose(scores[group], words, params.threshold)
         for group, words in vocabulary.words.items()
@@ -87,7 +90,7 @@ def enhance_prompts(
     known = {group for group, words in true.items() if any(words)}
     pixel = _pixel_words(
         catalog,
-        image_ids,
+        rows,
         {group: palette for group, palette in palettes.items() if group in known},
         workers,
     )
@@ -113,46 +116,15 @@ def write_confusions(evaluations: Mapping[str, Evaluation], directory: Path) -> 
                 writer.writerows(evaluation.confusion)
 
 
-def _image_ids(original: pa.Table, prompts: Path) -> pa.StringArray:
-    if original.num_rows == 0:
-        raise ValueError(f"{prompts} holds no prompts: run download and troika_predict again.")
-    image_ids = original.column("image_id").combine_chunks()
-    counts = pc.value_counts(image_ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise ValueError(
-            f"{prompts}: image {twice[0]['values']} has {twice[0]['counts']} prompts, expected one."
-        )
-    return image_ids
-
-
-def _check_same_images(catalog: Path, image_ids: pa.StringArray, prompts: Path) -> None:
-    catalog_ids = read_labels(catalog, ["image_id"]).column("image_id").combine_chunks()
-    rows = pc.index_in(image_ids, value_set=catalog_ids)
-    if rows.null_count:
-        raise ValueError(
-            f"{prompts}: image {image_ids.filter(rows.is_null())[0]} is not in {catalog}; "
-            "run troika_predict again."
-        )
-    absent = pc.invert(pc.is_in(catalog_ids, value_set=image_ids))
-    if pc.any(absent).as_py():
-        raise ValueError(
-            f"{prompts}: image {catalog_ids.filter(absent)[0]} of {catalog} has no prompt; "
-            "run troika_predict again."
-        )
-
-
 def _pixel_words(
-    catalog: Path, image_ids: pa.StringArray, palettes: Mapping[str, Palette], workers: int
+    catalog: Path, rows: NDArray[np.int64], palettes: Mapping[str, Palette], workers: int
 ) -> dict[str, list[str]]:
-    """Words of the pixel baseline, in the order of ``image_ids``, for every palette."""
+    """Words of the pixel baseline for some rows of the catalog, in their order, by palette."""
     if not palettes:
         return {}
-    named = dict(
-        progress(name_catalog(catalog, palettes, workers), "pixel colours", len(image_ids))
-    )
-    order = image_ids.to_pylist()
-    return {group: [named[image_id][group] for image_id in order] for group in palettes}
+    named = progress(name_catalog(catalog, palettes, workers), "pixel colours", len(rows))
+    words = [words for _, words in named]
+    return {group: [words[row][group] for row in rows.tolist()] for group in palettes}
 
 
 def _chosen_words(choice: Choice) -> list[str | None]:

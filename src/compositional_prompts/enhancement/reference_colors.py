@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 from numpy.typing import NDArray
+
+from compositional_prompts.enhancement.parameters import ReferenceColor
 
 
 def _look_up(word: str) -> list[int] | None:
@@ -18,7 +20,7 @@ def _look_up(word: str) -> list[int] | None:
 
 
 def reference_colors(
-    words: Sequence[str], overrides: Mapping[str, Sequence[int]]
+    words: Sequence[str], overrides: Sequence[ReferenceColor]
 ) -> dict[str, NDArray[np.uint8]] | None:
     """RGB values for the words of a group that are colours, in the order of ``words``.
 
@@ -28,20 +30,12 @@ def reference_colors(
 
     Args:
         words: the group's vocabulary.
-        overrides: ``enhance.reference_colors``: word to three levels in 0..255.
+        overrides: words and three levels in 0..255 of each.
 
     Returns:
         Word to uint8 ``[3]``, or None where the group is not one of colours.
-
-    Raises:
-        ValueError: an override has a level outside 0..255.
     """
-    given = {word.casefold(): levels for word, levels in overrides.items()}
-    for word, levels in overrides.items():
-        if any(not 0 <= level <= 255 for level in levels):
-            raise ValueError(
-                f"enhance.reference_colors.{word}: levels must be in 0..255, found {list(levels)}."
-            )
+    given = {color.word.casefold(): color.rgb for color in overrides}
     values = {word: given.get(word.casefold()) or _look_up(word) for word in words}
     found = {word: np.array(rgb, dtype=np.uint8) for word, rgb in values.items() if rgb is not None}
     return found if 2 * len(found) > len(words) else None

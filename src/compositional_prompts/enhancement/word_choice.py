@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from compositional_prompts.catalog.image_join import ImageJoin
 
 LOWEST_COSINE = -1.0
 """What the only word of a group leads over: no cosine is lower."""
@@ -37,14 +38,14 @@ class Choice:
 
 
 def score_images(
-    image_ids: pa.StringArray,
+    images: ImageJoin,
     batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
     word_vectors: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, NDArray[np.float32]]:
     """Cosines of images and words, one batch of image vectors in memory at a time.
 
     Args:
-        image_ids: the images, without repeats; their order is that of the result.
+        images: which, in the vectors; its order is that of the result.
         batches: image_id ``[b]`` and L2-normalised vectors, float32 ``[b, dimension]``, in any
             order.
         word_vectors: by group, L2-normalised float32 ``[words, dimension]``.
@@ -53,38 +54,20 @@ def score_images(
         By group, float32 ``[images, words]``.
 
     Raises:
-        ValueError: an image has no vector, or two, or a vector has no image, naming the first;
-            or image and word vectors differ in width.
+        ImageJoinError: an image has no vector, or two, or a vector has no image.
+        ValueError: image and word vectors differ in width.
     """
     vectors = np.concatenate(list(word_vectors.values()))
-    scores = np.empty((len(image_ids), len(vectors)), dtype=np.float32)
-    seen = np.zeros(len(image_ids), dtype=bool)
-    for batch_ids, images in batches:
-        if images.shape[1] != vectors.shape[1]:
+    scores = np.empty((len(images.found), len(vectors)), dtype=np.float32)
+    for batch_ids, batch in batches:
+        if batch.shape[1] != vectors.shape[1]:
             raise ValueError(
-                f"the image vectors have {images.shape[1]} numbers and the word vectors "
+                f"the image vectors have {batch.shape[1]} numbers and the word vectors "
                 f"{vectors.shape[1]}: they must come from one model; run clip_embed again."
             )
-        positions = pc.index_in(batch_ids, value_set=image_ids)
-        if positions.null_count:
-            unknown = batch_ids.filter(positions.is_null())[0]
-            raise ValueError(
-                f"image {unknown} has an embedding but no original prompt; "
-                "run troika_predict and clip_embed on the same catalog."
-            )
-        rows = positions.to_numpy()
-        counts = np.bincount(rows, minlength=len(image_ids)) + seen
-        if (counts > 1).any():
-            raise ValueError(
-                f"image {image_ids[int(counts.argmax())]} has two embeddings; run clip_embed again."
-            )
-        seen[rows] = True
-        scores[rows] = images @ vectors.T
-    if not seen.all():
-        raise ValueError(
-            f"image {image_ids[int(seen.argmin())]} has an original prompt but no embedding; "
-            "run troika_predict and clip_embed on the same catalog."
-        )
+        places, rows = images.find(batch_ids)
+        scores[places] = batch[rows] @ vectors.T
+    images.check()
     ends = np.cumsum([len(group) for group in word_vectors.values()])
     return dict(zip(word_vectors, np.split(scores, ends[:-1], axis=1), strict=True))
 

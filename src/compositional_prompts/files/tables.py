@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -24,12 +25,8 @@ _SPELLINGS: Final = (
     (types.is_string, types.is_large_string, types.is_string_view),
     (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
     (types.is_integer,),
-)
-_LISTS: Final = (
-    types.is_list,
-    types.is_large_list,
-    types.is_list_view,
-    types.is_large_list_view,
+    (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view),
+    (types.is_fixed_size_list,),
 )
 
 Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
@@ -38,6 +35,17 @@ Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
 def required(name: str, kind: pa.DataType) -> pa.Field:
     """A column that must be present and known in every row."""
     return pa.field(name, kind, nullable=False)
+
+
+def with_image_feature(schema: pa.Schema) -> pa.Schema:
+    """Mark the ``image`` column as a Hugging Face ``Image`` so that ``datasets`` decodes it."""
+    features = {}
+    for field in schema:
+        if field.name == "image":
+            features[field.name] = {"_type": "Image"}
+        else:
+            features[field.name] = {"dtype": str(field.type), "_type": "Value"}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 class SchemaError(OutputError, ValueError):
@@ -60,14 +68,17 @@ def is_spelling(found: pa.DataType, declared: pa.DataType) -> bool:
             and is_spelling(field.type, declared.field(field.name).type)
             for field in found
         )
-    if any(kind(declared) for kind in _LISTS):
-        return any(kind(found) for kind in _LISTS) and is_spelling(
-            found.value_type, declared.value_type
-        )
-    return any(
-        any(kind(found) for kind in kinds) and any(kind(declared) for kind in kinds)
-        for kinds in _SPELLINGS
-    )
+    if _family(found) is None or _family(found) != _family(declared):
+        return False
+    if types.is_fixed_size_list(declared) and found.list_size != declared.list_size:
+        return False
+    values = getattr(declared, "value_type", None)
+    return values is None or is_spelling(found.value_type, values)
+
+
+def _family(kind: pa.DataType) -> int | None:
+    names = (number for number, names in enumerate(_SPELLINGS) if any(name(kind) for name in names))
+    return next(names, None)
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, source: str | Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
@@ -38,6 +40,13 @@ def _number_or_auto(value: Any) -> Any:
 
 
 BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
+
+
+def require_distinct(names: Iterable[str], what: str) -> None:
+    """Raise :class:`ValueError`, which begins with ``what``, where a name stands twice."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{what} {name!r} {count} times")
 
 
 class ParameterError(ValueError):

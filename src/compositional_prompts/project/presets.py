@@ -1,26 +1,31 @@
-"""Laying a preset on ``params.yaml`` in place, comments kept."""
+"""Presets: whole set-ups of ``params.yaml``.
+
+``presets/sample.yaml`` has every parameter with its comments; another preset says in what it
+differs. So what laying one gives does not depend on what lay there before.
+"""
 
 from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Mapping, MutableMapping
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML
 
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.pipeline.section import ParameterError
-from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.pipeline.yaml_file import Yaml12Loader, read_yaml
+from compositional_prompts.project.whole_params import checked
 
-REPLACED = (
-    "attributes",
-    "filters",
-    "reference_colors",
-    "sampling",
-)
-"""Keys whose value is one thing and is replaced whole, not merged key by key."""
+SAMPLE = "sample"
+_HEAD = re.compile(r"(?:#.*\n)*")
+_NOTHING = object()
 
 
 def available_presets(folder: Path) -> list[str]:
@@ -28,48 +33,127 @@ def available_presets(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _lay(target: MutableMapping[str, Any], changes: Mapping[str, Any], where: str) -> None:
+def described_presets(folder: Path) -> str:
+    """Every preset's name, with what it is and what it needs: the comment that it begins with."""
+    entries = []
+    for name in available_presets(folder):
+        words = " ".join(line.removeprefix("#").strip() for line in _head(folder, name).split("\n"))
+        entries.append(f"{name}\n{textwrap.indent(textwrap.fill(words, 96), '    ')}")
+    return "\n".join(entries)
+
+
+def lay_preset(name: str, params: Path, folder: Path, keep: Sequence[str] = ()) -> str:
+    """Make ``params`` the set-up ``name`` of ``folder``.
+
+    The file is written whole, and only if the outcome is valid.
+
+    Args:
+        name: of the preset.
+        params: ``params.yaml``.
+        folder: of the presets.
+        keep: dotted names of parameters that stay as they are in ``params``.
+
+    Returns:
+        What the preset is and needs, the difference, and the values that no preset has and that
+        are gone; empty where nothing changes.
+
+    Raises:
+        ParameterError: there is no such preset or parameter, a file is no mapping in YAML, or the
+            outcome is not valid; a line a mistake.
+    """
+    if name not in available_presets(folder):
+        known = ", ".join(available_presets(folder)) or "none"
+        raise ParameterError(f"There is no preset {name!r}; available: {known}.")
+    before = read_yaml(params)
+    set_ups = {other: _set_up(other, folder) for other in available_presets(folder)}
+    document = _editor().load((folder / f"{SAMPLE}.yaml").read_text())
+    if name != SAMPLE:
+        _lay(document, _editor().load((folder / f"{name}.yaml").read_text()))
+    for key in keep:
+        _lay(document, _only(before, key, params))
+    after = _HEAD.sub(lambda _: _head(folder, name), _dumped(document), count=1)
+    values = yaml.load(after, Yaml12Loader)
+    kept = f" with {', '.join(keep)} of {params}" if keep else ""
+    checked(values, f"{folder / name}.yaml{kept}")
+    text = params.read_text()
+    if after == text:
+        return ""
+    with atomic_file(params) as temporary:
+        temporary.write_text(after)
+    difference = difflib.unified_diff(
+        text.splitlines(), after.splitlines(), "before", f"preset {name}", lineterm=""
+    )
+    return "\n".join([_head(folder, name), *difference, *_gone(before, values, set_ups.values())])
+
+
+def _head(folder: Path, name: str) -> str:
+    found = _HEAD.match((folder / f"{name}.yaml").read_text())
+    return found.group() if found else ""
+
+
+def _set_up(name: str, folder: Path) -> dict[str, Any]:
+    values = read_yaml(folder / f"{SAMPLE}.yaml")
+    _lay(values, read_yaml(folder / f"{name}.yaml"))
+    return values
+
+
+def _lay(target: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Mappings are laid on one another key by key; every other value takes the old one's place."""
     for key, value in changes.items():
-        name = f"{where}{key}"
-        if key not in target:
-            raise ParameterError(f"The preset sets {name!r}, which params.yaml does not have.")
-        if isinstance(value, Mapping) and key not in REPLACED:
-            _lay(target[key], value, f"{name}.")
+        if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
+            _lay(target[key], value)
         else:
             target[key] = value
 
 
-def lay_preset(name: str, params: Path, folder: Path) -> str:
-    """Override ``params`` by the preset ``name`` of ``folder`` and return the difference.
+def _only(values: dict[str, Any], key: str, params: Path) -> dict[str, Any]:
+    """The mapping that has nothing but the value at a dotted name."""
+    found: Any = values
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            raise ParameterError(f"{params}: {key}: unknown key; it cannot be kept.")
+        found = found[part]
+    for part in reversed(key.split(".")):
+        found = {part: found}
+    return dict(found)
 
-    The file is written whole, and only if the outcome is valid.
 
-    Raises:
-        ParameterError: there is no such preset, it sets a key that does not exist, or the outcome
-            is not valid.
-    """
-    preset = folder / f"{name}.yaml"
-    if not preset.is_file():
-        known = ", ".join(available_presets(folder)) or "none"
-        raise ParameterError(f"There is no preset {name!r}; available: {known}.")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096  # never break a line that somebody wrote in one
+def _editor() -> YAML:
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 4096  # never break a line that somebody wrote in one
+    editor.indent(mapping=2, sequence=4, offset=2)
     # ruamel would write null as nothing, and every such line would show up in the difference.
-    yaml.representer.add_representer(
+    editor.representer.add_representer(
         type(None),
         lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
     )
-    before = params.read_text()
-    document = yaml.load(before)
-    _lay(document, yaml.load(preset.read_text()) or {}, "")
+    return editor
+
+
+def _dumped(document: Any) -> str:
     text = io.StringIO()
-    yaml.dump(document, text)
-    after = text.getvalue()
-    with atomic_file(params) as temporary:
-        temporary.write_text(after)
-        read_all_params(temporary)
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "params.yaml", f"params.yaml + {name}", lineterm=""
-    )
-    return "\n".join(lines)
+    _editor().dump(document, text)
+    return text.getvalue()
+
+
+def _values(document: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
+
+
+def _gone(
+    before: Mapping[str, Any], after: Mapping[str, Any], set_ups: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """What somebody wrote by hand: values that no preset has."""
+    known = [dict(_values(values)) for values in (after, *set_ups)]
+    gone = [
+        f"  {key}: {json.dumps(value, default=str)}"
+        for key, value in _values(before)
+        if all(values.get(key, _NOTHING) != value for values in known)
+    ]
+    advice = "Your own values that are gone (lay the preset with --keep NAME to keep one):"
+    return ["", advice, *gone] if gone else []

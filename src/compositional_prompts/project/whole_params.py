@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -38,9 +40,19 @@ class Params(Section):
     report: Report
 
 
-def read_all_params(path: Path) -> Params:
-    """Read and check the whole file; raises :class:`ParameterError` as :func:`read_params`."""
+def checked(document: Mapping[str, Any], source: str | Path) -> Params:
+    """The parameters of ``document``.
+
+    Raises:
+        ParameterError: a line for every unknown, missing or mistyped key, beginning with
+            ``source``.
+    """
     try:
-        return Params.model_validate(read_yaml(path))
+        return Params.model_validate(document)
     except ValidationError as error:
-        raise ParameterError(explained(error, path)) from error
+        raise ParameterError(explained(error, source)) from error
+
+
+def read_all_params(path: Path) -> Params:
+    """Read and check the whole file; raises :class:`ParameterError` as :func:`checked`."""
+    return checked(read_yaml(path), path)

@@ -8,10 +8,23 @@ Pair = tuple[str, str]
 SEPARATOR = "_"
 """Between the attribute and the object of a pair, as in ``Canvas_Sandals``."""
 
+PREFIX = "A photo of "
+"""How every prompt begins; CLIP is asked in lower case."""
+
 
 def pair_name(attribute: str, object_: str) -> str:
     """The pair as one word: ``Canvas_Sandals``."""
     return f"{attribute}{SEPARATOR}{object_}"
+
+
+def original_prompt(attribute: str, object_: str) -> str:
+    """The prompt that names a pair and says no more: ``A photo of Canvas_Sandals``."""
+    return PREFIX + pair_name(attribute, object_)
+
+
+def spoken_prompt(*names: str) -> str:
+    """What CLIP is asked for, zero-shot: ``a photo of canvas sandals``, of names as written."""
+    return PREFIX.lower() + " ".join(spoken(name) for name in names)
 
 
 def dotted(text: str) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-PREFIX = "A photo of "
+from compositional_prompts.prompt.pair import PREFIX, SEPARATOR, Pair, original_prompt, pair_name
+
 WITH = " with "
 FALLBACKS: Mapping[Literal["unspecified", "undefined"], str] = {
     "unspecified": "an unspecified",
@@ -82,7 +83,7 @@ class PromptTemplate:
         self._ends = [
             f" {label}{joint}" for label, joint in zip(labels, [*joints, "\n"], strict=True)
         ]
-        self._attributes = sorted((name for name in attributes if "_" in name), key=len)[::-1]
+        self._attributes = sorted((name for name in attributes if SEPARATOR in name), key=len)[::-1]
 
     def check_words(self, words: Mapping[str, Sequence[str]]) -> None:
         """Check that every word of the vocabulary can be read back from a prompt.
@@ -118,10 +119,10 @@ class PromptTemplate:
             (words[group] or self.fallback) + end
             for group, end in zip(self.groups, self._ends, strict=True)
         )
-        return f"{PREFIX}{attribute}_{object_}{WITH}{''.join(phrases)}".removesuffix("\n")
+        return f"{original_prompt(attribute, object_)}{WITH}{''.join(phrases)}".removesuffix("\n")
 
     def alternatives(
-        self, pairs: Iterable[tuple[str, str]], words: Mapping[str, Sequence[str]]
+        self, pairs: Iterable[Pair], words: Mapping[str, Sequence[str]]
     ) -> list[list[str]]:
         """Every prompt there can be, as the texts that may stand in each of its places.
 
@@ -142,7 +143,7 @@ class PromptTemplate:
             raise PromptError("the enhanced prompt needs at least one pair, found none.")
         for attribute, object_ in names:
             self._check_pair(attribute, object_)
-        segments = [[PREFIX], [f"{attribute}_{object_}" for attribute, object_ in names], [WITH]]
+        segments = [[PREFIX], [pair_name(*pair) for pair in names], [WITH]]
         for group, end in zip(self.groups, self._ends, strict=True):
             segments += [[*dict.fromkeys(words[group]), *FALLBACKS.values()], [end]]
         segments[-1] = [segments[-1][0].removesuffix("\n")]
@@ -184,7 +185,7 @@ class PromptTemplate:
 
     def _split_pair(self, pair: str) -> tuple[str, str]:
         for attribute in self._attributes:
-            if pair.startswith(f"{attribute}_"):
-                return attribute, pair.removeprefix(f"{attribute}_")
-        attribute, _, object_ = pair.partition("_")
+            if pair.startswith(attribute + SEPARATOR):
+                return attribute, pair.removeprefix(attribute + SEPARATOR)
+        attribute, _, object_ = pair.partition(SEPARATOR)
         return attribute, object_

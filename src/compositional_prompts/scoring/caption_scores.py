@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.files.outputs import atomic_file, rounded
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
 from compositional_prompts.scoring.clip_scores import (
@@ -29,7 +31,6 @@ from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_metrics
 
 SPREAD_METRICS = (*TEXT_METRICS, "cosine")
 """Metrics summarised by best, mean and worst."""
-ImageVectors = Iterable[tuple[pa.StringArray, NDArray[np.float32]]]
 MakeSlotReader = Callable[[Sequence[str], Collection[str]], SlotReader]
 """Makes the reader of captions, given the groups and every attribute that may occur."""
 
@@ -44,7 +45,7 @@ class Scores:
 
 def score_captions(
     inputs: ScoringInputs,
-    image_vectors: ImageVectors,
+    embeddings: Path,
     clip: Clip,
     make_slot_reader: MakeSlotReader,
     params: Score,
@@ -55,14 +56,14 @@ def score_captions(
 
     Args:
         inputs: captions, references and truth of at least one image.
-        image_vectors: batches of image_id ``[b]`` and L2-normalised float32 ``[b, dimension]``,
-            at least of the images scored.
+        embeddings: ``images.parquet``, at least of the images scored.
         clip: the model that the image vectors come from.
         make_slot_reader: see ``MakeSlotReader``.
         params: the section ``score``.
 
     Raises:
-        ValueError: an image has no vector, or the vectors are not of the model's width.
+        ImageJoinError: an image has no vector.
+        ValueError: the vectors are not of the model's width.
     """
     attributes = {
         *(name for name in inputs.enhanced["attribute"] if name is not None),
@@ -73,7 +74,8 @@ def score_captions(
     vectors = embed_distinct(
         clip, (text for column in texts.values() for text in column), params.batch_size
     )
-    image_cosines = image_text_cosines(inputs.image_ids, texts, vectors, image_vectors)
+    images = ImageJoin(inputs.image_ids, inputs.source, embeddings)
+    image_cosines = image_text_cosines(images, texts, vectors, iterate_image_vectors(embeddings))
     references = vectors.of(inputs.references)
     tables = []
     metrics = {}

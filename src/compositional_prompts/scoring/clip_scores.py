@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
 
@@ -56,7 +56,7 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
 
 
 def image_text_cosines(
-    image_ids: pa.StringArray,
+    images: ImageJoin,
     texts: Mapping[str, Sequence[str]],
     text_vectors: TextVectors,
     batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
@@ -64,8 +64,8 @@ def image_text_cosines(
     """Cosines of images and texts, one batch of image vectors in memory at a time.
 
     Args:
-        image_ids: the images, without repeats.
-        texts: by name, one text an image, in the order of ``image_ids``.
+        images: which, in the vectors.
+        texts: by name, one text an image, in the order of ``images``.
         text_vectors: vectors of all these texts.
         batches: image_id ``[b]`` and L2-normalised vectors, float32 ``[b, dimension]``, in any
             order and of any images.
@@ -74,34 +74,26 @@ def image_text_cosines(
         By name, float64 ``[images]``.
 
     Raises:
-        ValueError: an image has no vector, naming the first; or image and text vectors differ in
-            width.
+        ImageJoinError: an image has no vector, or two.
+        ValueError: image and text vectors differ in width.
     """
-    result = {name: np.full(len(image_ids), np.nan) for name in texts}
+    result = {name: np.full(len(images.found), np.nan) for name in texts}
     rows = {
         name: np.array([text_vectors.rows[text] for text in column], dtype=np.int64)
         for name, column in texts.items()
     }
-    seen = np.zeros(len(image_ids), dtype=bool)
-    for batch_ids, images in batches:
-        if images.shape[1] != text_vectors.vectors.shape[1]:
+    for batch_ids, batch in batches:
+        if batch.shape[1] != text_vectors.vectors.shape[1]:
             raise ValueError(
-                f"the image vectors have {images.shape[1]} numbers and the text vectors "
+                f"the image vectors have {batch.shape[1]} numbers and the text vectors "
                 f"{text_vectors.vectors.shape[1]}: they must come from one model; "
                 "run clip_embed again."
             )
-        positions = pc.index_in(batch_ids, value_set=image_ids)
-        wanted = positions.is_valid().to_numpy(zero_copy_only=False)
-        found = positions.drop_null().to_numpy()
-        seen[found] = True
+        places, found = images.find(batch_ids)
         for name, text_rows in rows.items():
-            text = text_vectors.vectors[text_rows[found]]
-            result[name][found] = cosines(images[wanted], text)
-    if not seen.all():
-        raise ValueError(
-            f"image {image_ids[int(seen.argmin())]} has captions but no embedding; "
-            "run clip_embed and infer on the same catalog."
-        )
+            text = text_vectors.vectors[text_rows[places]]
+            result[name][places] = cosines(batch[found], text)
+    images.check()
     return result
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
-from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
+from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import read_table
 
 CAPTIONERS = ("base", "finetuned")
@@ -28,6 +28,7 @@ class ScoringInputs:
 
     Attributes:
         image_ids: string ``[n]``, without repeats.
+        source: the table that names them, for errors.
         captions: by captioner.
         references: the enhanced prompts.
         enhanced: by place (attribute, object, then the groups), the enhanced prompt's word.
@@ -35,6 +36,7 @@ class ScoringInputs:
     """
 
     image_ids: pa.StringArray
+    source: Path
     captions: Mapping[str, Sequence[str]]
     references: Sequence[str]
     enhanced: Mapping[str, Column]
@@ -58,38 +60,39 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     Raises:
         FileNotFoundError: an input is not there.
         SchemaError: an input is not as declared.
-        ValueError: there are no captions, an image has two captions or prompts, or an image is not
-            in all inputs, naming the first.
+        ImageJoinError: an image has two captions or prompts, or is not in all inputs.
+        DamagedOutputError: there are no captions.
     """
-    tables = {name: read_table(captions / f"{name}.parquet", CAPTIONS) for name in CAPTIONERS}
-    first = captions / f"{CAPTIONERS[0]}.parquet"
-    image_ids = _unique_ids(tables[CAPTIONERS[0]], first)
+    paths = {name: captions / f"{name}.parquet" for name in CAPTIONERS}
+    tables = {name: read_table(path, CAPTIONS) for name, path in paths.items()}
+    source = paths[CAPTIONERS[0]]
+    image_ids = tables[CAPTIONERS[0]].column("image_id").combine_chunks()
     if not len(image_ids):
-        raise ValueError(f"{first} holds no captions: run infer again.")
-    texts = {}
-    for name, table in tables.items():
-        path = captions / f"{name}.parquet"
-        if table.num_rows != len(image_ids):
-            raise ValueError(
-                f"{path} has {table.num_rows} captions and {first} {len(image_ids)}: "
-                "they must be of the same images; run infer again."
-            )
-        texts[name] = _aligned(table, image_ids, path).column("caption").to_pylist()
+        raise DamagedOutputError(f"{source} holds no captions.", source)
 
+    def aligned(table: pa.Table, path: Path, *, exact: bool = False) -> pa.Table:
+        ids = table.column("image_id").chunks
+        return table.take(image_rows(image_ids, ids, table=path, wanted_by=source, exact=exact))
+
+    texts = {
+        name: aligned(table, paths[name], exact=True).column("caption").to_pylist()
+        for name, table in tables.items()
+    }
     groups = _prompt_groups(prompts)
     places = ("attribute", "object", *groups)
     wanted = read_table(
         prompts, enhanced_prompts_schema(groups), ["image_id", "enhanced_prompt", *places]
     )
-    wanted = _aligned(wanted, image_ids, prompts)
+    wanted = aligned(wanted, prompts)
     pair = places[:2]
-    labels = _aligned(read_labels(catalog, ["image_id", *pair]), image_ids, catalog)
+    labels = aligned(read_labels(catalog, ["image_id", *pair]), catalog)
     labelled = {
         name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
         for name in pair
     }
     return ScoringInputs(
         image_ids=image_ids,
+        source=source,
         captions=texts,
         references=wanted.column("enhanced_prompt").to_pylist(),
         enhanced={name: wanted.column(name).to_pylist() for name in places},
@@ -101,22 +104,3 @@ def _prompt_groups(prompts: Path) -> tuple[str, ...]:
     require_outputs(prompts)
     names = pq.read_schema(prompts).names
     return tuple(name for name in names if f"{name}_best" in names)
-
-
-def _unique_ids(table: pa.Table, source: Path) -> pa.StringArray:
-    ids = table.column("image_id").combine_chunks()
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise ValueError(f"{source}: image {twice[0]['values']} stands in more than one row.")
-    return ids
-
-
-def _aligned(table: pa.Table, image_ids: pa.StringArray, source: Path) -> pa.Table:
-    rows = pc.index_in(image_ids, value_set=_unique_ids(table, source))
-    if rows.null_count:
-        raise MismatchedOutputsError(
-            f"image {image_ids.filter(rows.is_null())[0]} has a caption but is not in {source}.",
-            source,
-        )
-    return table.take(rows)

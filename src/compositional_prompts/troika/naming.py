@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from compositional_prompts.prompt.pair import original_prompt
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
@@ -17,9 +18,7 @@ class PromptNaming:
         self.top_k = min(top_k, len(vocabulary.pairs))
         self.attributes = pa.array([attribute for attribute, _ in vocabulary.pairs])
         self.objects = pa.array([name for _, name in vocabulary.pairs])
-        self.prompts = pa.array(
-            [f"A photo of {attribute}_{name}" for attribute, name in vocabulary.pairs]
-        )
+        self.prompts = pa.array([original_prompt(*pair) for pair in vocabulary.pairs])
 
     def rows(self, image_ids: list[str], scores: Tensor) -> pa.Table:
         """The best pairs of each image, most probable first.

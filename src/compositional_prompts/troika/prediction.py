@@ -45,7 +45,6 @@ class PredictionOutcome:
 
 
 def _named(
-    catalog: Path,
     batches: Iterable[tuple[list[str], list[Tensor]]],
     naming: PromptNaming,
     measured: MeasuredWorlds,
@@ -54,7 +53,6 @@ def _named(
     """Rows of every batch, named by the first scorer; measured images are judged in passing.
 
     Args:
-        catalog: where the batches come from, for the error of an image that does not.
         batches: image_ids and preprocessed images.
         naming: from scores to rows.
         measured: which images are measured.
@@ -64,17 +62,16 @@ def _named(
     for image_ids, pixel_values in batches:
         pixels = torch.stack(pixel_values).to(measured.listed.device)
         images = scorer(pixels)
-        judged, others = measured.part(image_ids)
+        places, judged, others = measured.part(image_ids)
         scores = pixels.new_empty(len(images), len(measured.listed))
         if len(judged):
-            names = [image_ids[row] for row in judged.tolist()]
-            scores[judged] = measurement.judge(names, images.of_images(judged))
+            scores[judged] = measurement.judge(places, images.of_images(judged))
             for baseline, its_measurement in baselines:
-                its_measurement.judge(names, baseline(pixels[judged]))
+                its_measurement.judge(places, baseline(pixels[judged]))
         if len(others):
             scores[others] = images.of_images(others).scores(measured.listed)
         yield naming.rows(image_ids, scores)
-    measured.check_all_found(catalog)
+    measured.images.check()
 
 
 def _write_stream(tables: Iterator[pa.Table], path: Path) -> int:
@@ -135,7 +132,7 @@ def predict(
     vocabulary = Vocabulary.read(pairs)
     clip = load_clip(clip_directory, device)
     model = load_model(model_directory, vocabulary, clip)
-    measured = MeasuredWorlds(splits, vocabulary, params, clip, device)
+    measured = MeasuredWorlds(splits, catalog, vocabulary, params, clip, device)
     block_bytes = params.block_mib * MIB
     zero_shot = ZeroShot(clip, vocabulary, measured.candidates, block_bytes)
     trials: list[tuple[Scorer, Measurement]] = [(zero_shot, Measurement(measured))]
@@ -144,7 +141,7 @@ def predict(
         trials.insert(0, (scorer, Measurement(measured)))
     batches = decoded_batches(catalog, clip.preprocess, params.batch_size, base.workers)
     naming = PromptNaming(vocabulary, params.top_k)
-    rows = _named(catalog, progress(batches, "predict"), naming, measured, trials)
+    rows = _named(progress(batches, "predict"), naming, measured, trials)
     images = _write_stream(rows, prompts)
     found = {"": trials[0][1].metrics(), "zero_shot_": trials[-1][1].metrics()}
     metrics: dict[str, Any] = {"trained": model is not None}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.prompt.pair import spoken
+from compositional_prompts.prompt.pair import spoken_prompt
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.pair_scoring import ImageScores
 
@@ -66,13 +66,12 @@ class ZeroShot:
         self.block_bytes = block_bytes
         temperature: Tensor = clip.model.logit_scale.detach().exp()  # type: ignore[operator, union-attr]
         self.temperature = temperature
-        attributes = [spoken(name) for name in vocabulary.attributes]
-        objects = [spoken(name) for name in vocabulary.objects]
+        attributes, objects = vocabulary.attributes, vocabulary.objects
         dimension = embed_texts(clip, [], TEXT_BATCH).shape[1]
         self.texts = torch.empty(len(pairs), dimension, device=temperature.device)
         for start in range(0, len(pairs), TEXT_BATCH):
             rows = slice(start, start + TEXT_BATCH)
-            prompts = [f"a photo of {attributes[a]} {objects[o]}" for a, o in pairs[rows].tolist()]
+            prompts = [spoken_prompt(attributes[a], objects[o]) for a, o in pairs[rows].tolist()]
             self.texts[rows] = embed_texts(clip, prompts, TEXT_BATCH)
 
     @torch.inference_mode()

@@ -13,12 +13,14 @@ class ClipSource(Section):
     source: Literal["pretrain", "hub", "path"]
     name: str
     pretrained: str | None
+    revision: str | None
 
 
 class TroikaClipSource(Section):
     source: Literal["same", "pretrain", "hub", "path"]
     name: str | None
     pretrained: str | None
+    revision: str | None
 
     @model_validator(mode="after")
     def _named(self) -> TroikaClipSource:

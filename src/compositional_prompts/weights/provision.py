@@ -22,7 +22,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from compositional_prompts.captioner.blip2_pretraining import pretrain_blip2, save_micro_captioner
 from compositional_prompts.captioner.model.blip2_sources import fetch_captioner
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.splitting.corpus import iterate_corpus
+from compositional_prompts.catalog.splitting.corpus_table import iterate_corpus
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, pretrain_clip
 from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip
@@ -161,7 +161,13 @@ def provide_weights(
         if params.clip.source == "pretrain":
             micro.save_clip(directory)
         else:
-            fetch_clip(params.clip.source, params.clip.name, params.clip.pretrained, directory)
+            fetch_clip(
+                params.clip.source,
+                params.clip.name,
+                params.clip.pretrained,
+                params.clip.revision,
+                directory,
+            )
     with atomic_directory(troika_clip) as directory:
         if params.troika_clip.source == "same":
             shutil.copytree(clip, directory, dirs_exist_ok=True)
@@ -173,6 +179,7 @@ def provide_weights(
                 params.troika_clip.source,
                 params.troika_clip.name,
                 params.troika_clip.pretrained,
+                params.troika_clip.revision,
                 directory,
             )
     with atomic_directory(blip2) as directory:

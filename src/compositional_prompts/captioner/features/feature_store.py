@@ -16,11 +16,8 @@ Q-Former's dropout, which a cache leaves out.
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -30,13 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, find_rows
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
-    MismatchedOutputsError,
     atomic_directory,
     atomic_file,
     require_outputs,
@@ -62,11 +59,8 @@ INDEX_FILE = "index.parquet"
 METADATA_FILE = "features.json"
 TENSOR = "features"
 
-SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-"""What features may be stored as, by its name in a safetensors header."""
-
-ROWS_A_CALL = 1024
-"""Rows of one ``preadv``: as many destinations as POSIX systems take (IOV_MAX)."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""What features may be stored as."""
 
 FeatureBatch = tuple[Sequence[str], Tensor]
 """Image_ids and their features ``[n, queries, width]``."""
@@ -158,12 +152,13 @@ def publish_shards(folder: Path, out: Path) -> int:
                 place = [[number] * len(ids), range(len(ids))]
                 index.write_table(pa.table([ids, *place], schema=FEATURE_INDEX))
                 images += len(ids)
-        shard = _Shard.open(directory / shard_name(0))
+        shard = _map_shard(directory / shard_name(0))
+        _, queries, width = shard.shape
         metadata = {
             "cache": True,
             "dtype": str(shard.dtype).removeprefix("torch."),
-            "queries": shard.queries,
-            "width": shard.width,
+            "queries": queries,
+            "width": width,
             "images": images,
         }
         (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
@@ -213,7 +208,7 @@ class ImageInputs(Protocol):
         """Where the given images are, int64 ``[n]``.
 
         Raises:
-            MismatchedOutputsError: one of them is unknown.
+            ImageJoinError: one of them is unknown.
         """
         ...
 
@@ -233,37 +228,17 @@ class DamagedShardError(DamagedOutputError):
         super().__init__(f"{path} is damaged ({found}).", path)
 
 
-@dataclass(frozen=True)
-class _Shard:
-    path: Path
-    offset: int
-    rows: int
-    queries: int
-    width: int
-    dtype: torch.dtype
-
-    @classmethod
-    def open(cls, path: Path) -> _Shard:
-        """Read a shard's header: https://github.com/huggingface/safetensors#format."""
-        require_outputs(path)
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            (length,) = struct.unpack("<Q", start) if len(start) == 8 else (size,)
-            if length > size - 8:
-                raise DamagedShardError(path, f"{size} bytes end in its header")
-            try:
-                header = json.loads(file.read(length))
-                tensor = header[TENSOR]
-                dtype = SAFETENSORS_DTYPES[tensor["dtype"]]
-                rows, queries, width = tensor["shape"]
-                begin, end = tensor["data_offsets"]
-            except (ValueError, LookupError, TypeError) as error:
-                raise DamagedShardError(path, f"no readable header: {error!r}") from error
-        needed = rows * queries * width * dtype.itemsize
-        if end - begin != needed or size < 8 + length + end:
-            raise DamagedShardError(path, f"{size} bytes for {needed} of features")
-        return cls(path, 8 + length + begin, rows, queries, width, dtype)
+def _map_shard(path: Path) -> Tensor:
+    """The features of a shard, ``[rows, queries, width]``, mapped from its file."""
+    require_outputs(path)
+    try:
+        with safe_open(path, "pt") as file:
+            features: Tensor = file.get_tensor(TENSOR)
+    except SafetensorError as error:
+        raise DamagedShardError(path, str(error)) from error
+    if features.ndim != 3 or features.dtype not in DTYPES:
+        raise DamagedShardError(path, f"features {list(features.shape)} of {features.dtype}")
+    return features
 
 
 def _count_indexed(index: Path) -> int:
@@ -276,9 +251,11 @@ def _count_indexed(index: Path) -> int:
 class FeatureStore:
     """Random access to the cached features.
 
-    Rows are read with ``preadv`` straight into the result: what the operating system keeps of the
-    shards is its cache and no memory of the process, which memory-mapped pages would be. Nothing
-    is held open or changed between calls, so threads may share a store.
+    Shards are mapped: rows are copied out of the operating system's cache of their files. What was
+    read counts as resident memory of the process (``RssFile``, and its peak), up to the size of the
+    cache, though the system takes it back where memory is short; the store's own memory
+    (``RssAnon``) is a few bytes a shard. Nothing is changed between calls, so threads may share a
+    store.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -296,13 +273,14 @@ class FeatureStore:
             )
         self._directory = directory
         self._images: int = metadata["images"]
-        self._shards: list[_Shard] = []
+        self._paths: list[Path] = []
+        self._shards: list[Tensor] = []
         rows = 0
         while rows < self._images:
-            shard = _Shard.open(directory / shard_name(len(self._shards)))
-            rows += shard.rows
-            self._shards.append(shard)
-        layouts = {(shard.queries, shard.width, shard.dtype) for shard in self._shards}
+            self._paths.append(directory / shard_name(len(self._paths)))
+            self._shards.append(_map_shard(self._paths[-1]))
+            rows += len(self._shards[-1])
+        layouts = {(*shard.shape[1:], shard.dtype) for shard in self._shards}
         indexed = _count_indexed(directory / INDEX_FILE)
         if len(layouts) != 1 or not rows == indexed == self._images:
             raise DamagedOutputError(
@@ -311,8 +289,10 @@ class FeatureStore:
                 directory,
             )
         ((self.queries, self.width, self.dtype),) = layouts
-        sizes = [shard.rows for shard in self._shards]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._sizes = [path.stat().st_size for path in self._paths]
+        # Numpy knows no bfloat16.
+        self._rows = [shard.view(torch.uint8).flatten(1).numpy() for shard in self._shards]
+        self._starts = np.cumsum([0, *map(len, self._shards)])
 
     def __len__(self) -> int:
         return self._images
@@ -324,26 +304,19 @@ class FeatureStore:
         """Where the given images are, int64 ``[n]``. Reads the index: ask for many at once.
 
         Raises:
-            MismatchedOutputsError: an image has no features.
+            ImageJoinError: an image has no features.
         """
-        with pq.ParquetFile(self._directory / INDEX_FILE) as index:
-            parts = index.iter_batches(NAMES_AT_ONCE, columns=["image_id"])
-            positions = find_rows(image_ids, (part.column("image_id") for part in parts))
-        missing = np.flatnonzero(positions < 0)
-        if len(missing):
-            raise MismatchedOutputsError(
-                f"{len(missing)} images have no features in {self._directory}, among them "
-                f"{image_ids[missing[0]]!r}.",
-                self._directory,
-            )
-        return positions
+        path = self._directory / INDEX_FILE
+        with pq.ParquetFile(path) as index:
+            parts = index.iter_batches(IDS_AT_ONCE, columns=["image_id"])
+            return image_rows(image_ids, (part.column("image_id") for part in parts), table=path)
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
         """Features at the given positions, in their order: ``[n, queries, width]``, as stored.
 
         Raises:
             IndexError: there is no such position.
-            DamagedShardError: a shard has become shorter since the cache was opened.
+            DamagedShardError: a shard was cut since the cache was opened.
         """
         if len(positions) and not (positions.min() >= 0 and positions.max() < self._images):
             raise IndexError(
@@ -353,46 +326,17 @@ class FeatureStore:
         features = torch.empty((len(positions), self.queries, self.width), dtype=self.dtype)
         target = features.view(torch.uint8).flatten(1).numpy()
         order = np.argsort(positions, kind="stable")
-        ordered = positions[order]
-        numbers = np.searchsorted(self._starts, ordered, side="right") - 1
-        # Neighbours in a shard are read by one call, wherever they go.
-        apart = (np.diff(ordered) != 1) | (np.diff(numbers) != 0)
-        begins = np.concatenate([[0], np.flatnonzero(apart) + 1]).tolist() if len(order) else []
-        rows = (ordered - self._starts[numbers]).tolist()
-        targets = [memoryview(target[row]) for row in order.tolist()]
-        with _OpenShard() as shard:
-            for begin, end in pairwise([*begins, len(order)]):
-                for first in range(begin, end, ROWS_A_CALL):
-                    shard.read(
-                        self._shards[numbers[begin]],
-                        rows[first],
-                        targets[first : min(first + ROWS_A_CALL, end)],
-                    )
+        numbers = np.searchsorted(self._starts, positions[order], side="right") - 1
+        for number in np.unique(numbers).tolist():
+            self._check_size(number)
+        rows = positions[order] - self._starts[numbers]
+        for place, number, row in zip(order.tolist(), numbers.tolist(), rows.tolist(), strict=True):
+            target[place] = self._rows[number][row]
         return features
 
-
-class _OpenShard:
-    """At most one open shard, the last one read: rows come sorted by shard."""
-
-    def __init__(self) -> None:
-        self._shard: _Shard | None = None
-        self._descriptor = -1
-
-    def __enter__(self) -> _OpenShard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shard is not None:
-            os.close(self._descriptor)
-
-    def read(self, shard: _Shard, row: int, targets: list[memoryview]) -> None:
-        """Read consecutive rows from ``row`` on."""
-        if shard is not self._shard:
-            self.__exit__()
-            self._shard = None
-            self._descriptor = os.open(shard.path, os.O_RDONLY)
-            self._shard = shard
-        size = targets[0].nbytes
-        read = os.preadv(self._descriptor, targets, shard.offset + row * size)
-        if read != size * len(targets):
-            raise DamagedShardError(shard.path, "it has become shorter")
+    def _check_size(self, number: int) -> None:
+        """Refuse a shard that was cut: the system kills who reads beyond the end of a file."""
+        path = self._paths[number]
+        require_outputs(path)
+        if path.stat().st_size != self._sizes[number]:
+            raise DamagedShardError(path, "its size has changed since it was opened")

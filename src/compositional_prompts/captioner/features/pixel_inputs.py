@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.random_access import NAMES_AT_ONCE, CatalogImages, find_rows
-from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.files.outputs import MismatchedOutputsError
+from compositional_prompts.catalog.random_access import CatalogImages
+from compositional_prompts.catalog.reading import iterate_ids
 
 FLIP_PROBABILITY = 0.5
 CROP_AREA = (0.5, 1.0)
@@ -111,19 +111,9 @@ class PixelInputs:
         """Where the given images are, int64 ``[n]``. Reads all names: ask for many at once.
 
         Raises:
-            MismatchedOutputsError: an image is not in the catalog.
+            ImageJoinError: an image is not in the catalog.
         """
-        parts = iterate_batches(self._catalog, ["image_id"], batch_size=NAMES_AT_ONCE)
-        positions = find_rows(image_ids, (part.column("image_id") for part in parts))
-        missing = np.flatnonzero(positions < 0)
-        if len(missing):
-            raise MismatchedOutputsError(
-                f"{len(missing)} images are not in {self._catalog}, among them "
-                f"{image_ids[missing[0]]!r}; the table that names them was made from another "
-                "catalog.",
-                self._catalog,
-            )
-        return positions
+        return image_rows(image_ids, iterate_ids(self._catalog), table=self._catalog)
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
         """pixel_values at the given positions, in their order: float32 ``[n, 3, H, W]``, n >= 1.

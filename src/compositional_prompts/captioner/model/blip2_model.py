@@ -213,7 +213,7 @@ def _quantization(precision: Precision, device: torch.device) -> BitsAndBytesCon
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModuleNotFoundError(
             f"precision {precision} needs bitsandbytes, which is not installed: "
-            "pip install 'compositional-prompts[quantization]'."
+            "in the checkout, run .venv/bin/pip install -c constraints.txt -e '.[quantization]'."
         )
     if device.type != "cuda":
         raise RuntimeError(

@@ -21,6 +21,7 @@ from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import check_schema, iterate_table
+from compositional_prompts.prompt.pair import pair_name
 from compositional_prompts.reporting.content.differences import Span, compare, plain
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.scoring.score_table import SCORES
@@ -112,7 +113,8 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
 
     wanted = sorted({*sample, *itertools.chain(*chosen.values())})
     labels = {
-        key: f"{row['attribute']}_{row['object']}" for key, row in _rows(labelled, wanted).items()
+        key: pair_name(row["attribute"], row["object"])
+        for key, row in _rows(labelled, wanted).items()
     }
     prompt = _rows(prompts.select("image_id", "attribute", "object", "enhanced_prompt"), wanted)
     finetuned, untrained = _rows(fine, wanted), _rows(base, wanted)
@@ -201,7 +203,7 @@ def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
 
 
 def _stepped(image_id: str, label: str, prompt: Mapping[str, Any], caption: str) -> Card:
-    pair = f"{prompt['attribute']}_{prompt['object']}"
+    pair = pair_name(prompt["attribute"], prompt["object"])
     enhanced = prompt["enhanced_prompt"]
     return Card(
         image_id,

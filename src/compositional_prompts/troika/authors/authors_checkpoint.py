@@ -287,7 +287,7 @@ def _require_same_clip(
         raise ReferenceCheckpointError(
             f"{path} was trained on another CLIP than the one at hand: {len(deviations)} of "
             f"{len(frozen)} frozen tensors differ, most of all {worst}, by {deviations[worst]:.2g} "
-            "of its size. Point weights.troika_clip (or --clip) at the CLIP of the checkpoint; the "
+            "of its size. Point weights.troika_clip at the CLIP of the checkpoint; the "
             "authors' is OpenAI's ViT-L/14, in open_clip ViT-L-14-quickgelu with pretrained openai."
         )
     return rounded

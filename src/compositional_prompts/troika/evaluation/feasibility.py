@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.prompt.pair import spoken
+from compositional_prompts.prompt.pair import spoken_prompt
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.glove import read_word_vectors
 from compositional_prompts.troika.evaluation.judging import Judgements, World
@@ -59,7 +59,7 @@ def word_vectors(params: Feasibility, clip: Clip, names: Sequence[str]) -> Tenso
         ValueError: it cannot be read, lacks words (all are named), or a vector has no direction.
     """
     if params.vectors == "clip":
-        prompts = [f"a photo of {spoken(name)}" for name in names]
+        prompts = [spoken_prompt(name) for name in names]
         vectors, source = embed_texts(clip, prompts, TEXT_BATCH).double(), "The CLIP text encoder"
     else:
         assert params.glove is not None  # the parameters' own check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compositional_prompts.catalog.image_join import ImageIds, ImageJoin
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld, choose_threshold
 from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
@@ -63,11 +62,15 @@ class MeasuredWorlds:
         closed: the closed world, or None.
         open: the open world, or None.
         open_world: its pairs on the device.
+        images: the images that are measured, to be found in the catalog.
+        tested: which of them are of the test split, bool ``[images]`` on the CPU.
+        pairs: their pairs as positions in the vocabulary, int64 ``[images]`` on the CPU.
     """
 
     def __init__(
         self,
         splits: Path,
+        catalog: Path,
         vocabulary: Vocabulary,
         params: TroikaPredict,
         clip: Clip,
@@ -79,6 +82,7 @@ class MeasuredWorlds:
 
         Args:
             splits: ``splits.parquet``.
+            catalog: where the images are, for the error of one that is not there.
             vocabulary: the pairs of the data set.
             params: its ``worlds``, ``protocol`` and ``feasibility``.
             clip: for the feasibility of pairs.
@@ -92,39 +96,40 @@ class MeasuredWorlds:
         self.protocol = params.protocol
         if "open" in params.worlds:
             self.open = OpenWorld.of(vocabulary, params.feasibility, clip)
-        self._labels: dict[str, tuple[str, int]] = {}
-        for split in ("val", "test") if self.open is not None else ("test",):
-            labelled = labelled_images(splits, vocabulary, split)
-            rows = zip(labelled.image_ids, labelled.pairs.tolist(), strict=True)
-            self._labels |= {image_id: (split, pair) for image_id, pair in rows}
-        self._missing = set(self._labels)
+        test = labelled_images(splits, vocabulary, "test")
+        image_ids, pairs = [*test.image_ids], [test.pairs]
+        if self.open is not None:
+            validation = labelled_images(splits, vocabulary, "val")
+            image_ids += validation.image_ids
+            pairs.append(validation.pairs)
+        self.images = ImageJoin(image_ids, splits, catalog)
+        self.tested = torch.arange(len(image_ids)) < len(test)
+        self.pairs = torch.from_numpy(np.concatenate(pairs))
         pair_indices = torch.from_numpy(vocabulary.pair_indices)
         candidates, listed = pair_indices, torch.arange(len(pair_indices))
         if self.open is not None:
             open_pairs, seen = self.open.pair_indices.to(device), self.open.world.seen.to(device)
             self.open_world = World.of(open_pairs, seen)
-            if self._labels:
+            if image_ids:
                 candidates = open_pairs
                 listed = self.open.columns[pair_indices[:, 0], pair_indices[:, 1]]
         self.candidates, self.listed = candidates.to(device), listed.to(device)
         self._by_place = listed.argsort()
         self._places = listed[self._by_place]
 
-    def part(self, image_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Rows of a batch that are measured, and all others; int64."""
-        self._missing.difference_update(image_ids)
-        measured = torch.tensor([name in self._labels for name in image_ids], dtype=torch.bool)
-        measured = measured.to(self.listed.device)
-        return measured.nonzero().squeeze(1), (~measured).nonzero().squeeze(1)
+    def part(self, image_ids: ImageIds) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of a batch that are measured: places among the measured images, int64 on the CPU.
 
-    def labels(self, image_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Of measured images: whether they are of the test split (bool), and their pairs (int64).
-
-        Both are on the CPU.
+        Then their rows in the batch and those of all others, int64.
         """
-        labels = [self._labels[image_id] for image_id in image_ids]
-        tested = torch.tensor([split == "test" for split, _ in labels], dtype=torch.bool)
-        return tested, torch.tensor([pair for _, pair in labels], dtype=torch.int64)
+        places, rows = self.images.find(image_ids)
+        others = np.delete(np.arange(len(image_ids)), rows)
+        device = self.listed.device
+        return (
+            torch.from_numpy(places),
+            torch.from_numpy(rows).to(device),
+            torch.from_numpy(others).to(device),
+        )
 
     def listed_in(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Pairs of the vocabulary among the candidates ``start`` to ``end``.
@@ -136,19 +141,6 @@ class MeasuredWorlds:
         rows = slice(*edges)
         device = self.listed.device
         return self._by_place[rows].to(device), (self._places[rows] - start).to(device)
-
-    def check_all_found(self, catalog: Path) -> None:
-        """Check that every measured image was in a batch.
-
-        Raises:
-            MismatchedOutputsError: one was not; it is named.
-        """
-        if self._missing:
-            raise MismatchedOutputsError(
-                f"{catalog} does not hold {len(self._missing)} labelled images of validation and "
-                f"test, among them {min(self._missing)!r}.",
-                catalog,
-            )
 
 
 class _Log:
@@ -190,18 +182,18 @@ class Measurement:
         self._open = [_Log() for _ in range(thresholds + 1)]
         self._tested: list[Tensor] = []
 
-    def judge(self, image_ids: Sequence[str], images: ImageScores) -> Tensor:
+    def judge(self, places: Tensor, images: ImageScores) -> Tensor:
         """Judge a batch of measured images.
 
         Args:
-            image_ids: at least one.
-            images: the same.
+            places: of at least one among the measured images, int64 on the CPU.
+            images: the same images.
 
         Returns:
             Scores of the vocabulary's pairs, ``[images, pairs]``.
         """
         worlds = self._worlds
-        tested, pairs = worlds.labels(image_ids)
+        tested, pairs = worlds.tested[places], worlds.pairs[places]
         if worlds.open is None:
             scores = images.scores(worlds.listed)
         else:

@@ -24,6 +24,7 @@ from compositional_prompts.files.outputs import (
     atomic_directory,
     require_outputs,
 )
+from compositional_prompts.prompt.pair import pair_name
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
@@ -127,7 +128,7 @@ def _require_same_vocabulary(saved: Vocabulary, given: Vocabulary, directory: Pa
 
 def _seen_pairs(vocabulary: Vocabulary) -> tuple[str, ...]:
     return tuple(
-        f"{attribute}_{name}"
+        pair_name(attribute, name)
         for (attribute, name), seen in zip(vocabulary.pairs, vocabulary.seen, strict=True)
         if seen
     )

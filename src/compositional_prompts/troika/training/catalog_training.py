@@ -151,6 +151,7 @@ def train(
         base.workers,
         model_directory.parent,
         accelerator,
+        splits,
     )
     outcome = fit(
         model,

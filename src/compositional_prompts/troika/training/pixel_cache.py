@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from compositional_prompts.catalog.decoding import decoded_batches
+from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.files.outputs import MismatchedOutputsError
 
 MEMORY_BYTES = 4 * 1024**3
 """Larger caches lie in an unlinked file instead, from which the system pages them in."""
@@ -109,6 +109,7 @@ def decode_pixels(
     workers: int,
     scratch: Path,
     accelerator: Accelerator | None = None,
+    wanted_by: Path | None = None,
 ) -> Tensor:
     """Decode, resize and crop images as CLIP's preprocessing does, without normalising them.
 
@@ -121,17 +122,17 @@ def decode_pixels(
         workers: decoding threads.
         scratch: a directory for a cache that is larger than :data:`MEMORY_BYTES`, or shared.
         accelerator: the processes that call this together; by default this one alone.
+        wanted_by: the table that names the images, for the error.
 
     Returns:
         Pixels 0..255 in the order of ``image_ids``, uint8 ``[images, 3, size, size]``.
 
     Raises:
-        MismatchedOutputsError: an image is not in the catalog.
+        ImageJoinError: an image is not in the catalog.
         OSError: there is no space for the cache.
     """
-    position = {image_id: row for row, image_id in enumerate(image_ids)}
+    wanted = ImageJoin(image_ids, wanted_by, catalog)
     shape = (len(image_ids), 3, clip.image_size, clip.image_size)
-    found = torch.zeros(len(image_ids), dtype=torch.int32)
     share = None
     if accelerator is not None and accelerator.num_processes > 1:
         pixels = _allocate_shared(shape, scratch, accelerator)
@@ -144,19 +145,12 @@ def decode_pixels(
         return normalizer.to_pixels(clip.preprocess(image))
 
     for batch_ids, images in decoded_batches(catalog, decode, DECODE_BATCH, workers, share):
-        wanted = [row for row, image_id in enumerate(batch_ids) if image_id in position]
-        if wanted:
-            rows = [position[batch_ids[row]] for row in wanted]
-            pixels[rows] = torch.stack([images[row] for row in wanted])
-            found[rows] = 1
+        places, rows = wanted.find(batch_ids)
+        if len(rows):
+            pixels[torch.from_numpy(places)] = torch.stack([images[row] for row in rows])
     if accelerator is not None and accelerator.num_processes > 1:
         # This also waits for what the others decode.
-        found = accelerator.reduce(found.to(accelerator.device), "sum").cpu()
-    missing = (found == 0).nonzero().flatten().tolist()
-    if missing:
-        raise MismatchedOutputsError(
-            f"{catalog} does not hold {len(missing)} labelled images, among them "
-            f"{image_ids[missing[0]]!r}.",
-            catalog,
-        )
+        found = torch.from_numpy(wanted.found).int().to(accelerator.device)
+        wanted.found = accelerator.reduce(found, "sum").cpu().numpy() > 0
+    wanted.check()
     return pixels
