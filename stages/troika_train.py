@@ -1,4 +1,4 @@
-"""Train Troika on the labelled images: catalog, splits and CLIP in, the trained tensors out.
+"""Stage troika_train: Troika learns to name attribute and object, from images of seen pairs.
 
 ``base.launcher`` may start it in several processes, which train together. With ``source:
 reference`` the tensors are those of a checkpoint of the authors' instead.
