@@ -102,8 +102,6 @@ def test_a_wrong_parameter_is_one_message(name: str, tmp_path: Path) -> None:
 @stage
 def test_scripts_speak_one_dialect(name: str) -> None:
     text = (ROOT / stage_script(STAGES[name])).read_text()
-    if name == "download":
-        pytest.skip("still to be shortened")
     assert text.startswith(f'"""Stage {name}: ')
     assert text.endswith('\n\nif __name__ == "__main__":\n    run_script(main)\n')
     assert len(text.splitlines()) < LINES
