@@ -5,33 +5,30 @@ from compositional_prompts.captioner.features.feature_store import write_uncache
 from compositional_prompts.captioner.model.blip2_model import DTYPES, load_captioner
 from compositional_prompts.captioner.parameters import Blip2Features
 from compositional_prompts.compute.devices import resolve_device
-from compositional_prompts.files.scratch import fingerprint, scratch_folder
+from compositional_prompts.compute.resumable_stage import resumable_stage
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.pipeline.stage import path_arguments
 
 
 def main() -> None:
     paths = path_arguments(__doc__, "catalog", "blip2", "features", "timing")
     params, base = read_params(paths.params, Blip2Features)
-    with run_stage("blip2_features", paths.timing) as run:
+    device = resolve_device(base.device)
+    inputs = [paths.catalog, paths.blip2]
+    with resumable_stage("blip2_features", paths.timing, params, None, inputs, device) as stage:
         if not params.cache:
             write_uncached(paths.features)
             return
-        device = resolve_device(base.device)
-        key = fingerprint(
-            {"params": params.model_dump(), "device": str(device)}, [paths.catalog, paths.blip2]
+        stage.run.rows = compute_features(
+            load_captioner(paths.blip2, device, params.precision, half="frozen"),
+            paths.catalog,
+            paths.features,
+            dtype=DTYPES[params.dtype],
+            batch_size=params.batch_size,
+            workers=base.workers,
+            scratch=stage.scratch,
         )
-        with scratch_folder("blip2_features", key) as scratch:
-            run.rows = compute_features(
-                load_captioner(paths.blip2, device, params.precision, half="frozen"),
-                paths.catalog,
-                paths.features,
-                dtype=DTYPES[params.dtype],
-                batch_size=params.batch_size,
-                workers=base.workers,
-                scratch=scratch,
-            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Choose a word of every attribute group for every image and write the enhanced prompts."""
+"""Stage enhance: a word of every attribute group for every image, and the enhanced prompt."""
 
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.enhancing import enhance_prompts, write_confusions
@@ -11,7 +11,6 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    """Run the stage."""
     paths = path_arguments(
         __doc__,
         *("prompts", "catalog", "truth", "embeddings"),

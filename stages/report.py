@@ -1,6 +1,4 @@
-"""Gather every stage's results in one self-contained HTML page and its figures."""
-
-from __future__ import annotations
+"""Stage report: the results of all stages on one self-contained page, and its figures."""
 
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
@@ -14,19 +12,11 @@ from compositional_prompts.reporting.parameters import Report
 def main() -> None:
     paths = path_arguments(
         __doc__,
-        "dvc_yaml",
-        "catalog",
-        "splits",
-        "prompts",
-        "captions",
-        "scores",
-        "metrics",
-        "page",
-        "figures",
-        "timing",
+        *("dvc_yaml", "catalog", "splits", "prompts", "captions", "scores", "metrics"),
+        *("page", "figures", "timing"),
     )
-    report, base = read_params(paths.params, Report)
-    params = read_all_params(paths.params)
+    params, base = read_params(paths.params, Report)
+    everything = read_all_params(paths.params)
     with run_stage("report", paths.timing) as run:
         run.rows = build_report(
             ReportPaths(
@@ -41,9 +31,9 @@ def main() -> None:
                 page=paths.page,
                 figures=paths.figures,
             ),
-            limits(params.download, params.weights, params.blip2_features),
-            title=report.title,
-            gallery_images=report.gallery_images,
+            limits(everything.download, everything.weights, everything.blip2_features),
+            title=params.title,
+            gallery_images=params.gallery_images,
             seed=base.seed,
         )
 

@@ -1,4 +1,4 @@
-"""Score the untrained and the fine-tuned captions against the enhanced prompts and the truth."""
+"""Stage score: both captioners' captions against the enhanced prompts and the truth."""
 
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
@@ -15,7 +15,6 @@ from compositional_prompts.scoring.scoring_inputs import read_inputs
 
 
 def main() -> None:
-    """Run the stage."""
     paths = path_arguments(
         __doc__,
         *("captions", "prompts", "catalog", "truth", "embeddings", "clip"),

@@ -13,8 +13,9 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    names = ("catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics", "timing")
-    paths = path_arguments(__doc__, *names)
+    paths = path_arguments(
+        __doc__, "catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics", "timing"
+    )
     params, base = read_params(paths.params, Split)
     with run_stage("split", paths.timing) as run:
         labels = read_labels(paths.catalog, LABEL_COLUMNS)

@@ -1,6 +1,4 @@
-"""Name attribute and object of every image with Troika, and measure it on the test images."""
-
-from __future__ import annotations
+"""Stage troika_predict: attribute and object of every image, and how well unseen pairs are told."""
 
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.error_messages import run_script

@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from killed_runs import Watched, killed_at_random
 from memory_inputs import MemoryInputs
-from micro_blip2 import QUERIES, WORDS, miniature
+from micro_blip2 import LORA, QUERIES, WORDS, miniature
 from torch.distributed.fsdp import FSDPModule
 
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.parameters import Finetune, Lora
+from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
 from compositional_prompts.compute.checkpoints import Checkpoints
@@ -31,17 +31,7 @@ STEPS = 16
 def settings(precision: str, dropout: float) -> Finetune:
     """Four epochs of four steps; the last step of an epoch has one batch, the others two."""
     return Finetune(
-        lora=Lora(
-            r=4,
-            alpha=8,
-            dropout=dropout,
-            target_modules=None,
-            bias="none",
-            use_dora=False,
-            use_rslora=False,
-            rank_pattern=[],
-            alpha_pattern=[],
-        ),
+        lora=LORA.model_copy(update={"dropout": dropout}),
         precision=precision,
         epochs=4,
         batch_size=3,

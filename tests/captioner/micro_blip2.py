@@ -21,6 +21,7 @@ from transformers import (
 
 from compositional_prompts.captioner.blip2_pretraining import train_tokenizer
 from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.parameters import Lora
 
 WORDS = [
     "a photo of white canvas sandals",
@@ -29,6 +30,17 @@ WORDS = [
 ]
 IMAGE_SIZE = 16
 QUERIES = 4
+LORA = Lora(
+    r=4,
+    alpha=8,
+    dropout=0.5,
+    target_modules=None,
+    bias="none",
+    use_dora=False,
+    use_rslora=False,
+    rank_pattern=[],
+    alpha_pattern=[],
+)
 
 
 def miniature(

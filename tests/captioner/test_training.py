@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from micro_blip2 import IMAGE_SIZE, QUERIES, WORDS, miniature
+from micro_blip2 import IMAGE_SIZE, LORA, QUERIES, WORDS, miniature
 
 from compositional_prompts.captioner.model.caption_tokens import (
     tokenize_captions,
@@ -17,21 +17,8 @@ from compositional_prompts.captioner.model.forward import (
     scored_logits,
 )
 from compositional_prompts.captioner.model.lora import add_adapter
-from compositional_prompts.captioner.parameters import Lora
 from compositional_prompts.captioner.training.caption_batches import CaptionLoss
 from compositional_prompts.compute.training_run import Share
-
-LORA = Lora(
-    r=4,
-    alpha=8,
-    dropout=0.5,
-    target_modules=None,
-    bias="none",
-    use_dora=False,
-    use_rslora=False,
-    rank_pattern=[],
-    alpha_pattern=[],
-)
 
 
 @pytest.mark.parametrize("family", ["opt", "t5"])

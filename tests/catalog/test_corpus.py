@@ -7,7 +7,8 @@ import pytest
 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
-from compositional_prompts.catalog.splitting.corpus import CORPUS, write_corpus, write_empty_corpus
+from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
+from compositional_prompts.catalog.splitting.corpus_table import CORPUS
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.files.tables import read_table
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from named_files import make
 from PIL import Image
 
 from compositional_prompts.catalog.image_files import (
@@ -15,14 +16,6 @@ from compositional_prompts.catalog.image_files import (
     is_image_name,
 )
 from compositional_prompts.catalog.images import rejection_reason
-
-
-def make(directory: Path, *names: str) -> Path:
-    for name in names:
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return directory
 
 
 def test_images_are_found_sorted_and_hidden_files_skipped(tmp_path: Path) -> None:

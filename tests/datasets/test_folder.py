@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from named_files import make
 from pydantic import ValidationError
 
 from compositional_prompts.catalog.image_files import FolderError
@@ -17,14 +18,6 @@ COLUMNS = (*LABEL_COLUMNS[2:], "color", "closure")
 
 TRUTH = ["color", "closure"]
 PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
-
-
-def make(directory: Path, *names: str) -> Path:
-    for name in names:
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return directory
 
 
 def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image, ImageDraw
+from stage_script import run_stage
 
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
@@ -158,10 +157,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
         "timing": out / "timing.json",
         "params": tmp_path / "params.yaml",
     }
-    monkeypatch.setattr(
-        sys, "argv", ["enhance.py", *(f"--{name}={path}" for name, path in arguments.items())]
-    )
-    runpy.run_path(str(ROOT / "stages" / "enhance.py"), run_name="__main__")
+    run_stage(monkeypatch, "enhance", arguments)
 
     table = read_table(out / "enhanced.parquet", enhanced_prompts_schema(["color", "material"]))
     rows = {row["image_id"]: row for row in table.to_pylist()}

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from stage_script import run_stage
 
 from compositional_prompts.captioner.captions_table import CAPTIONS as CAPTIONS_SCHEMA
 from compositional_prompts.catalog.image_join import ImageJoinError
@@ -175,10 +174,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         "timing": out / "timing.json",
         "params": project / "params.yaml",
     }
-    monkeypatch.setattr(
-        sys, "argv", ["score.py", *(f"--{name}={path}" for name, path in arguments.items())]
-    )
-    runpy.run_path(str(ROOT / "stages" / "score.py"), run_name="__main__")
+    run_stage(monkeypatch, "score", arguments)
 
     rows = read_table(out / "scores.parquet", SCORES).to_pylist()
     assert [(row["captioner"], row["image_id"]) for row in rows] == [

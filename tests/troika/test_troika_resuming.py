@@ -103,13 +103,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         train(tmp_path, Checkpoints(tmp_path, 0))
 
 
-def test_the_stage_goes_on_where_it_was_unless_a_parameter_changed(
+def test_the_stage_goes_on_where_it_was_also_after_another_parameter_was_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = ("troika/best.safetensors", "troika/last.safetensors", "troika/config.json")
     rows = {}
     written = {}
-    for name, rates in (("whole", [0.01]), ("resumed", [0.02, 0.01, 0.01])):
+    for name, rates in (("whole", [0.01]), ("resumed", [0.01, 0.02, 0.01])):
         workspace = Workspace(tmp_path / name)
         for number, rate in enumerate(rates):
             workspace.set_params(learning_rate=rate)
@@ -118,11 +118,13 @@ def test_the_stage_goes_on_where_it_was_unless_a_parameter_changed(
                     patch.setattr(Checkpoints, "save", save_and_break)
                     with pytest.raises(InterruptionError):
                         workspace.train(monkeypatch)
-                    (folder,) = (workspace.root / "scratch" / "troika_train").iterdir()
-                    assert (folder / CHECKPOINT_FILE).is_file()
+                    folders = list((workspace.root / "scratch" / "troika_train").iterdir())
+                    assert len(folders) == number + 1
+                    assert all((folder / CHECKPOINT_FILE).is_file() for folder in folders)
                 else:
                     rows[name] = workspace.train(monkeypatch).pop("rows")
-        assert not (workspace.root / "scratch" / "troika_train").exists()
+        left = list((workspace.root / "scratch").glob("troika_train/*"))
+        assert len(left) == len(rates) // 2  # of the other parameter
         files = [workspace.model.parent / file for file in outputs]
         files += [workspace.root / "troika_train.json", workspace.root / "curve.csv"]
         written[name] = [file.read_bytes() for file in files]

@@ -17,6 +17,7 @@ from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, 
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.compute.batch_size import automatic_batch_size
 from compositional_prompts.compute.progress import progress
@@ -44,6 +45,24 @@ def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
             adapter / GRAMMAR_FILE,
         )
     return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
+
+
+def merge_adapter(
+    captioner: Captioner, adapter: Path | None, params: Infer
+) -> TokenAutomaton | None:
+    """Merge the adapter, if there is one, and give the grammar that ``infer.grammar`` asks for.
+
+    The untrained model does not know the wording, so it writes freely all the same.
+
+    Raises:
+        As :func:`load_adapter` and :func:`grammar_of`.
+    """
+    if adapter is None:
+        if params.grammar:
+            logger.info("infer.grammar has no effect on the untrained captioner")
+        return None
+    load_adapter(captioner, adapter)
+    return grammar_of(captioner, adapter) if params.grammar else None
 
 
 def caption_split(

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from compositional_prompts.files.tables import IMAGE, required
-
-
-def with_image_feature(schema: pa.Schema) -> pa.Schema:
-    """Mark the ``image`` column as a Hugging Face ``Image`` so that ``datasets`` decodes it."""
-    features = {}
-    for field in schema:
-        if field.name == "image":
-            features[field.name] = {"_type": "Image"}
-        else:
-            features[field.name] = {"dtype": str(field.type), "_type": "Value"}
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
+from compositional_prompts.files.tables import IMAGE, required, with_image_feature
 
 CATALOG = with_image_feature(
     pa.schema(

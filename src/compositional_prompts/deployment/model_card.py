@@ -60,8 +60,8 @@ class BaseModel:
             return ""
         return (
             f"The base model is not on the hub. It lies in {inline_code(self.name)}, seen from "
-            "the root of the project that it was trained in, where `dvc pull` or "
-            "`dvc repro weights` brings it; put it where `base` below says. "
+            "the root of the project that it was trained in, where `dvc pull` brings it; put it "
+            "where `base` below says. "
             "`compositional-prompts export --merged` writes a model that needs no other."
         )
 

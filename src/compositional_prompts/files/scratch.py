@@ -1,35 +1,62 @@
 """Where a long stage keeps what it has done so far, so that a killed run goes on when rerun.
 
-A stage's folder is named by a fingerprint of everything its outcome depends on: the same run finds
-it again, a changed parameter, input or source file starts afresh. It lies outside the stage's
-outputs, which DVC removes before a run, and goes when the stage succeeds.
+A run's folder is named by a fingerprint of everything its outcome depends on: the same run finds
+it again, a changed parameter, input or piece of code has another. It lies outside the stage's
+outputs, which DVC removes before a run, and goes when the run succeeds.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import logging
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 SCRATCH = Path("scratch")
 """Relative to the project's root; ignored by git and by DVC."""
 
-PACKAGE = Path(__file__).parents[1]
+KEPT_DAYS = 14
+KEPT_RUNS = 4
+"""What other killed runs of a stage have done stays so long, of the last so many."""
 
 
-def fingerprint(settings: Any, inputs: Sequence[Path]) -> str:
+def _code(source: Path) -> bytes:
+    """What a Python file says, without comments, docstrings and layout; any other file as it is."""
+    if source.suffix != ".py":
+        return source.read_bytes()
+    tree = ast.parse(source.read_text())
+    for node in ast.walk(tree):
+        # Docstrings, also those of names: a text alone does nothing.
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [part for part in body if not _is_text(part)]
+    return ast.dump(tree).encode()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def fingerprint(settings: Any, inputs: Sequence[Path], sources: Sequence[Path]) -> str:
     """A name for a run: 16 hexadecimal digits.
 
     Args:
         settings: whatever decides the outcome, as JSON can hold it.
         inputs: files and folders that are read. They are told apart by name, size and time of
             change, not by content, which would cost as much as reading them.
-
-    The package's source files count by content.
+        sources: files of code that decide the outcome; their comments and docstrings do not count.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in inputs:
@@ -38,8 +65,8 @@ def fingerprint(settings: Any, inputs: Sequence[Path]) -> str:
                 continue
             status = file.stat()
             digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
-    for source in sorted(PACKAGE.rglob("*.py")):
-        digest.update(source.read_bytes())
+    for source in sources:
+        digest.update(f"{source.name}\n".encode() + _code(source))
     return digest.hexdigest()[:16]
 
 
@@ -54,19 +81,37 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _remove_old(folder: Path) -> None:
+    """Of the runs beside ``folder`` keep those that :data:`KEPT_DAYS` and :data:`KEPT_RUNS` say."""
+    others = sorted(
+        ((other.stat().st_mtime, other) for other in folder.parent.iterdir() if other != folder),
+        reverse=True,
+    )
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    kept = [other for changed, other in others[:KEPT_RUNS] if changed >= oldest]
+    for _, other in others:
+        if other not in kept:
+            log.info("removing %s of a run that was not taken up again", other)
+            shutil.rmtree(other)
+    if kept:
+        log.info(
+            "%s has what %d other runs that were interrupted have done: each goes when it is run "
+            "again and ends, after %d days, or when there are more than %d",
+            *(folder.parent, len(kept), KEPT_DAYS, KEPT_RUNS),
+        )
+
+
 @contextmanager
 def scratch_folder(stage: str, key: str, root: Path = SCRATCH) -> Iterator[Path]:
     """The folder of one run of a stage, ``root/stage/key``; made if it is not there.
 
-    Folders of the stage's other runs are removed: they were killed, and nobody came back. This
-    one is removed when the block succeeds, and kept when it fails.
+    It is removed when the block succeeds, and kept when it fails. Those of the stage's other runs
+    stay, for a while, so that going back to their parameters goes on where they were.
     """
     folder = root / stage / key
-    if folder.parent.is_dir():
-        for other in folder.parent.iterdir():
-            if other != folder:
-                shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    _remove_old(folder)
     yield folder
     shutil.rmtree(folder)
     if not any(folder.parent.iterdir()):

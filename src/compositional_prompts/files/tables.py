@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -34,6 +35,17 @@ Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
 def required(name: str, kind: pa.DataType) -> pa.Field:
     """A column that must be present and known in every row."""
     return pa.field(name, kind, nullable=False)
+
+
+def with_image_feature(schema: pa.Schema) -> pa.Schema:
+    """Mark the ``image`` column as a Hugging Face ``Image`` so that ``datasets`` decodes it."""
+    features = {}
+    for field in schema:
+        if field.name == "image":
+            features[field.name] = {"_type": "Image"}
+        else:
+            features[field.name] = {"dtype": str(field.type), "_type": "Value"}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 class SchemaError(OutputError, ValueError):

@@ -6,63 +6,17 @@ leave stale results in the cache.
 
 from __future__ import annotations
 
-import ast
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.pipeline.imported_files import PACKAGE, imported_files
 
-PACKAGE = "compositional_prompts"
 SOURCE = Path("src")
-
-
-def _module_file(root: Path, module: str) -> Path | None:
-    """The file of a module of ours, relative to ``root``; None for a package or for others'."""
-    file = SOURCE / Path(*module.split(".")).with_suffix(".py")
-    return file if (root / file).is_file() else None
-
-
-def _imported_modules(root: Path, file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse((root / file).read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def imported_files(root: Path, script: Path) -> list[Path]:
-    """Every file of the package that ``script`` imports, directly or not, sorted.
-
-    Templates and style sheets that lie beside an imported module count as imported by it.
-    ``__init__.py`` files hold nothing that a stage computes with and are left out.
-
-    Args:
-        root: the project's root, which the returned paths are relative to.
-        script: a file below ``root``, relative to it.
-    """
-    found: set[Path] = set()
-    pending = [script]
-    while pending:
-        file = pending.pop()
-        for module in _imported_modules(root, file):
-            if module.split(".")[0] != PACKAGE:
-                continue
-            imported = _module_file(root, module)
-            if imported is not None and imported not in found:
-                found.add(imported)
-                pending.append(imported)
-    beside = {
-        path.relative_to(root)
-        for folder in {file.parent for file in found}
-        for path in (root / folder).iterdir()
-        if path.suffix in (".jinja", ".css")
-    }
-    return sorted(found | beside)
 
 
 def source_dependencies(root: Path, script: Path) -> list[Path]:
@@ -71,10 +25,12 @@ def source_dependencies(root: Path, script: Path) -> list[Path]:
     A folder that it imports every file of stands for them, so that adding one of those that it
     does not import takes the folder apart again and the stage never waits for a stranger.
     """
-    files = set(imported_files(root, script))
+    imported = imported_files(root / script, root / SOURCE)
+    files = {file.relative_to(root) for file in imported}
+    package = SOURCE / PACKAGE.name
     folders: list[Path] = []
     for folder in sorted({parent for file in files for parent in file.parents}):
-        if folder.is_relative_to(SOURCE / PACKAGE) and not any(map(folder.is_relative_to, folders)):
+        if folder.is_relative_to(package) and not any(map(folder.is_relative_to, folders)):
             held = {path.relative_to(root) for path in (root / folder).rglob("*") if _counts(path)}
             if len(held) > 1 and held <= files:
                 folders.append(folder)

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from compositional_prompts.captioner.blip2_pretraining import pretrain_blip2, save_micro_captioner
 from compositional_prompts.captioner.model.blip2_sources import fetch_captioner
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.splitting.corpus import iterate_corpus
+from compositional_prompts.catalog.splitting.corpus_table import iterate_corpus
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, pretrain_clip
 from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip

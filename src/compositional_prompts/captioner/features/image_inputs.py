@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from compositional_prompts.captioner.features.feature_store import (
     FeatureStore,
     ImageInputs,
     read_metadata,
 )
 from compositional_prompts.captioner.features.pixel_inputs import PixelInputs
-from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.pipeline.section import Precision
+
+
+def load_for_inputs(
+    blip2: Path, features: Path, device: torch.device, precision: Precision
+) -> Captioner:
+    """The captioner of :func:`open_inputs`: without its frozen half where the features are cached.
+
+    Raises:
+        As :func:`load_captioner`, and MissingOutputError where there are no features.
+    """
+    cached = read_metadata(features)["cache"]
+    return load_captioner(blip2, device, precision, "language" if cached else "whole")
 
 
 def open_inputs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from compositional_prompts.captioner.model.forward import (
     score_places,
     scored_logits,
 )
+from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.training_run import Share
+from compositional_prompts.enhancement.enhanced_prompts import prompts_of
 
 
 class CaptionLoss(nn.Module):
@@ -85,6 +88,14 @@ class CaptionPairs:
 
     image_ids: Sequence[str]
     captions: Sequence[str]
+
+    @classmethod
+    def read(
+        cls, splits: Path, prompts: Path, split: str, images: int | None, seed: int
+    ) -> CaptionPairs:
+        """Images of a split, drawn as :func:`split_images` does, with their enhanced prompts."""
+        image_ids = split_images(splits, split, images, seed)
+        return cls(image_ids, prompts_of(prompts, image_ids, splits))
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,17 @@
-"""The pretraining corpus of a catalog: training images with their titles."""
+"""Taking the pretraining corpus from a catalog: training images with their titles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.catalog.schema import with_image_feature
+from compositional_prompts.catalog.splitting.corpus_table import BATCH_ROWS, CORPUS
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.files.tables import IMAGE, iterate_table, photo_writer, required
-
-CORPUS = with_image_feature(pa.schema([pa.field("image", IMAGE), required("caption", pa.string())]))
-"""``data/corpus.parquet``: images of the training split with their titles, for pretraining."""
-
-# Also the row group of the file: images of any size fit in memory by so many.
-BATCH_ROWS: Final = 64
-
-
-def iterate_corpus(path: Path) -> Iterator[tuple[bytes, str]]:
-    """Stream the encoded images and captions of ``data/corpus.parquet``.
-
-    Raises:
-        MissingOutputError: the table is missing.
-        SchemaError: its columns are not those of :data:`CORPUS`.
-    """
-    for batch in iterate_table(path, CORPUS, BATCH_ROWS):
-        images = batch.column("image").field("bytes").to_pylist()
-        yield from zip(images, batch.column("caption").to_pylist(), strict=True)
+from compositional_prompts.files.tables import photo_writer
 
 
 def write_corpus(catalog: Path, splits: pa.Table, path: Path) -> int:

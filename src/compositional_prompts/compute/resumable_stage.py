@@ -1,0 +1,78 @@
+"""What a stage opens that goes on where it was when it is killed and rerun."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.files.scratch import SCRATCH, fingerprint, scratch_folder
+from compositional_prompts.pipeline.imported_files import imported_files
+from compositional_prompts.pipeline.section import Section
+from compositional_prompts.pipeline.stage import StageRun, run_stage
+
+
+@dataclass(frozen=True)
+class ResumableStage:
+    """A stage under way; of several processes only the main one times, keeps and writes.
+
+    Attributes:
+        run: whose ``rows`` is to be set.
+        scratch: where it keeps what it has done, until it succeeds.
+        main: whether this is the main process.
+    """
+
+    run: StageRun
+    scratch: Path
+    main: bool
+
+    def checkpoints(self, seconds: float) -> Checkpoints:
+        """Those of a training, in :attr:`scratch`, so many seconds apart."""
+        return Checkpoints(self.scratch if self.main else None, seconds)
+
+
+@contextmanager
+def resumable_stage(
+    name: str,
+    timing: Path,
+    params: Section,
+    seed: int | None,
+    inputs: Sequence[Path],
+    processes: Accelerator | torch.device,
+    *,
+    without: Sequence[str] = (),
+) -> Iterator[ResumableStage]:
+    """Run a stage as :func:`run_stage` does, with a scratch folder and checkpoints of its own.
+
+    Args:
+        name: of the stage.
+        timing: where its timing is written.
+        params: its section.
+        seed: of what is random in it, if anything is.
+        inputs: files and folders that it reads.
+        processes: those that run it together, or the device of this one alone.
+        without: parameters that never change a result.
+    """
+    device = processes.device if isinstance(processes, Accelerator) else processes
+    number = processes.num_processes if isinstance(processes, Accelerator) else 1
+    settings = {
+        "params": params.model_dump(exclude=set(without)),
+        "seed": seed,
+        "device": device.type,
+        "processes": number,
+    }
+    if isinstance(processes, Accelerator) and not processes.is_main_process:
+        yield ResumableStage(StageRun(), SCRATCH, main=False)
+        return
+    script = Path(str(sys.modules["__main__"].__file__))
+    with ExitStack() as stack:
+        run = stack.enter_context(run_stage(name, timing))
+        key = fingerprint(settings, inputs, [script, *imported_files(script)])
+        scratch = stack.enter_context(scratch_folder(name, key))
+        yield ResumableStage(run, scratch, main=True)
