@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from compositional_prompts.pipeline.imported_files import imported_files
+from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.project.source_dependencies import (
     is_source,
     source_dependencies,

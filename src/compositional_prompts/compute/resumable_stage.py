@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.files.scratch import SCRATCH, fingerprint, scratch_folder
-from compositional_prompts.pipeline.imported_files import imported_files
 from compositional_prompts.pipeline.section import Section
 from compositional_prompts.pipeline.stage import StageRun, run_stage
 

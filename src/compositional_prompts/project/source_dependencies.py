@@ -13,8 +13,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from compositional_prompts.compute.imported_files import PACKAGE, imported_files
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.pipeline.imported_files import PACKAGE, imported_files
 
 SOURCE = Path("src")
 
