@@ -18,6 +18,9 @@ from compositional_prompts.files.outputs import atomic_file
 
 SOURCE = Path("src")
 
+NEUTRAL = SOURCE / PACKAGE.name / "compute" / "progress.py"
+"""Progress bars, which half of the package shows and which decide no output."""
+
 
 def source_dependencies(root: Path, script: Path) -> list[Path]:
     """What a stage depends on: its script, then every file of the package that it imports.
@@ -26,7 +29,7 @@ def source_dependencies(root: Path, script: Path) -> list[Path]:
     does not import takes the folder apart again and the stage never waits for a stranger.
     """
     imported = imported_files(root / script, root / SOURCE)
-    files = {file.relative_to(root) for file in imported}
+    files = {file.relative_to(root) for file in imported} - {NEUTRAL}
     package = SOURCE / PACKAGE.name
     folders: list[Path] = []
     for folder in sorted({parent for file in files for parent in file.parents}):
