@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import io
+import re
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from compositional_miniature import UT_TRUTH, cgqa, mit_states, photo, ut_zappos, write_folder
-from PIL import Image
 
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.truth import TRUTH
-from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.datasets.registry import DATASETS
 from compositional_prompts.deployment.model_card import BaseModel, Exported, write_card
 from compositional_prompts.files.tables import IMAGE, read_table
-from compositional_prompts.pipeline.section import Base, Positive
 from compositional_prompts.project.whole_params import Params, read_all_params
 from compositional_prompts.reporting.content.limits import limits
 
 ROOT = Path(__file__).parents[2]
 
 
-class Squares(DataSet):
-    """Known to this test only."""
-
-    name: ClassVar[str] = "squares"
-    caveat: ClassVar[Caveat] = Caveat("Squares are no shoes", "Nothing follows from them.")
-    description: ClassVar[str] = "squares of one colour"
-    licence: ClassVar[str] = "Nobody owns a square."
-
-    squares: Positive
-
-    def select(self, base: Base) -> Selection:
-        return Selection("the squares", self._rows(), self.squares, {})
-
-    def _rows(self) -> Iterator[CatalogRow]:
-        for number in range(self.squares):
-            buffer = io.BytesIO()
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, "PNG")
-            name = f"{number}.png"
-            truth = {"pattern": "plain;even"}
-            yield CatalogRow(name, name, buffer.getvalue(), name, "Plain", "Square", truth=truth)
+# Known to this test only: the one that the document adds.
+(_CODE,) = re.findall(
+    r"^```python\n(.+?)^```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL | re.MULTILINE
+)
+_added: dict[str, Any] = {"__name__": "squares"}
+exec(compile(_CODE, "docs/architecture.md", "exec", dont_inherit=True), _added)
+Squares: type[DataSet] = _added["Squares"]
 
 
 def folder_of_photos(root: Path) -> dict[str, Any]:
