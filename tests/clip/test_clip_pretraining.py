@@ -142,7 +142,7 @@ def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int =
         "seed": seed,
         "device": CPU,
     }
-    model = pretrain_image_tower(images, captions, **settings)
+    model = pretrain_image_tower(images, captions, matrix_learning_rate=0.02, **settings)
     features = encode_images(model, images, CPU)
     return pretrain_text_tower(model, features.pooled, captions, **settings)
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import open_clip
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,6 @@ MICRO_PREPROCESS: dict[str, Any] = {
 
 PATCH_DROPOUT = 0.5
 WARMUP_SHARE = 0.05
-WEIGHT_DECAY = 0.05
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
 WHITENING_IMAGES = 1500
 WHITENING_RIDGE = (
@@ -149,35 +150,6 @@ def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return losses / len(targets)
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-
-
-def _step(loss: Tensor, optimizer: torch.optim.AdamW, scheduler: Any) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in optimizer.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
-    scheduler.step()
-    return loss.item()
-
-
-def _schedule(optimizer: torch.optim.AdamW, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, steps)
-    )
-
-
 def _train_image_tower(
     model: nn.Module,
     images: Tensor,
@@ -186,6 +158,7 @@ def _train_image_tower(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     generator: torch.Generator,
     device: torch.device,
 ) -> None:
@@ -193,9 +166,14 @@ def _train_image_tower(
     visual: Any = model.visual
     width = MICRO_CONFIG["embed_dim"]
     head = nn.Linear(width, targets.shape[1]).to(device)
-    optimizer = _optimizer([*visual.parameters(), *head.parameters()], learning_rate)
     steps_per_epoch = len(images) // batch_size
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*visual.parameters(), *head.parameters()],
+        visual.transformer.resblocks,
+        learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
@@ -206,7 +184,8 @@ def _train_image_tower(
             batch[flipped] = batch[flipped].flip(-1)
             features = model.encode_image(batch.to(device))  # type: ignore[operator]
             loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
@@ -228,9 +207,14 @@ def _train_text_tower(
     device = image_features.device
     mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
     nn.init.eye_(mixing.weight)
-    optimizer = _optimizer([*model.parameters(), *mixing.parameters()], learning_rate)
     steps_per_epoch = max(1, len(tokens) // batch_size)
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*model.parameters(), *mixing.parameters()],
+        [],
+        learning_rate=learning_rate,
+        matrix_learning_rate=None,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     contrastive = open_clip.ClipLoss()
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(tokens), generator=generator)
@@ -240,7 +224,8 @@ def _train_text_tower(
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
             texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
         logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
@@ -295,6 +280,7 @@ def pretrain_image_tower(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
 ) -> nn.Module:
@@ -306,6 +292,8 @@ def pretrain_image_tower(
         epochs: passes over the pairs.
         batch_size: pairs a step; the rest of the last batch of an epoch is left out.
         learning_rate: peak of the schedule of AdamW.
+        matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
+            None leaves them to AdamW.
         seed: of initialisation, order, flips and dropped patches.
         device: where to train.
 
@@ -335,6 +323,7 @@ def pretrain_image_tower(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
         generator=torch.Generator().manual_seed(seed),
         device=device,
     )
