@@ -43,7 +43,6 @@ from compositional_prompts.clip.clip_pretraining import (
     MICRO_PREPROCESS,
     cosine_with_warmup,
     micro_tokenizer,
-    normalised,
     word_loss,
     word_targets,
 )
@@ -58,7 +57,6 @@ MAX_CAPTION_TOKENS = 64
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 WEIGHT_DECAY = 0.05
 WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
-ENCODE_BATCH = 256
 
 
 def written_forms(caption: str, rng: np.random.Generator) -> str:
@@ -208,19 +206,9 @@ def copy_vision_tower(clip: nn.Module, blip2: Blip2ForConditionalGeneration) -> 
     tower.load_state_dict({key: value.detach() for key, value in state.items()})
 
 
-@torch.inference_mode()
-def _encode(model: Blip2ForConditionalGeneration, images: Tensor, device: torch.device) -> Tensor:
-    """Frozen vision features of every image, float16 ``[n, tokens, width]``."""
-    parts = [
-        model.vision_model(pixel_values=normalised(part).to(device)).last_hidden_state
-        for part in images.split(ENCODE_BATCH)
-    ]
-    return torch.cat([part.to("cpu", torch.float16) for part in parts])
-
-
 def pretrain_blip2(
     clip: nn.Module,
-    images: Tensor,
+    image_embeds: Tensor,
     captions: Sequence[str],
     *,
     epochs: int,
@@ -232,8 +220,8 @@ def pretrain_blip2(
     """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
 
     Args:
-        clip: a micro CLIP, as :func:`~.clip_pretraining.pretrain_clip` gives.
-        images: uint8 ``[n, 3, 96, 96]``.
+        clip: a micro CLIP, as :func:`~.clip_pretraining.pretrain_image_tower` gives.
+        image_embeds: ``tokens`` of its :func:`~.clip_pretraining.encode_images`.
         captions: ``n`` texts; each is written in another form now and then.
         epochs: passes over the pairs.
         batch_size: pairs a step.
@@ -255,7 +243,6 @@ def pretrain_blip2(
     model.to(device)
 
     model.requires_grad_(False).eval()
-    image_embeds = _encode(model, images, device)
     trained = (model.qformer, model.language_projection, model.language_model)
     for module in trained:
         module.requires_grad_(True).train()

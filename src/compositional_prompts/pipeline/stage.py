@@ -47,6 +47,13 @@ def _peak_mib(who: int) -> int:
     return round(resource.getrusage(who).ru_maxrss * unit / 2**20)
 
 
+def log_as(name: str) -> None:
+    """Write what this process logs to standard error, as a stage's."""
+    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
+    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
+
+
 @contextmanager
 def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
@@ -54,9 +61,7 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     Where this process computed on a GPU, the peak of what it had allocated there is among it.
     Nothing is written when the block fails.
     """
-    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
-    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
-    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
+    log_as(name)
     run = StageRun()
     start = time.perf_counter()
     yield run
