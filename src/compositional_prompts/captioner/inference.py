@@ -132,6 +132,7 @@ def fitting_batch(
             sampling=params.sampling,
             seeds=range(images),
             grammar=grammar,
+            graphs=True,
             ending=False,
         )
 
