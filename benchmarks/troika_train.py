@@ -62,6 +62,14 @@ from compositional_prompts.troika.training.troika_trainer import (
 LOSS_TOLERANCE = 2e-4
 """Of the mean loss of an epoch, whose steps carry rounding on."""
 
+WITHOUT_DROPOUT = {
+    "adapter_dropout": 0.0,
+    "attribute_dropout": 0.0,
+    "disentangler_dropout": 0.0,
+    "traction_dropout": 0.0,
+}
+"""Parameters with which both ways have the same loss."""
+
 
 class Photos(Dataset):
     """Encoded images with their pair, decoded and transformed one at a time."""
@@ -313,10 +321,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[Task, float]:
             "batch_size": arguments.batch,
             "precision": arguments.precision,
             "gradient_accumulation": 1,
-            "adapter_dropout": 0.0,
-            "attribute_dropout": 0.0,
-            "disentangler_dropout": 0.0,
-            "traction_dropout": 0.0,
+            **WITHOUT_DROPOUT,
         }
     )
     model = Troika(clip, vocabulary, TroikaConfig.from_params(params))

@@ -1,16 +1,18 @@
 """Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
 
-from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.weights.parameters import Weights
-from compositional_prompts.weights.provision import provide_weights
 
 
 def main() -> None:
     paths = path_arguments(__doc__, "corpus", "clip", "troika_clip", "blip2", "timing")
     params, base = read_params(paths.params, Weights)
+    # Here, so that the processes that draw photos, which load this file too, start without torch.
+    from compositional_prompts.compute.devices import resolve_device
+    from compositional_prompts.weights.provision import provide_weights
+
     with run_stage("weights", paths.timing) as run:
         run.rows = provide_weights(
             params,

@@ -16,10 +16,12 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from compositional_prompts.captioner.decoding import caption_generation
 from compositional_prompts.captioner.decoding.caption_generation import (
     caption_images,
     generate_captions,
 )
+from compositional_prompts.captioner.decoding.replayed_decoder import ReplayedDecoder
 from compositional_prompts.captioner.decoding.sampling import (
     choose_tokens,
     draw_uniforms,
@@ -99,6 +101,31 @@ def test_the_captions_are_those_of_transformers(
         assert found == expected
         lengths |= {len(text) for text in expected}
     assert len(lengths) > 1 or bias == 50.0
+
+
+@pytest.mark.parametrize("num_beams", [1, 5])
+def test_steps_that_a_gpu_would_replay_find_the_same_texts(num_beams, monkeypatch) -> None:
+    """All but the recording, which needs a GPU; images that end leave the batch on the way."""
+    sizes = []
+
+    class Watched(ReplayedDecoder):
+        def select(self, rows) -> None:
+            sizes.append(len(rows))
+            super().select(rows)
+
+    for seed in range(3):
+        captioner = eager_to_end(miniature("opt", seed), 2.0)
+        queries = random_queries(seed, images=16)
+        options = {"num_beams": num_beams, "max_new_tokens": 30}
+        expected = generate_captions(captioner, queries, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                caption_generation,
+                "make_decoder",
+                lambda c, q, beams, steps: Watched(c, q, beams, 30),
+            )
+            assert generate_captions(captioner, queries, **options) == expected
+    assert sizes
 
 
 def test_the_captions_are_those_of_transformers_with_an_adapter() -> None:

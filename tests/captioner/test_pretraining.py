@@ -25,7 +25,12 @@ from compositional_prompts.captioner.decoding.caption_generation import generate
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
 from compositional_prompts.captioner.model.caption_tokens import bucketed_batches
 from compositional_prompts.captioner.model.forward import query_features
-from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip, normalised
+from compositional_prompts.clip.clip_pretraining import (
+    MICRO_CONFIG,
+    encode_images,
+    micro_clip,
+    normalised,
+)
 
 CPU = torch.device("cpu")
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
@@ -52,11 +57,12 @@ def pretrained(clip: Any, images: Tensor, seed: int = 1, epochs: int = 1) -> Cap
     captions = [CAPTIONS[row % 2] for row in range(len(images))]
     return pretrain_blip2(
         clip,
-        images,
+        encode_images(clip, images, CPU).tokens,
         captions,
         epochs=epochs,
         batch_size=8,
         learning_rate=2e-3,
+        matrix_learning_rate=None,
         seed=seed,
         device=CPU,
     )

@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from compositional_prompts.captioner.blip2_pretraining import (
+    copy_vision_tower,
+    train_tokenizer,
+    untrained_captioner,
+)
 from compositional_prompts.clip.clip_pretraining import (
     BACKGROUND,
     MICRO_CONFIG,
     PATCH_SCALE,
     WHITENING_RIDGE,
     cosine_with_warmup,
+    encode_images,
     micro_clip,
     micro_tokenizer,
     normalised,
-    pretrain_clip,
+    pretrain_image_tower,
+    pretrain_text_tower,
     whitening_filters,
     word_targets,
 )
@@ -128,16 +135,16 @@ def corpus(pairs: int, seed: int) -> tuple[Tensor, list[str]]:
 
 
 def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int = 1) -> Any:
-    return pretrain_clip(
-        images,
-        captions,
-        image_epochs=epochs,
-        text_epochs=epochs,
-        batch_size=16,
-        learning_rate=2e-3,
-        seed=seed,
-        device=CPU,
-    )
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "seed": seed,
+        "device": CPU,
+    }
+    model = pretrain_image_tower(images, captions, matrix_learning_rate=0.02, **settings)
+    features = encode_images(model, images, CPU)
+    return pretrain_text_tower(model, features.pooled, captions, **settings)
 
 
 def test_the_same_seed_trains_the_same_model() -> None:
@@ -162,6 +169,23 @@ def test_it_learns_to_name_colors_it_was_told() -> None:
     named = [list(COLORS)[index] for index in best.tolist()]
     right = sum(name in caption for name, caption in zip(named, told, strict=True))
     assert right / len(told) > 0.8
+
+
+def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
+    torch.manual_seed(8)
+    model: Any = micro_clip().eval()
+    images, captions = corpus(70, seed=9)
+    features = encode_images(model, images, CPU)
+    captioner: Any = untrained_captioner(train_tokenizer(captions)).model.eval()
+    copy_vision_tower(model, captioner)
+    with torch.inference_mode():
+        pooled = model.encode_image(normalised(images))
+        tokens = captioner.vision_model(pixel_values=normalised(images)).last_hidden_state
+    assert features.pooled.dtype == torch.float32
+    assert features.tokens.dtype == torch.float16
+    torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
+    # Beyond the steps of float16, nothing.
+    torch.testing.assert_close(features.tokens.float(), tokens, rtol=2**-10, atol=1e-4)
 
 
 def test_fewer_pairs_than_a_batch_are_an_error() -> None:

@@ -3,6 +3,9 @@
 import multiprocessing
 import operator
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -109,3 +112,40 @@ def test_a_process_that_dies_is_named_with_what_was_in_flight() -> None:
 def test_lists_of_a_size() -> None:
     assert list(batched(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batched([], 3)) == []
+
+
+PARENT = """
+import multiprocessing, time
+from compositional_prompts.compute.ordered_map import map_in_processes
+
+if __name__ == "__main__":
+    results = map_in_processes(time.sleep, [0, 100], workers=1, in_flight=2, died=str)
+    next(results)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for processes")
+def test_its_processes_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert is_running(worker)
+        parent.kill()
+    for _ in range(1000):
+        if not is_running(worker):
+            return
+        time.sleep(0.01)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent by ten seconds")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ from compositional_prompts.clip.clip_pretraining import (
     MICRO_PREPROCESS,
     cosine_with_warmup,
     micro_tokenizer,
-    normalised,
     word_loss,
     word_targets,
 )
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,7 @@ VOCABULARY_SIZE = 1000
 NUM_QUERY_TOKENS = 16
 MAX_CAPTION_TOKENS = 64
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
-WEIGHT_DECAY = 0.05
 WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
-ENCODE_BATCH = 256
 
 
 def written_forms(caption: str, rng: np.random.Generator) -> str:
@@ -208,36 +207,29 @@ def copy_vision_tower(clip: nn.Module, blip2: Blip2ForConditionalGeneration) -> 
     tower.load_state_dict({key: value.detach() for key, value in state.items()})
 
 
-@torch.inference_mode()
-def _encode(model: Blip2ForConditionalGeneration, images: Tensor, device: torch.device) -> Tensor:
-    """Frozen vision features of every image, float16 ``[n, tokens, width]``."""
-    parts = [
-        model.vision_model(pixel_values=normalised(part).to(device)).last_hidden_state
-        for part in images.split(ENCODE_BATCH)
-    ]
-    return torch.cat([part.to("cpu", torch.float16) for part in parts])
-
-
 def pretrain_blip2(
     clip: nn.Module,
-    images: Tensor,
+    image_embeds: Tensor,
     captions: Sequence[str],
     *,
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
 ) -> Captioner:
     """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
 
     Args:
-        clip: a micro CLIP, as :func:`~.clip_pretraining.pretrain_clip` gives.
-        images: uint8 ``[n, 3, 96, 96]``.
+        clip: a micro CLIP, as :func:`~.clip_pretraining.pretrain_image_tower` gives.
+        image_embeds: ``tokens`` of its :func:`~.clip_pretraining.encode_images`.
         captions: ``n`` texts; each is written in another form now and then.
         epochs: passes over the pairs.
         batch_size: pairs a step.
         learning_rate: peak of the schedule of AdamW.
+        matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
+            None leaves them to AdamW.
         seed: of initialisation, order and written forms.
         device: where to train.
 
@@ -255,20 +247,19 @@ def pretrain_blip2(
     model.to(device)
 
     model.requires_grad_(False).eval()
-    image_embeds = _encode(model, images, device)
     trained = (model.qformer, model.language_projection, model.language_model)
     for module in trained:
         module.requires_grad_(True).train()
     model.query_tokens.requires_grad_(True)
     words = word_targets(micro_tokenizer()(list(captions)))
     head = nn.Linear(model.config.qformer_config.hidden_size, words.shape[1]).to(device)
-    parameters = [*(p for p in model.parameters() if p.requires_grad), *head.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True
-    )
     steps_per_epoch = -(-len(captions) // batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*model.parameters(), *head.parameters()],
+        [model.qformer.encoder, model.language_model.model.decoder.layers],
+        learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
     )
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
@@ -280,11 +271,7 @@ def pretrain_blip2(
             said = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
             named = word_loss(head(queries.mean(1)), words[chosen].to(device))
             loss = said + WORD_WEIGHT * named
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            scheduler.step()
+            optimizers.step(loss)
             total += said.item()
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()

@@ -134,6 +134,7 @@ def fitting_batch(
             sampling=params.sampling,
             seeds=range(images),
             grammar=grammar,
+            graphs=True,
             ending=False,
         )
 

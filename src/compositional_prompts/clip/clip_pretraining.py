@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from compositional_prompts.clip.lean_open_clip import (
     set_model_preprocess_cfg,
 )
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,6 @@ MICRO_PREPROCESS: dict[str, Any] = {
 
 PATCH_DROPOUT = 0.5
 WARMUP_SHARE = 0.05
-WEIGHT_DECAY = 0.05
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
 WHITENING_IMAGES = 1500
 WHITENING_RIDGE = (
@@ -66,7 +68,7 @@ PATCH_SCALE = 0.5  # standard deviation of a patch embedding
 BACKGROUND = 0.85  # brighter patches are empty background and would dominate the statistics
 WORD_PRIOR = 4.0  # log-odds against a word at the start: captions hold few of the vocabulary's
 TEXT_BATCHES = 2  # the locked phase is cheap: batches so many times as large, for more contrast
-ENCODE_BATCH = 256
+ENCODE_BATCH = 32  # larger batches are slower: their activations no longer fit into the cache
 
 
 def cosine_with_warmup(step: int, steps: int) -> float:
@@ -132,11 +134,11 @@ def word_targets(tokens: Tensor) -> Tensor:
         float32 ``[n, words]`` of zeros and ones, over the tokens that occur in any caption; begin
         and end of text, which all hold, are left out.
     """
-    present = torch.zeros(len(tokens), int(tokens.max()) + 1)
-    present.scatter_(1, tokens, 1.0)
-    present[:, 0] = 0
-    share = present.mean(0)
-    return present[:, (share > 0) & (share < 1)]
+    # Of the tokens that occur: the whole vocabulary would be 200 KB a caption.
+    found, places = tokens.unique(return_inverse=True)
+    present = torch.zeros(len(tokens), len(found))
+    present.scatter_(1, places, 1.0)
+    return present[:, (found > 0) & (present.mean(0) < 1)]
 
 
 def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -150,35 +152,6 @@ def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return losses / len(targets)
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-
-
-def _step(loss: Tensor, optimizer: torch.optim.AdamW, scheduler: Any) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in optimizer.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
-    scheduler.step()
-    return loss.item()
-
-
-def _schedule(optimizer: torch.optim.AdamW, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, steps)
-    )
-
-
 def _train_image_tower(
     model: nn.Module,
     images: Tensor,
@@ -187,6 +160,7 @@ def _train_image_tower(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     generator: torch.Generator,
     device: torch.device,
 ) -> None:
@@ -194,9 +168,14 @@ def _train_image_tower(
     visual: Any = model.visual
     width = MICRO_CONFIG["embed_dim"]
     head = nn.Linear(width, targets.shape[1]).to(device)
-    optimizer = _optimizer([*visual.parameters(), *head.parameters()], learning_rate)
     steps_per_epoch = len(images) // batch_size
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*visual.parameters(), *head.parameters()],
+        visual.transformer.resblocks,
+        learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
@@ -207,7 +186,8 @@ def _train_image_tower(
             batch[flipped] = batch[flipped].flip(-1)
             features = model.encode_image(batch.to(device))  # type: ignore[operator]
             loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
@@ -229,9 +209,14 @@ def _train_text_tower(
     device = image_features.device
     mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
     nn.init.eye_(mixing.weight)
-    optimizer = _optimizer([*model.parameters(), *mixing.parameters()], learning_rate)
     steps_per_epoch = max(1, len(tokens) // batch_size)
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*model.parameters(), *mixing.parameters()],
+        [],
+        learning_rate=learning_rate,
+        matrix_learning_rate=None,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     contrastive = open_clip.ClipLoss()
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(tokens), generator=generator)
@@ -241,7 +226,8 @@ def _train_text_tower(
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
             texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
         logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
@@ -249,40 +235,72 @@ def _train_text_tower(
         visual.proj.copy_(visual.proj @ mixing.weight.T)
 
 
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What an image tower makes of images, on the CPU.
+
+    Attributes:
+        pooled: what CLIP compares with texts, float32 ``[n, embed_dim]``, not normalised.
+        tokens: what BLIP-2 looks at, the class token first, float16 ``[n, tokens, width]``.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+
+
 @torch.inference_mode()
-def _encode(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    parts = [
-        model.encode_image(normalised(part).to(device))  # type: ignore[operator]
-        for part in images.split(ENCODE_BATCH)
-    ]
-    return torch.cat(parts)
+def encode_images(model: nn.Module, images: Tensor, device: torch.device) -> ImageFeatures:
+    """Run the image tower of a micro CLIP once over images, for all that is trained against it.
+
+    Args:
+        model: a micro CLIP in evaluation mode; it is moved to ``device``.
+        images: uint8 ``[n, 3, 96, 96]``.
+        device: where to compute.
+    """
+    vision = MICRO_CONFIG["vision_cfg"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    pooled = torch.empty(len(images), MICRO_CONFIG["embed_dim"])
+    tokens = torch.empty(len(images), 1 + patches, vision["width"], dtype=torch.float16)
+    visual: Any = model.to(device).visual
+    seen: list[Tensor] = []
+    # The norm after the last block sees all tokens; the tower itself returns the pooled one only.
+    hook = visual.ln_post.register_forward_hook(lambda *call: seen.append(call[-1]))
+    try:
+        for start in progress(range(0, len(images), ENCODE_BATCH), "image features"):
+            rows = slice(start, start + ENCODE_BATCH)
+            pooled[rows] = visual(normalised(images[rows]).to(device))
+            tokens[rows] = seen.pop()
+    finally:
+        hook.remove()
+    return ImageFeatures(pooled, tokens)
 
 
-def pretrain_clip(
+def pretrain_image_tower(
     images: Tensor,
     captions: Sequence[str],
     *,
-    image_epochs: int,
-    text_epochs: int,
+    epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
 ) -> nn.Module:
-    """Train a micro CLIP from scratch on image-caption pairs.
+    """Train the image tower of a micro CLIP from scratch on image-caption pairs.
 
     Args:
         images: uint8 ``[n, 3, 96, 96]``.
         captions: ``n`` texts.
-        image_epochs: passes over the pairs that train the image tower.
-        text_epochs: passes that train the text tower against it.
+        epochs: passes over the pairs.
         batch_size: pairs a step; the rest of the last batch of an epoch is left out.
-        learning_rate: peak of both schedules of AdamW.
+        learning_rate: peak of the schedule of AdamW.
+        matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
+            None leaves them to AdamW.
         seed: of initialisation, order, flips and dropped patches.
         device: where to train.
 
     Returns:
-        The trained model in evaluation mode, on the CPU.
+        A micro CLIP in evaluation mode, on the CPU, whose text tower is not trained yet.
 
     Raises:
         ValueError: there are fewer pairs than one batch.
@@ -293,7 +311,6 @@ def pretrain_clip(
             f"{batch_size}: lower weights.pretrain.clip_batch or bring more images."
         )
     seed_everything(seed)
-    generator = torch.Generator().manual_seed(seed)
     trained = micro_clip(PATCH_DROPOUT)
     conv: Any = trained.visual.conv1  # type: ignore[union-attr]
     with torch.no_grad():
@@ -301,29 +318,56 @@ def pretrain_clip(
             whitening_filters(images[:WHITENING_IMAGES], conv.kernel_size[0], conv.out_channels)
         )
     conv.weight.requires_grad_(False)
-    trained.to(device).train()
-    tokens = micro_tokenizer()(list(captions))
     _train_image_tower(
-        trained,
+        trained.to(device).train(),
         images,
-        word_targets(tokens),
-        epochs=image_epochs,
+        word_targets(micro_tokenizer()(list(captions))),
+        epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        generator=generator,
+        matrix_learning_rate=matrix_learning_rate,
+        generator=torch.Generator().manual_seed(seed),
         device=device,
-    )
-    trained.eval()
-    features = _encode(trained, images, device).clone()
-    _train_text_tower(
-        trained,
-        features,
-        tokens,
-        epochs=text_epochs,
-        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
-        learning_rate=learning_rate,
-        generator=generator,
     )
     model = micro_clip()
     model.load_state_dict(trained.state_dict())
     return model.eval()
+
+
+def pretrain_text_tower(
+    model: nn.Module,
+    image_features: Tensor,
+    captions: Sequence[str],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> nn.Module:
+    """Train the text tower of a micro CLIP against its locked image tower.
+
+    Args:
+        model: as :func:`pretrain_image_tower` gives; it is trained itself.
+        image_features: the images' ``pooled`` features, float32 ``[n, embed_dim]``.
+        captions: ``n`` texts.
+        epochs: passes over the pairs.
+        batch_size: as the image tower's; a step has twice as many.
+        learning_rate: peak of the schedule of AdamW.
+        seed: of the order.
+        device: where to train.
+
+    Returns:
+        ``model`` in evaluation mode, on the CPU.
+    """
+    seed_everything(seed)
+    _train_text_tower(
+        model.to(device),
+        image_features.to(device),
+        micro_tokenizer()(list(captions)),
+        epochs=epochs,
+        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
+        learning_rate=learning_rate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return model.requires_grad_(True).eval().cpu()

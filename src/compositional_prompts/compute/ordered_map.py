@@ -6,10 +6,13 @@ It ends with its consumer: where that stops early, what has not begun is cancell
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -57,6 +60,8 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """As :func:`map_in_threads`, in processes: ``work``, items and results are pickled.
 
+    The processes end with this one, however it ends.
+
     Args:
         work: a function of a module, or a partial of one.
         items: as in :func:`map_in_threads`.
@@ -71,13 +76,28 @@ def map_in_processes(
     """
     # Spawn: a fork would copy the locks of the threads of Arrow and torch in whatever state.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer)
+    pool = ProcessPoolExecutor(workers, context, partial(_begin, initializer))
     waiting: deque[Item] = deque()
     try:
         yield from _ordered(pool, work, items, in_flight, waiting)
     except BrokenProcessPool as error:
         said = died(waiting[0], waiting[-1])
         raise WorkerDiedError(f"a worker process died while {said}") from error
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """What a process of a pool begins with."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer()
+
+
+def _end_with_parent() -> None:
+    # A pool's processes hold both ends of its pipes, so that none of them sees a killed parent.
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a process of a pool
+    parent.join()
+    os._exit(1)
 
 
 def _ordered(

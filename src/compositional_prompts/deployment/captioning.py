@@ -19,6 +19,7 @@ from compositional_prompts.captioner.model.blip2_model import Captioner, load_ca
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.trained_paths import read_trained_paths
@@ -70,7 +71,8 @@ class PhotoCaptioner:
         """
         device = resolve_device(params.base.device)
         self._params = params
-        self._captioner = load_captioner(blip2, device, params.infer.precision)
+        precision = resolve_precision(params.infer.precision, device).precision
+        self._captioner = load_captioner(blip2, device, precision)
         load_adapter(self._captioner, adapter)
         self._grammar = grammar_of(self._captioner, adapter) if params.infer.grammar else None
         self._untrained: Captioner | None = None
@@ -81,7 +83,7 @@ class PhotoCaptioner:
             "captioner": self._captioner.preprocess
         }
         if wishes.untrained:
-            self._untrained = load_captioner(blip2, device, params.infer.precision, "language")
+            self._untrained = load_captioner(blip2, device, precision, "language")
         if wishes.enhanced or wishes.scores:
             # Here, since captions alone do without open_clip, whose import takes a second.
             from compositional_prompts.deployment.suggestions import PairNamer, WordScorer

@@ -30,15 +30,28 @@ def path_arguments(
 
 @dataclass
 class StageRun:
-    """A stage under way; set ``rows`` to the number of rows it went through."""
+    """A stage under way.
+
+    Attributes:
+        rows: how many it went through: to be set.
+        precision: what it computed in: to be set, where that is chosen.
+    """
 
     rows: int = 0
+    precision: str | None = None
 
 
 def _peak_mib(who: int) -> int:
     """The most memory that a process has held: bytes to macOS, KiB to other systems."""
     unit = 1 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(who).ru_maxrss * unit / 2**20)
+
+
+def log_as(name: str) -> None:
+    """Write what this process logs to standard error, as a stage's."""
+    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
+    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
 
 
 @contextmanager
@@ -48,9 +61,7 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
     Where this process computed on a GPU, the peak of what it had allocated there is among it.
     Nothing is written when the block fails.
     """
-    # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
-    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
-    logging.getLogger("compositional_prompts").setLevel(logging.INFO)
+    log_as(name)
     run = StageRun()
     start = time.perf_counter()
     yield run
@@ -63,6 +74,8 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
         "peak_memory_mib": _peak_mib(resource.RUSAGE_SELF),
         "peak_worker_memory_mib": _peak_mib(resource.RUSAGE_CHILDREN),
     }
+    if run.precision is not None:
+        record["precision"] = run.precision
     # Not imported: the stages that do without torch start without it.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

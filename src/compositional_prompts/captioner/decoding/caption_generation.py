@@ -11,12 +11,12 @@ from torch import Tensor
 from compositional_prompts.captioner.decoding.beam_search import BeamSearch
 from compositional_prompts.captioner.decoding.decoders import (
     Decoder,
+    RowDecoder,
     TreeDecoder,
     closed_up,
-    leave,
-    make_decoder,
 )
 from compositional_prompts.captioner.decoding.grammar_search import search_grammar
+from compositional_prompts.captioner.decoding.replayed_decoder import ReplayedDecoder
 from compositional_prompts.captioner.decoding.sampling import (
     draw_uniforms,
     image_seed,
@@ -24,7 +24,7 @@ from compositional_prompts.captioner.decoding.sampling import (
 )
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
 from compositional_prompts.captioner.features.feature_store import ImageInputs
-from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.model.blip2_model import QUANTIZED, Captioner
 from compositional_prompts.captioner.model.forward import queries_of
 from compositional_prompts.captioner.parameters import Sampling
 from compositional_prompts.compute.ordered_map import map_in_threads
@@ -47,6 +47,7 @@ def generate_captions(
     sampling: Sampling | None = None,
     seeds: Sequence[int] | None = None,
     grammar: TokenAutomaton | None = None,
+    graphs: bool = False,
 ) -> list[str]:
     """Caption a batch of images.
 
@@ -61,6 +62,8 @@ def generate_captions(
             with ``num_beams`` 1.
         seeds: of each image, for sampling.
         grammar: the captions there may be; for OPT only.
+        graphs: replay the steps as CUDA graphs where they can be; not for a model whose forward
+            passes other processes join.
 
     Returns:
         ``n`` captions without special tokens or surrounding white space.
@@ -81,6 +84,7 @@ def generate_captions(
         sampling=sampling,
         seeds=seeds,
         grammar=grammar,
+        graphs=graphs,
     )
     captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [caption.strip() for caption in captions]
@@ -97,6 +101,7 @@ def generate_tokens(
     sampling: Sampling | None = None,
     seeds: Sequence[int] | None = None,
     grammar: TokenAutomaton | None = None,
+    graphs: bool = False,
     ending: bool = True,
 ) -> Tensor:
     """As :func:`generate_captions`, to token ids, int64 ``[n, tokens]``, filled up with ends.
@@ -108,7 +113,8 @@ def generate_tokens(
     end = captioner.end_of_caption if ending else NEVER
     with captioner.autocast():
         queries = queries_of(captioner.model, queries.to(captioner.device))
-        decoder = make_decoder(captioner, queries, num_beams)
+        steps = max_new_tokens if graphs and grammar is None else None
+        decoder = make_decoder(captioner, queries, num_beams, steps)
         if sampling is not None:
             if num_beams > 1 or grammar is not None or seeds is None or len(seeds) != len(queries):
                 raise ValueError(
@@ -147,6 +153,27 @@ def generate_tokens(
         return _search(decoder, search)
 
 
+def make_decoder(
+    captioner: Captioner, queries: Tensor, num_beams: int, steps: int | None = None
+) -> Decoder:
+    """The decoder that fits the captioner's language model.
+
+    Args:
+        captioner: the model, with or without an adapter in it.
+        queries: query features ``[images, queries, width]``.
+        num_beams: beams of an image.
+        steps: most tokens of a text, if they may be replayed as a CUDA graph.
+    """
+    config: Any = captioner.model.config
+    if not config.use_decoder_only_language_model:
+        return RowDecoder(captioner, queries, num_beams)
+    # Quantized layers wait for the GPU within a step.
+    on_gpu = captioner.device.type == "cuda" and captioner.precision not in QUANTIZED
+    if on_gpu and steps is not None:
+        return ReplayedDecoder(captioner, queries, num_beams, steps)
+    return TreeDecoder(captioner, queries, num_beams)
+
+
 def _check_room(captioner: Captioner, queries: Tensor, max_new_tokens: int) -> None:
     config = captioner.model.config
     positions = getattr(config.text_config, "max_position_embeddings", None)
@@ -175,7 +202,7 @@ def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
         finished = int(search.done.sum()) if search.length % pause == 0 else 0
         if finished == len(places):
             break
-        if leave(finished, len(places)):
+        if finished >= decoder.leaving_share * len(places):
             texts[places] = search.best
             rows = closed_up(search.done)
             decoder.select(rows)
@@ -224,5 +251,6 @@ def caption_images(
             sampling=sampling,
             seeds=[image_seed(seed, image_id) for image_id in image_ids[rows]],
             grammar=grammar,
+            graphs=True,
         )
     return captions

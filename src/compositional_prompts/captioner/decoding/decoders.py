@@ -28,7 +28,13 @@ GROWTH = 32
 
 
 class Decoder(Protocol):
-    """What a search needs of a language model; log-probabilities are float32."""
+    """What a search needs of a language model; log-probabilities are float32.
+
+    Attributes:
+        leaving_share: of a batch that must be done before it pays to go on without it.
+    """
+
+    leaving_share: float
 
     def begin(self) -> Tensor:
         """Read the images; log-probabilities of the first token, ``[images, 1, vocabulary]``."""
@@ -47,20 +53,6 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(captioner: Captioner, queries: Tensor, num_beams: int) -> Decoder:
-    """The decoder that fits the captioner's language model.
-
-    Args:
-        captioner: the model, with or without an adapter in it.
-        queries: query features ``[images, queries, width]``.
-        num_beams: beams of an image.
-    """
-    config: Any = captioner.model.config
-    if config.use_decoder_only_language_model:
-        return TreeDecoder(captioner, queries, num_beams)
-    return RowDecoder(captioner, queries, num_beams)
-
-
 def _projected(captioner: Captioner, queries: Tensor) -> Tensor:
     """Query features as the language model reads them."""
     projection = captioner.model.language_projection
@@ -70,11 +62,6 @@ def _projected(captioner: Captioner, queries: Tensor) -> Tensor:
 
 LEAVING_SHARE = 0.125
 """Share of a batch that must be done before it is taken out of it, which moves other images."""
-
-
-def leave(finished: int, images: int) -> bool:
-    """Whether it pays to go on without the ``finished`` of so many images."""
-    return finished >= LEAVING_SHARE * images
 
 
 def closed_up(done: Tensor) -> Tensor:
@@ -96,6 +83,7 @@ class _EntryLayer(CacheLayerMixin):
         super().__init__()
         self.length = 0
         self.reserved = 0
+        self._columns: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys = self._room(key_states, self.reserved)
@@ -112,6 +100,10 @@ class _EntryLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self._columns is not None:
+            self.keys.index_copy_(2, self._columns, key_states)
+            self.values.index_copy_(2, self._columns, value_states)
+            return self.keys, self.values
         new = slice(self.length, self.length + key_states.shape[2])
         self.keys[:, :, new] = key_states
         self.values[:, :, new] = value_states
@@ -128,6 +120,15 @@ class _EntryLayer(CacheLayerMixin):
                 new = self._room(old, entries)
                 new[:, :, used] = old[:, :, used]
                 setattr(self, name, new)
+
+    def fix(self, columns: Tensor) -> None:
+        """Write at ``columns``, int64, which the caller moves on, and give all entries from now on:
+        those that are not used yet are zero, and to be masked.
+        """
+        self.keys[:, :, self.length :] = 0
+        self.values[:, :, self.length :] = 0
+        self.length = self.keys.shape[2]
+        self._columns = columns
 
     def keep(self, entries: Tensor) -> None:
         """Keep the entries with numbers ``[images, kept]`` (ascending) and forget the others."""
@@ -156,6 +157,8 @@ class _EntryLayer(CacheLayerMixin):
 
 class TreeDecoder:
     """See the module; the beams of an image are the query positions of one row of the batch."""
+
+    leaving_share = LEAVING_SHARE
 
     def __init__(self, captioner: Captioner, queries: Tensor, num_beams: int) -> None:
         """As :func:`make_decoder`."""
@@ -318,6 +321,8 @@ def _additive(visible: Tensor, like: Tensor) -> Tensor:
 
 class RowDecoder:
     """See the module; a beam of an image is a row of the batch."""
+
+    leaving_share = LEAVING_SHARE
 
     def __init__(self, captioner: Captioner, queries: Tensor, num_beams: int) -> None:
         """As :func:`make_decoder`."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compositional_prompts.captioner.decoding.decoders import Decoder, closed_up, leave
+from compositional_prompts.captioner.decoding.decoders import Decoder, closed_up
 from compositional_prompts.captioner.parameters import Sampling
 
 
@@ -74,7 +74,7 @@ def sample_tokens(decoder: Decoder, uniforms: Tensor, sampling: Sampling, end: i
         finished = int(done.sum())
         if finished == len(done) or step + 1 == steps:
             break
-        if leave(finished, len(done)):
+        if finished >= decoder.leaving_share * len(done):
             rows = closed_up(done)
             decoder.select(rows)
             places, tokens, done = places[rows], tokens[rows], done[rows]

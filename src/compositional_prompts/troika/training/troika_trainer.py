@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.ordered_map import map_in_threads
+from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
@@ -232,7 +233,7 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         if params.augment:
             images = warp(images, random_maps(len(share.batch), self.generator)[share.part])
         targets = data.columns[share.rows].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+        with autocast(device, params.precision):
             logits = self.module(self.normalizer.to_pixel_values(images), data.pairs)
         loss = weighted_loss(logits, targets, data.pairs, params)
         self.losses.append(loss.detach() * counted)

@@ -1,0 +1,225 @@
+"""The micro models that are trained from scratch: a CLIP, and a BLIP-2 on its image tower.
+
+Only the image tower sees pixels. Text tower and BLIP-2 are trained against its features, which
+are computed once, and know nothing of each other: where there are two cores, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from compositional_prompts.captioner.blip2_pretraining import pretrain_blip2
+from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.catalog.images import decode_rgb
+from compositional_prompts.catalog.splitting.corpus_table import iterate_corpus
+from compositional_prompts.clip.clip_pretraining import (
+    MICRO_CONFIG,
+    encode_images,
+    micro_clip,
+    pretrain_image_tower,
+    pretrain_text_tower,
+)
+from compositional_prompts.compute.devices import one_thread
+from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.stage import log_as
+from compositional_prompts.sample.drawn_products import generate_corpus
+from compositional_prompts.weights.parameters import Pretrain
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Pretraining pairs: uint8 images ``[n, 3, H, W]`` at the micro models' size, and captions."""
+
+    images: Tensor
+    captions: list[str]
+
+
+def _micro_pixels(image: Image.Image) -> Tensor:
+    size = MICRO_CONFIG["vision_cfg"]["image_size"]
+    pixels: Tensor = pil_to_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+    return pixels
+
+
+def _corpus_rows(params: Pretrain, table: Path, seed: int, workers: int) -> Iterator[Any]:
+    if params.corpus == "catalog":
+        return iterate_corpus(table)
+    return ((row.image, row.caption) for row in generate_corpus(params.images, seed, workers))
+
+
+def read_corpus(params: Pretrain, table: Path, seed: int, workers: int) -> Corpus:
+    """The first ``params.images`` pairs of the corpus, generated or from ``table``.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    size = MICRO_CONFIG["vision_cfg"]["image_size"]
+    images = torch.empty(params.images, 3, size, size, dtype=torch.uint8)
+    captions: list[str] = []
+    rows = islice(_corpus_rows(params, table, seed, workers), params.images)
+    for encoded, caption in progress(rows, "corpus", params.images):
+        images[len(captions)] = _micro_pixels(decode_rgb(encoded))
+        captions.append(caption)
+    if not captions:
+        raise ValueError(
+            f"{table} is empty, so there is nothing to pretrain on: set split.corpus to true and "
+            "use a data set whose products have titles, or weights.pretrain.corpus: generated."
+        )
+    return Corpus(images[: len(captions)], captions)
+
+
+@dataclass(frozen=True)
+class MicroModels:
+    """What was trained, in evaluation mode, on the CPU.
+
+    Attributes:
+        clip: the micro CLIP, where it was asked for.
+        captioner: the micro BLIP-2, where it was asked for.
+        rows: pairs that they were trained on.
+    """
+
+    clip: nn.Module | None
+    captioner: Captioner | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class TextTraining:
+    """What training the text tower takes, as it is sent to a process.
+
+    Attributes:
+        clip: the weights so far, as safetensors: tensors would be sent through shared memory,
+            of which containers have little.
+        image_features: the bytes of float32 ``[n, embed_dim]``.
+        captions: ``n`` texts.
+        params: of the pretraining.
+        seed: as ``base.seed``.
+        device: where to train.
+    """
+
+    clip: bytes
+    image_features: bytes
+    captions: Sequence[str]
+    params: Pretrain
+    seed: int
+    device: torch.device
+
+    def run(self) -> bytes:
+        """The trained weights of the CLIP, as safetensors."""
+        model = micro_clip()
+        model.load_state_dict(load(self.clip))
+        features = torch.frombuffer(bytearray(self.image_features), dtype=torch.float32)
+        with one_thread():
+            pretrain_text_tower(
+                model,
+                features.reshape(len(self.captions), -1),
+                self.captions,
+                epochs=self.params.clip_text_epochs,
+                batch_size=self.params.clip_batch,
+                learning_rate=self.params.clip_learning_rate,
+                seed=self.seed,
+                device=self.device,
+            )
+        return save(model.state_dict())
+
+
+def pretrain_micro_models(
+    params: Pretrain,
+    table: Path,
+    *,
+    clip: bool,
+    captioner: bool,
+    seed: int,
+    workers: int,
+    device: torch.device,
+) -> MicroModels:
+    """Train the micro models that are asked for.
+
+    Args:
+        params: on what and how long.
+        table: of training images with titles, read if the corpus is the catalog's.
+        clip: whether a CLIP is wanted.
+        captioner: whether a BLIP-2 is.
+        seed: each of the trainings begins from it.
+        workers: processes; never changes a result.
+        device: where to train.
+
+    Raises:
+        ValueError: the corpus has too few pairs.
+        WorkerDiedError: a process was killed.
+    """
+    corpus = read_corpus(params, table, seed, workers)
+    captions = corpus.captions
+    model = pretrain_image_tower(
+        corpus.images,
+        captions,
+        epochs=params.clip_image_epochs,
+        batch_size=params.clip_batch,
+        learning_rate=params.clip_learning_rate,
+        matrix_learning_rate=params.clip_matrix_learning_rate,
+        seed=seed,
+        device=device,
+    )
+    features = encode_images(model, corpus.images, device)
+    del corpus  # a quarter of a gigabyte
+    pooled = features.pooled.numpy().tobytes()
+    texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)
+    train_captioner = partial(
+        pretrain_blip2,
+        model,
+        features.tokens,
+        captions,
+        epochs=params.blip2_epochs,
+        batch_size=params.blip2_batch,
+        learning_rate=params.blip2_learning_rate,
+        matrix_learning_rate=params.blip2_matrix_learning_rate,
+        seed=seed,
+        device=device,
+    )
+    # One thread each, also one after the other, so that both ways compute the same bits.
+    made: Captioner | None
+    trained: bytes | None
+    with one_thread():
+        if clip and captioner and workers > 1 and device.type == "cpu":
+            with ThreadPoolExecutor(1) as thread:
+                beside = thread.submit(_trained_beside, texts)
+                made = train_captioner()
+                trained = beside.result()
+        else:
+            trained = texts.run() if clip else None
+            made = train_captioner() if captioner else None
+    if trained is not None:
+        model.load_state_dict(load(trained))
+    return MicroModels(model if clip else None, made, len(captions))
+
+
+def _trained_beside(texts: TextTraining) -> bytes:
+    """What the training gives in a process of its own."""
+    (trained,) = map_in_processes(
+        TextTraining.run,
+        [texts],
+        workers=1,
+        in_flight=1,
+        died=_text_training_died,
+        initializer=partial(log_as, "weights"),
+    )
+    return trained
+
+
+def _text_training_died(first: TextTraining, last: TextTraining) -> str:
+    return (
+        "it trained the text tower of the micro CLIP: memory ran out, or it was killed. Set "
+        "base.workers to 1, and text tower and BLIP-2 are trained one after the other."
+    )
