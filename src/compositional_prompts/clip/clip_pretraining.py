@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import merge_preprocess_dict
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from compositional_prompts.compute.devices import seed_everything
@@ -191,6 +193,49 @@ def _train_image_tower(
         )
 
 
+def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Texts as a micro CLIP encodes them, without computing the places behind the longest.
+
+    A text is read from its end-of-text token, which sees nothing behind it: the result is that of
+    the whole context length.
+
+    Args:
+        model: a micro CLIP.
+        tokens: CLIP token ids ``[n, context_length]``, 0 behind each text.
+
+    Returns:
+        float32 ``[n, embed_dim]``, of unit length, to differentiate.
+    """
+    longest = int((tokens != 0).sum(1).max())
+    clip: Any = model
+    cut = {
+        "positional_embedding": clip.positional_embedding[:longest],
+        "attn_mask": clip.attn_mask[:longest, :longest],
+    }
+    texts: Tensor = functional_call(model, cut, kwargs={"text": tokens[:, :longest]})[1]
+    return texts
+
+
+@contextmanager
+def _embedding_of(model: nn.Module, tokens: Tensor) -> Iterator[Tensor]:
+    """Let ``model`` embed the tokens that occur only, and give ``tokens`` numbered among them.
+
+    An optimizer goes through every row of an embedding: of 49,408 tokens captions hold some
+    hundreds. The others keep their vectors.
+    """
+    clip: Any = model
+    whole = clip.token_embedding
+    found, numbered = tokens.unique(return_inverse=True)
+    rows = found.to(whole.weight.device)
+    clip.token_embedding = nn.Embedding.from_pretrained(whole.weight.detach()[rows], freeze=False)
+    # Sorted: padding stays 0, and end of text, where the tower reads a text, the largest.
+    assert found[0] == 0
+    yield numbered
+    with torch.no_grad():
+        whole.weight[rows] = clip.token_embedding.weight
+    clip.token_embedding = whole
+
+
 def _train_text_tower(
     model: nn.Module,
     image_features: Tensor,
@@ -222,7 +267,7 @@ def _train_text_tower(
         total = 0.0
         for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}"):
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
-            texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
+            texts = encode_texts(model, tokens[chosen].to(device))
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
             optimizers.step(loss)
             total += loss.item()
@@ -359,13 +404,14 @@ def pretrain_text_tower(
         ``model`` in evaluation mode, on the CPU.
     """
     seed_everything(seed)
-    _train_text_tower(
-        model.to(device),
-        image_features.to(device),
-        micro_tokenizer()(list(captions)),
-        epochs=epochs,
-        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
-        learning_rate=learning_rate,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    with _embedding_of(model.to(device), micro_tokenizer()(list(captions))) as tokens:
+        _train_text_tower(
+            model,
+            image_features.to(device),
+            tokens,
+            epochs=epochs,
+            batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
+            learning_rate=learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+        )
     return model.requires_grad_(True).eval().cpu()
