@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.model import set_model_preprocess_cfg
-from open_clip.transform import merge_preprocess_dict
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from compositional_prompts.clip.lean_open_clip import (
+    merge_preprocess_dict,
+    open_clip,
+    set_model_preprocess_cfg,
+)
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
