@@ -63,6 +63,7 @@ PATCH_DROPOUT = 0.5
 WARMUP_SHARE = 0.05
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
 WHITENING_IMAGES = 1500
+WHITENED_AT_ONCE = 50  # images whose patches are held in memory
 WHITENING_RIDGE = (
     0.05  # relative to the largest standard deviation; keeps noise from being blown up
 )
@@ -114,14 +115,21 @@ def whitening_filters(images: Tensor, patch_size: int, filters: int) -> Tensor:
     Returns:
         float32 ``[filters, 3, patch_size, patch_size]``, strongest component first.
     """
-    patches = F.unfold(normalised(images), patch_size, stride=patch_size)
-    rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-    rows = rows[(rows < BACKGROUND).any(1)]
-    rows = (rows - rows.mean(0)).double()
-    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    rows, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for part in images.split(WHITENED_AT_ONCE):
+        patches = F.unfold(normalised(part), patch_size, stride=patch_size)
+        seen = patches.transpose(1, 2).flatten(0, 1)
+        seen = seen[(seen < BACKGROUND).any(1)].double()
+        rows += len(seen)
+        total = total + seen.sum(0)
+        products = products + seen.T @ seen
+    mean = total / rows
+    covariance = products / rows - mean.outer(mean)
+    variances, directions = torch.linalg.eigh(covariance)
     deviations = variances.flip(0)[:filters].clamp(min=0).sqrt()
     weights = (directions.flip(1)[:, :filters] / (deviations + WHITENING_RIDGE * deviations[0])).T
-    weights = weights * (PATCH_SCALE / (rows @ weights.T).std())
+    responses = (weights @ covariance @ weights.T).diagonal().mean()
+    weights = weights * (PATCH_SCALE / responses.sqrt())
     filter_bank: Tensor = weights.float().reshape(-1, 3, patch_size, patch_size)
     return filter_bank
 

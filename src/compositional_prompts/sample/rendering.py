@@ -91,15 +91,21 @@ class _Photo:
         # Light from above, a little from the left or right.
         self.light = (float(rng.uniform(-0.5, 0.5)), -1.0)
         self.exposure = float(rng.uniform(-0.06, 0.06))
+        # By identity, with the points themselves, so that no other points take their place.
+        self._flat: dict[int, tuple[Points, list[float]]] = {}
 
     def px(self, points: Points) -> Points:
         """Map shoe units to pixels."""
         return np.asarray(points @ self.linear.T + self.offset)
 
     def flat(self, points: Points) -> list[float]:
-        """Map shoe units to the flat pixel list that ImageDraw takes fastest."""
-        flat: list[float] = self.px(points).ravel().tolist()
-        return flat
+        """Map shoe units to the flat pixel list that ImageDraw takes fastest.
+
+        Most points are drawn more than once: masked, filled and outlined.
+        """
+        if id(points) not in self._flat:
+            self._flat[id(points)] = (points, self.px(points).ravel().tolist())
+        return self._flat[id(points)][1]
 
     def mask(self, polygons: Sequence[Points]) -> Image.Image:
         """Return a mask with the polygons filled."""
@@ -108,6 +114,18 @@ class _Photo:
         for polygon in polygons:
             draw.polygon(self.flat(polygon), fill=255)
         return mask
+
+    def fill(self, color: _Rgb, mask: Image.Image) -> None:
+        """Lay a flat colour over what the mask shows; a part is mostly a small piece of a photo."""
+        if (box := mask.getbbox()) is not None:
+            self.image.paste(color, box, mask.crop(box))
+
+    def paint(self, color: _Rgb, light: _Light, mask: Image.Image) -> None:
+        """Lay a tone under light, a plane of the photo's size, over what the mask shows."""
+        if (box := mask.getbbox()) is not None:
+            left, upper, right, lower = box
+            lit = np.ascontiguousarray(light[upper:lower, left:right])
+            self.image.paste(_toned(lit, color), box, mask.crop(box))
 
 
 def _toned(light: _Light, color: _Rgb) -> Image.Image:
@@ -190,7 +208,8 @@ def _enlarged(plane: Plane, size: tuple[int, int]) -> Plane:
 def _quantized(light: Plane) -> _Light:
     light = light * 127
     light += 128
-    return light.clip(0, 255).astype(np.uint8)
+    np.clip(light, 0, 255, out=light)
+    return light.astype(np.uint8)
 
 
 def _surface(photo: _Photo, shoe: Shoe, mask: Image.Image, brightness: float) -> _Light:
@@ -255,12 +274,12 @@ def _shadow(photo: _Photo) -> None:
     left, right = min(x0, x1), max(x0, x1)
     ImageDraw.Draw(small).ellipse((left, min(y0, y1) - 1.5, right, max(y0, y1) + 2.5), fill=120)
     soft = small.filter(ImageFilter.GaussianBlur(2.0)).resize(photo.size, Image.Resampling.BILINEAR)
-    photo.image.paste((120, 120, 126), mask=soft)
+    photo.fill((120, 120, 126), soft)
 
 
 def _paint_upper(photo: _Photo, shape: Shape, shoe: Shoe, tones: Mapping[str, _Rgb]) -> None:
     """Paint what lies behind, then the textured upper with its panels and contour."""
-    image, draw = photo.image, photo.draw
+    draw = photo.draw
     for polygon, tone in shape.behind:
         color = tones[tone]
         draw.polygon(photo.flat(polygon), fill=_shaded(color, 0.82))
@@ -270,15 +289,15 @@ def _paint_upper(photo: _Photo, shape: Shape, shoe: Shoe, tones: Mapping[str, _R
     if fuzz != "none":
         _fray(photo, mask, shape.upper, fuzz)
     light = _surface(photo, shoe, mask, sum(tones["main"]) / 3)
-    image.paste(_toned(light, tones["main"]), mask=mask)
+    photo.paint(tones["main"], light, mask)
     for polygon, tone in shape.panels:
         part = ImageChops.multiply(photo.mask([polygon]), mask)
-        image.paste(_toned(light, tones[tone]), mask=part)
+        photo.paint(tones[tone], light, part)
     inked = Image.new("L", photo.size)
     ink = ImageDraw.Draw(inked)
     for seam in [*shape.seams, *(polygon for polygon, _ in shape.panels)]:
         ink.line(photo.flat(seam), fill=200, width=2)
-    image.paste(tones["edge"], mask=ImageChops.multiply(inked, mask))
+    photo.fill(tones["edge"], ImageChops.multiply(inked, mask))
     if fuzz == "none":
         for polygon in shape.upper:
             flat = photo.flat(polygon)
@@ -291,7 +310,7 @@ def _paint_soles(photo: _Photo, shape: Shape, tones: Mapping[str, _Rgb]) -> None
     light = _quantized(_enlarged(lit, photo.size))
     for polygon, tone in shape.soles:
         color = tones[tone]
-        photo.image.paste(_toned(light, color), mask=photo.mask([polygon]))
+        photo.paint(color, light, photo.mask([polygon]))
         flat = photo.flat(polygon)
         photo.draw.line([*flat, *flat[:2]], fill=_shaded(color, 0.55), width=2)
 
