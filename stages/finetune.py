@@ -9,6 +9,7 @@ from compositional_prompts.captioner.training.caption_batches import CaptionPair
 from compositional_prompts.captioner.training.caption_trainer import finetune
 from compositional_prompts.catalog.splitting.split_tables import PAIRS
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.resumable_stage import resumable_stage
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
@@ -25,9 +26,12 @@ def main() -> None:
     paths = path_arguments(__doc__, *INPUTS, "adapter", "metrics", "curve", "timing")
     params, base = read_params(paths.params, Finetune)
     group = join_processes(resolve_device(base.device))
+    params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
-    with resumable_stage("finetune", paths.timing, params, base.seed, inputs, group) as stage:
-        captioner = load_for_inputs(paths.blip2, paths.features, group.device, params.precision)
+    with resumable_stage(
+        "finetune", paths.timing, params, base.seed, inputs, group, precision=computed
+    ) as stage:
+        captioner = load_for_inputs(paths.blip2, paths.features, group.device, computed.precision)
         source = paths.features, paths.catalog, captioner
         pairs = read_table(paths.pairs, PAIRS)
         outcome = finetune(

@@ -6,6 +6,7 @@ from compositional_prompts.captioner.inference import caption_split, merge_adapt
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.devices import resolve_device, seed_everything
+from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.resumable_stage import resumable_stage
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.error_messages import run_script
@@ -20,14 +21,16 @@ def main() -> None:
     )  # fmt: skip
     params, base = read_params(paths.params, Infer)
     device = resolve_device(base.device)
+    params, computed = with_fixed_precision(params, device)
     inputs = [paths.features, paths.catalog, paths.splits, paths.blip2]
     inputs += [paths.adapter] if paths.adapter else []
     name = f"infer-{paths.captions.stem}"
     with resumable_stage(
-        name, paths.timing, params, base.seed, inputs, device, without=("batch_size",)
-    ) as stage:
+        name, paths.timing, params, base.seed, inputs, device, precision=computed,
+        without=("batch_size",),
+    ) as stage:  # fmt: skip
         seed_everything(base.seed)
-        captioner = load_for_inputs(paths.blip2, paths.features, device, params.precision)
+        captioner = load_for_inputs(paths.blip2, paths.features, device, computed.precision)
         table = caption_split(
             captioner,
             open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),

@@ -6,6 +6,7 @@ reference`` the tensors are those of a checkpoint of the authors' instead.
 
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.learning_curve import write_curve
+from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.resumable_stage import resumable_stage
 from compositional_prompts.files.outputs import write_metrics
@@ -24,8 +25,11 @@ def main() -> None:
     paths = path_arguments(__doc__, *INPUTS, "model", "metrics", "plots", "timing")
     params, base = read_params(paths.params, TroikaTrain)
     group = join_processes(resolve_device(base.device))
+    params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
-    with resumable_stage("troika_train", paths.timing, params, base.seed, inputs, group) as stage:
+    with resumable_stage(
+        "troika_train", paths.timing, params, base.seed, inputs, group, precision=computed
+    ) as stage:
         if params.source == "train":
             report = train(
                 paths.catalog, paths.splits, paths.pairs, paths.clip, paths.model, params, base,

@@ -22,7 +22,7 @@ from compositional_prompts.deployment.trained_paths import (
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
-from compositional_prompts.pipeline.section import ParameterError, Precision
+from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.whole_params import read_all_params
@@ -121,7 +121,7 @@ def _add_caption(commands: Any) -> None:
     add("--adapter", type=Path, help="default: %(default)s")
     add("--blip2", type=Path, help="the base model; default: %(default)s")
     add("--device", choices=["cpu", "cuda", "auto"], help="default: base.device")
-    add("--precision", choices=get_args(Precision), help="default: infer.precision")
+    add("--precision", choices=get_args(PrecisionChoice), help="default: infer.precision")
     add(
         "--batch-size", type=_positive, default=BATCH_SIZE,
         help="photos at once; default: %(default)s",

@@ -393,11 +393,11 @@ def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store, monkeypatch) -
     asked: list[tuple[list[str], list[str]]] = []
     scores = iter([0.1, 0.7, 0.7, 0.2, 0.6])
 
-    def score(captions, references, tokenize) -> dict[str, np.ndarray]:
+    def score(captions, references, tokenize) -> np.ndarray:
         asked.append((list(captions), list(references)))
-        return {"bleu": np.array([next(scores)])}
+        return np.array([next(scores)])
 
-    monkeypatch.setattr(caption_trainer, "score_texts", score)
+    monkeypatch.setattr(caption_trainer, "sentence_bleu", score)
     _, metrics = run(
         tmp_path,
         store,
@@ -420,9 +420,7 @@ def test_bleu_of_some_captions_chooses_the_epoch(tmp_path, store, monkeypatch) -
 
 def test_early_stopping_waits_for_a_measurement(tmp_path, store, monkeypatch) -> None:
     scores = iter([0.5, 0.4, 0.3])
-    monkeypatch.setattr(
-        caption_trainer, "score_texts", lambda *_: {"bleu": np.array([next(scores)])}
-    )
+    monkeypatch.setattr(caption_trainer, "sentence_bleu", lambda *_: np.array([next(scores)]))
     _, metrics = run(
         tmp_path,
         store,

@@ -62,6 +62,7 @@ def pretrained(clip: Any, images: Tensor, seed: int = 1, epochs: int = 1) -> Cap
         epochs=epochs,
         batch_size=8,
         learning_rate=2e-3,
+        matrix_learning_rate=None,
         seed=seed,
         device=CPU,
     )

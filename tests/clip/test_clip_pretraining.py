@@ -25,6 +25,7 @@ from compositional_prompts.clip.clip_pretraining import (
     WHITENING_RIDGE,
     cosine_with_warmup,
     encode_images,
+    encode_texts,
     micro_clip,
     micro_tokenizer,
     normalised,
@@ -142,7 +143,7 @@ def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int =
         "seed": seed,
         "device": CPU,
     }
-    model = pretrain_image_tower(images, captions, **settings)
+    model = pretrain_image_tower(images, captions, matrix_learning_rate=0.02, **settings)
     features = encode_images(model, images, CPU)
     return pretrain_text_tower(model, features.pooled, captions, **settings)
 
@@ -186,6 +187,42 @@ def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
     # Beyond the steps of float16, nothing.
     torch.testing.assert_close(features.tokens.float(), tokens, rtol=2**-10, atol=1e-4)
+
+
+def test_texts_are_cut_to_the_longest_without_a_change() -> None:
+    torch.manual_seed(10)
+    model: Any = micro_clip()
+    tokens = micro_tokenizer()(["a red boot", "shoes, a " + "very " * 12 + "long text", ""])
+    found = encode_texts(model, tokens)
+    expected = model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    target = torch.randn(expected.shape)
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
+    ours, theirs = (
+        torch.autograd.grad((texts * target).sum(), parameters, allow_unused=True)
+        for texts in (found, expected)
+    )
+    assert sum(gradient is not None for gradient in ours) > 20
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_only_words_that_captions_hold_are_trained() -> None:
+    _, captions = corpus(32, seed=11)
+    settings: dict[str, Any] = {
+        "epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "seed": 1, "device": CPU,
+    }  # fmt: skip
+    torch.manual_seed(12)
+    model: Any = micro_clip()
+    before = model.token_embedding.weight.detach().clone()
+    features = torch.randn(32, MICRO_CONFIG["embed_dim"])
+    trained: Any = pretrain_text_tower(model, features, captions, **settings)
+    changed = (trained.token_embedding.weight != before).any(1).nonzero()[:, 0]
+    held = set(micro_tokenizer()(captions).unique().tolist()) - {0}
+    assert set(changed.tolist()) - {0} == held
+    assert trained.token_embedding.weight.shape == before.shape
 
 
 def test_fewer_pairs_than_a_batch_are_an_error() -> None:

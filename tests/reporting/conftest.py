@@ -328,6 +328,8 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
         }
         if name == "clip_embed":
             record["peak_device_memory_mib"] = 4321
+        if name.startswith("infer"):
+            record["precision"] = "bfloat16, attention in float32"
         write_metrics(record, metrics / "timing" / f"{name}.json")
     write_csv(
         metrics / "plots/losses.csv",

@@ -122,6 +122,7 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     assert project.paths.params.read_text().splitlines()[0] in " ".join(page.text)
     assert "Truncated" in page.words and "Rare pair" in page.words
     assert "Peak, GPU" in page.words and "4,321" in page.words
+    assert "Computed in" in page.words and "attention in float32" in page.words
     assert "BLEU of validation captions, over 2 epochs" in " ".join(
         attributes.get("aria-label") or "" for _, attributes in page.elements
     )

@@ -29,9 +29,11 @@ PARAMS = Pretrain(
     clip_text_epochs=1,
     clip_batch=16,
     clip_learning_rate=1e-3,
+    clip_matrix_learning_rate=0.02,
     blip2_epochs=1,
     blip2_batch=16,
     blip2_learning_rate=1e-3,
+    blip2_matrix_learning_rate=0.02,
 )
 
 

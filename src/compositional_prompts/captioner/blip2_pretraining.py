@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from compositional_prompts.clip.clip_pretraining import (
     word_targets,
 )
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,6 @@ VOCABULARY_SIZE = 1000
 NUM_QUERY_TOKENS = 16
 MAX_CAPTION_TOKENS = 64
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
-WEIGHT_DECAY = 0.05
 WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
 
 
@@ -214,6 +215,7 @@ def pretrain_blip2(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
 ) -> Captioner:
@@ -226,6 +228,8 @@ def pretrain_blip2(
         epochs: passes over the pairs.
         batch_size: pairs a step.
         learning_rate: peak of the schedule of AdamW.
+        matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
+            None leaves them to AdamW.
         seed: of initialisation, order and written forms.
         device: where to train.
 
@@ -249,13 +253,13 @@ def pretrain_blip2(
     model.query_tokens.requires_grad_(True)
     words = word_targets(micro_tokenizer()(list(captions)))
     head = nn.Linear(model.config.qformer_config.hidden_size, words.shape[1]).to(device)
-    parameters = [*(p for p in model.parameters() if p.requires_grad), *head.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True
-    )
     steps_per_epoch = -(-len(captions) // batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*model.parameters(), *head.parameters()],
+        [model.qformer.encoder, model.language_model.model.decoder.layers],
+        learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
     )
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
@@ -267,11 +271,7 @@ def pretrain_blip2(
             said = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
             named = word_loss(head(queries.mean(1)), words[chosen].to(device))
             loss = said + WORD_WEIGHT * named
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            scheduler.step()
+            optimizers.step(loss)
             total += said.item()
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()

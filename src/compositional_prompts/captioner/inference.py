@@ -17,7 +17,6 @@ from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, 
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.compute.batch_size import automatic_batch_size
 from compositional_prompts.compute.progress import progress
@@ -61,6 +60,9 @@ def merge_adapter(
         if params.grammar:
             logger.info("infer.grammar has no effect on the untrained captioner")
         return None
+    # Here, since the untrained model does without PEFT, whose import takes half a second.
+    from compositional_prompts.captioner.model.lora import load_adapter
+
     load_adapter(captioner, adapter)
     return grammar_of(captioner, adapter) if params.grammar else None
 

@@ -13,7 +13,7 @@ from compositional_prompts.pipeline.section import (
     NonNegative,
     NonNegativeFloat,
     Positive,
-    Precision,
+    PrecisionChoice,
     Rate,
     Section,
     Words,
@@ -24,7 +24,7 @@ class Blip2Features(Section):
     section: ClassVar[str] = "blip2_features"
 
     cache: bool
-    precision: Precision
+    precision: PrecisionChoice
     dtype: Literal["float16", "bfloat16"]
     batch_size: BatchSize
 
@@ -67,7 +67,7 @@ class Finetune(Section):
     section: ClassVar[str] = "finetune"
 
     lora: Lora
-    precision: Precision
+    precision: PrecisionChoice
     epochs: Positive
     batch_size: Positive
     gradient_accumulation: Positive
@@ -105,7 +105,7 @@ class Infer(Section):
 
     split: Literal["train", "val", "test"]
     images: Positive | None
-    precision: Precision
+    precision: PrecisionChoice
     batch_size: BatchSize
     num_beams: Positive
     length_penalty: float

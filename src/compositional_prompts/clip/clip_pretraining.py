@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.model import set_model_preprocess_cfg
-from open_clip.transform import merge_preprocess_dict
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from compositional_prompts.clip.lean_open_clip import (
+    merge_preprocess_dict,
+    open_clip,
+    set_model_preprocess_cfg,
+)
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -55,9 +61,9 @@ MICRO_PREPROCESS: dict[str, Any] = {
 
 PATCH_DROPOUT = 0.5
 WARMUP_SHARE = 0.05
-WEIGHT_DECAY = 0.05
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
 WHITENING_IMAGES = 1500
+WHITENED_AT_ONCE = 50  # images whose patches are held in memory
 WHITENING_RIDGE = (
     0.05  # relative to the largest standard deviation; keeps noise from being blown up
 )
@@ -109,14 +115,21 @@ def whitening_filters(images: Tensor, patch_size: int, filters: int) -> Tensor:
     Returns:
         float32 ``[filters, 3, patch_size, patch_size]``, strongest component first.
     """
-    patches = F.unfold(normalised(images), patch_size, stride=patch_size)
-    rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-    rows = rows[(rows < BACKGROUND).any(1)]
-    rows = (rows - rows.mean(0)).double()
-    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    rows, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for part in images.split(WHITENED_AT_ONCE):
+        patches = F.unfold(normalised(part), patch_size, stride=patch_size)
+        seen = patches.transpose(1, 2).flatten(0, 1)
+        seen = seen[(seen < BACKGROUND).any(1)].double()
+        rows += len(seen)
+        total = total + seen.sum(0)
+        products = products + seen.T @ seen
+    mean = total / rows
+    covariance = products / rows - mean.outer(mean)
+    variances, directions = torch.linalg.eigh(covariance)
     deviations = variances.flip(0)[:filters].clamp(min=0).sqrt()
     weights = (directions.flip(1)[:, :filters] / (deviations + WHITENING_RIDGE * deviations[0])).T
-    weights = weights * (PATCH_SCALE / (rows @ weights.T).std())
+    responses = (weights @ covariance @ weights.T).diagonal().mean()
+    weights = weights * (PATCH_SCALE / responses.sqrt())
     filter_bank: Tensor = weights.float().reshape(-1, 3, patch_size, patch_size)
     return filter_bank
 
@@ -149,35 +162,6 @@ def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return losses / len(targets)
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-
-
-def _step(loss: Tensor, optimizer: torch.optim.AdamW, scheduler: Any) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in optimizer.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
-    scheduler.step()
-    return loss.item()
-
-
-def _schedule(optimizer: torch.optim.AdamW, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, steps)
-    )
-
-
 def _train_image_tower(
     model: nn.Module,
     images: Tensor,
@@ -186,6 +170,7 @@ def _train_image_tower(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     generator: torch.Generator,
     device: torch.device,
 ) -> None:
@@ -193,9 +178,14 @@ def _train_image_tower(
     visual: Any = model.visual
     width = MICRO_CONFIG["embed_dim"]
     head = nn.Linear(width, targets.shape[1]).to(device)
-    optimizer = _optimizer([*visual.parameters(), *head.parameters()], learning_rate)
     steps_per_epoch = len(images) // batch_size
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*visual.parameters(), *head.parameters()],
+        visual.transformer.resblocks,
+        learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
@@ -206,10 +196,54 @@ def _train_image_tower(
             batch[flipped] = batch[flipped].flip(-1)
             features = model.encode_image(batch.to(device))  # type: ignore[operator]
             loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
+
+
+def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Texts as a micro CLIP encodes them, without computing the places behind the longest.
+
+    A text is read from its end-of-text token, which sees nothing behind it: the result is that of
+    the whole context length.
+
+    Args:
+        model: a micro CLIP.
+        tokens: CLIP token ids ``[n, context_length]``, 0 behind each text.
+
+    Returns:
+        float32 ``[n, embed_dim]``, of unit length, to differentiate.
+    """
+    longest = int((tokens != 0).sum(1).max())
+    clip: Any = model
+    cut = {
+        "positional_embedding": clip.positional_embedding[:longest],
+        "attn_mask": clip.attn_mask[:longest, :longest],
+    }
+    texts: Tensor = functional_call(model, cut, kwargs={"text": tokens[:, :longest]})[1]
+    return texts
+
+
+@contextmanager
+def _embedding_of(model: nn.Module, tokens: Tensor) -> Iterator[Tensor]:
+    """Let ``model`` embed the tokens that occur only, and give ``tokens`` numbered among them.
+
+    An optimizer goes through every row of an embedding: of 49,408 tokens captions hold some
+    hundreds. The others keep their vectors.
+    """
+    clip: Any = model
+    whole = clip.token_embedding
+    found, numbered = tokens.unique(return_inverse=True)
+    rows = found.to(whole.weight.device)
+    clip.token_embedding = nn.Embedding.from_pretrained(whole.weight.detach()[rows], freeze=False)
+    # Sorted: padding stays 0, and end of text, where the tower reads a text, the largest.
+    assert found[0] == 0
+    yield numbered
+    with torch.no_grad():
+        whole.weight[rows] = clip.token_embedding.weight
+    clip.token_embedding = whole
 
 
 def _train_text_tower(
@@ -228,9 +262,14 @@ def _train_text_tower(
     device = image_features.device
     mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
     nn.init.eye_(mixing.weight)
-    optimizer = _optimizer([*model.parameters(), *mixing.parameters()], learning_rate)
     steps_per_epoch = max(1, len(tokens) // batch_size)
-    scheduler = _schedule(optimizer, epochs * steps_per_epoch)
+    optimizers = ScheduledOptimizers(
+        [*model.parameters(), *mixing.parameters()],
+        [],
+        learning_rate=learning_rate,
+        matrix_learning_rate=None,
+        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+    )
     contrastive = open_clip.ClipLoss()
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(tokens), generator=generator)
@@ -238,9 +277,10 @@ def _train_text_tower(
         total = 0.0
         for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}"):
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
-            texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
+            texts = encode_texts(model, tokens[chosen].to(device))
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
-            total += _step(loss, optimizer, scheduler)
+            optimizers.step(loss)
+            total += loss.item()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
         logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
@@ -295,6 +335,7 @@ def pretrain_image_tower(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
 ) -> nn.Module:
@@ -306,6 +347,8 @@ def pretrain_image_tower(
         epochs: passes over the pairs.
         batch_size: pairs a step; the rest of the last batch of an epoch is left out.
         learning_rate: peak of the schedule of AdamW.
+        matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
+            None leaves them to AdamW.
         seed: of initialisation, order, flips and dropped patches.
         device: where to train.
 
@@ -335,6 +378,7 @@ def pretrain_image_tower(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        matrix_learning_rate=matrix_learning_rate,
         generator=torch.Generator().manual_seed(seed),
         device=device,
     )
@@ -370,13 +414,14 @@ def pretrain_text_tower(
         ``model`` in evaluation mode, on the CPU.
     """
     seed_everything(seed)
-    _train_text_tower(
-        model.to(device),
-        image_features.to(device),
-        micro_tokenizer()(list(captions)),
-        epochs=epochs,
-        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
-        learning_rate=learning_rate,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    with _embedding_of(model.to(device), micro_tokenizer()(list(captions))) as tokens:
+        _train_text_tower(
+            model,
+            image_features.to(device),
+            tokens,
+            epochs=epochs,
+            batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
+            learning_rate=learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+        )
     return model.requires_grad_(True).eval().cpu()

@@ -7,8 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
-
+from compositional_prompts.clip.lean_open_clip import open_clip, provide_towers
 from compositional_prompts.clip.open_clip_model import CONFIG_FILE, WEIGHTS_FILE, save_clip
 from compositional_prompts.files.hub import fetch_snapshot
 
@@ -111,4 +110,5 @@ def fetch_clip(
         if revision is None
         else _published_weights(name, pretrained, revision)
     )
+    provide_towers(config)
     save_clip(open_clip.create_model(name, **weights), config, directory)

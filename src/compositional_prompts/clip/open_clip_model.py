@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compositional_prompts.clip.lean_open_clip import open_clip, provide_towers
 from compositional_prompts.files.outputs import require_outputs
 
 CONFIG_FILE = "open_clip_config.json"
@@ -53,6 +53,7 @@ def load_clip(directory: Path, device: torch.device) -> Clip:
         RuntimeError: the weights do not fit the configuration.
     """
     require_outputs(directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+    provide_towers(json.loads((directory / CONFIG_FILE).read_text()).get("model_cfg", {}))
     source = f"local-dir:{directory}"
     model, _, preprocess = open_clip.create_model_and_transforms(source, device=device)
     model.eval().requires_grad_(False)

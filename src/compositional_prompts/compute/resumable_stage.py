@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,9 +14,12 @@ from accelerate import Accelerator
 
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.imported_files import imported_files
+from compositional_prompts.compute.precision import ResolvedPrecision
 from compositional_prompts.files.scratch import SCRATCH, fingerprint, scratch_folder
 from compositional_prompts.pipeline.section import Section
 from compositional_prompts.pipeline.stage import StageRun, run_stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def resumable_stage(
     inputs: Sequence[Path],
     processes: Accelerator | torch.device,
     *,
+    precision: ResolvedPrecision | None = None,
     without: Sequence[str] = (),
 ) -> Iterator[ResumableStage]:
     """Run a stage as :func:`run_stage` does, with a scratch folder and checkpoints of its own.
@@ -57,6 +62,7 @@ def resumable_stage(
         seed: of what is random in it, if anything is.
         inputs: files and folders that it reads.
         processes: those that run it together, or the device of this one alone.
+        precision: what it computes in, where it can be chosen; ``params`` has it.
         without: parameters that never change a result.
     """
     device = processes.device if isinstance(processes, Accelerator) else processes
@@ -66,6 +72,7 @@ def resumable_stage(
         "seed": seed,
         "device": device.type,
         "processes": number,
+        "precision": None if precision is None else str(precision),
     }
     if isinstance(processes, Accelerator) and not processes.is_main_process:
         yield ResumableStage(StageRun(), SCRATCH, main=False)
@@ -73,6 +80,9 @@ def resumable_stage(
     script = Path(str(sys.modules["__main__"].__file__))
     with ExitStack() as stack:
         run = stack.enter_context(run_stage(name, timing))
+        if precision is not None:
+            run.precision = str(precision)
+            log.info("computing in %s: %s", precision, precision.reason)
         key = fingerprint(settings, inputs, [script, *imported_files(script)])
         scratch = stack.enter_context(scratch_folder(name, key))
         yield ResumableStage(run, scratch, main=True)

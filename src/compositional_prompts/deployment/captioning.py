@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -19,14 +19,16 @@ from compositional_prompts.captioner.model.blip2_model import Captioner, load_ca
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
-from compositional_prompts.deployment.suggestions import PairNamer, WordScorer, enhanced_prompts
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import rounded
 from compositional_prompts.project.whole_params import Params, checked
 from compositional_prompts.prompt.template import PromptTemplate
-from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
 
 Record = dict[str, Any]
 """What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for
@@ -69,7 +71,8 @@ class PhotoCaptioner:
         """
         device = resolve_device(params.base.device)
         self._params = params
-        self._captioner = load_captioner(blip2, device, params.infer.precision)
+        precision = resolve_precision(params.infer.precision, device).precision
+        self._captioner = load_captioner(blip2, device, precision)
         load_adapter(self._captioner, adapter)
         self._grammar = grammar_of(self._captioner, adapter) if params.infer.grammar else None
         self._untrained: Captioner | None = None
@@ -80,8 +83,12 @@ class PhotoCaptioner:
             "captioner": self._captioner.preprocess
         }
         if wishes.untrained:
-            self._untrained = load_captioner(blip2, device, params.infer.precision, "language")
+            self._untrained = load_captioner(blip2, device, precision, "language")
         if wishes.enhanced or wishes.scores:
+            # Here, since captions alone do without open_clip, whose import takes a second.
+            from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
+            from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+
             paths = read_trained_paths()
             self._words = WordScorer(paths.clip, params.clip_embed, device)
             self._prepare["words"] = self._words.preprocess
@@ -153,6 +160,8 @@ class PhotoCaptioner:
         scores = scorer(batch["words"])
         if self._pairs is not None:
             pairs = self._pairs(batch["pairs"])
+            from compositional_prompts.deployment.suggestions import enhanced_prompts
+
             prompts = enhanced_prompts(pairs, scores, scorer.words, self._params.enhance)
             for record, prompt in zip(records, prompts, strict=True):
                 record["enhanced"] = rounded(prompt)

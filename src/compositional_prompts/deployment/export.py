@@ -27,7 +27,7 @@ from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_
 from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.pipeline.section import Precision
+from compositional_prompts.pipeline.section import Precision, PrecisionChoice
 from compositional_prompts.project.whole_params import Params
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def export(
             the repository that ``weights.blip2`` names, else ``blip2``.
         license_id: licence of the export as the hub names it.
         precision: of merged weights; ``infer.precision`` by default, bfloat16 where that is 8 or
-            4 bits.
+            4 bits, float32 where it is auto: what is exported is for any machine.
         force: replace ``out`` if there is an earlier export in it.
 
     Raises:
@@ -74,10 +74,8 @@ def export(
         ValueError: the adapter does not fit the model.
     """
     _check_place(out, force)
-    precision = precision or params.infer.precision
-    if precision in QUANTIZED:
-        precision = "bfloat16"
-    captioner = load_captioner(blip2, torch.device("cpu"), precision)
+    weights = precision or _exported_precision(params.infer.precision)
+    captioner = load_captioner(blip2, torch.device("cpu"), weights)
     rows = _token_rows(captioner)
     # The adapter alone is merged too: one that does not fit its base is found here and not by
     # whoever gets it.
@@ -107,7 +105,7 @@ def export(
             name=out.resolve().name,
             merged=merged,
             base=described,
-            dtype=precision,
+            dtype=weights,
             begin="".join(captioner.tokenizer.convert_ids_to_tokens(captioner.begin_of_text)),
             adapter=config,
             grammar=grammar,
@@ -152,6 +150,13 @@ def generation_config(captioner: Captioner, infer: Infer) -> GenerationConfig:
     if infer.num_beams > 1:
         settings |= {"early_stopping": True, "length_penalty": infer.length_penalty}
     return GenerationConfig(**settings)
+
+
+def _exported_precision(choice: PrecisionChoice) -> Precision:
+    """Of merged weights, where nothing else is asked for."""
+    if choice == "auto":
+        return "float32"
+    return "bfloat16" if choice in QUANTIZED else choice
 
 
 def _token_rows(captioner: Captioner) -> int:

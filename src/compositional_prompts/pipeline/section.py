@@ -26,6 +26,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 
+PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 

@@ -30,9 +30,15 @@ def path_arguments(
 
 @dataclass
 class StageRun:
-    """A stage under way; set ``rows`` to the number of rows it went through."""
+    """A stage under way.
+
+    Attributes:
+        rows: how many it went through: to be set.
+        precision: what it computed in: to be set, where that is chosen.
+    """
 
     rows: int = 0
+    precision: str | None = None
 
 
 def _peak_mib(who: int) -> int:
@@ -68,6 +74,8 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
         "peak_memory_mib": _peak_mib(resource.RUSAGE_SELF),
         "peak_worker_memory_mib": _peak_mib(resource.RUSAGE_CHILDREN),
     }
+    if run.precision is not None:
+        record["precision"] = run.precision
     # Not imported: the stages that do without torch start without it.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -7,11 +7,28 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
 TEXT_METRICS = ("bleu", "rouge1", "rouge2", "rougeL")
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def sentence_bleu(
+    captions: Sequence[str], references: Sequence[str], bleu_tokenize: Literal["none", "13a"]
+) -> NDArray[np.float64]:
+    """BLEU of every caption, as :func:`score_texts` has it: float64 ``[n]`` in 0..1.
+
+    Raises:
+        ValueError: there are more captions than references, or fewer.
+    """
+    pairs = list(zip(captions, references, strict=True))
+    bleu = BLEU(tokenize=bleu_tokenize, smooth_method="none", effective_order=True)
+    scores = {
+        # sacrebleu's product of logarithms can end a hair above 100.
+        pair: min(bleu.sentence_score(pair[0], [pair[1]]).score / 100, 1.0)
+        for pair in dict.fromkeys(pairs)
+    }
+    return np.array([scores[pair] for pair in pairs], dtype=np.float64)
 
 
 def score_texts(
@@ -34,15 +51,16 @@ def score_texts(
     Raises:
         ValueError: there are more captions than references, or fewer.
     """
+    # Here, since it imports NLTK, which takes as long as all else: fine-tuning has BLEU alone.
+    from rouge_score.rouge_scorer import RougeScorer
+
     pairs = list(zip(captions, references, strict=True))
     rows = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
-    bleu = BLEU(tokenize=bleu_tokenize, smooth_method="none", effective_order=True)
     rouge = RougeScorer(_ROUGE)
-    distinct = np.zeros((len(rows), len(TEXT_METRICS)))
+    distinct = np.zeros((len(rows), len(_ROUGE)))
     for (caption, reference), row in rows.items():
         scores = rouge.score(target=reference, prediction=caption)
-        # sacrebleu's product of logarithms can end a hair above 100.
-        percent = bleu.sentence_score(caption, [reference]).score
-        distinct[row] = [min(percent / 100, 1.0), *(scores[name].fmeasure for name in _ROUGE)]
+        distinct[row] = [scores[name].fmeasure for name in _ROUGE]
     values = distinct[[rows[pair] for pair in pairs]]
-    return {name: values[:, column] for column, name in enumerate(TEXT_METRICS)}
+    bleu = sentence_bleu(captions, references, bleu_tokenize)
+    return {"bleu": bleu} | {name: values[:, place] for place, name in enumerate(_ROUGE)}

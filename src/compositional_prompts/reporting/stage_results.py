@@ -36,7 +36,7 @@ class ReportInputError(DamagedOutputError):
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What a stage's run took: wall time, rows, and the peak memory of it, of its workers and, if
-    it used one, on the GPU.
+    it used one, on the GPU; and what it computed in, where that was chosen.
     """
 
     stage: str
@@ -46,6 +46,7 @@ class Timing:
     peak_memory_mib: float | None
     peak_worker_memory_mib: float | None
     peak_device_memory_mib: float | None
+    precision: str | None
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def _read_timings(directory: Path) -> list[Timing]:
                 peak_memory_mib=number(record, "peak_memory_mib"),
                 peak_worker_memory_mib=number(record, "peak_worker_memory_mib"),
                 peak_device_memory_mib=number(record, "peak_device_memory_mib"),
+                precision=record.get("precision"),
             )
         )
     if not timings:

@@ -48,7 +48,7 @@ class TroikaTrain(Section):
     traction_dropout: Fraction
     loss_weights: BranchWeights
     score_weights: ScoreWeights
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     augment: bool
     early_stopping: Positive | None
 

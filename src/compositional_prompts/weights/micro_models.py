@@ -168,6 +168,7 @@ def pretrain_micro_models(
         epochs=params.clip_image_epochs,
         batch_size=params.clip_batch,
         learning_rate=params.clip_learning_rate,
+        matrix_learning_rate=params.clip_matrix_learning_rate,
         seed=seed,
         device=device,
     )
@@ -183,6 +184,7 @@ def pretrain_micro_models(
         epochs=params.blip2_epochs,
         batch_size=params.blip2_batch,
         learning_rate=params.blip2_learning_rate,
+        matrix_learning_rate=params.blip2_matrix_learning_rate,
         seed=seed,
         device=device,
     )

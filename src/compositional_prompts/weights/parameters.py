@@ -42,9 +42,11 @@ class Pretrain(Section):
     clip_text_epochs: Positive
     clip_batch: Positive
     clip_learning_rate: Rate
+    clip_matrix_learning_rate: Rate | None
     blip2_epochs: Positive
     blip2_batch: Positive
     blip2_learning_rate: Rate
+    blip2_matrix_learning_rate: Rate | None
 
 
 class Weights(Section):

@@ -28,11 +28,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.model.weight_files import tensor_shape, weight_files
+from compositional_prompts.compute.precision import DTYPES, autocast
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.section import Precision
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Precisions whose name is that of the weights' dtype."""
 
 QUANTIZED = ("int8", "int4")
 """Precisions that bitsandbytes provides, on CUDA only; they compute in bfloat16."""
@@ -100,8 +98,7 @@ class Captioner:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context to compute in: at the model's precision, whatever its inputs' dtypes."""
-        dtype = DTYPES.get(self.precision, torch.bfloat16)
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        return autocast(self.device, self.precision)
 
     @property
     def device(self) -> torch.device:

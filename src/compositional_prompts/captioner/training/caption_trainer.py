@@ -51,7 +51,7 @@ from compositional_prompts.compute.training_run import Share, TrainingError, Tra
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.prompt.pair import Pair
 from compositional_prompts.prompt.template import PromptTemplate
-from compositional_prompts.prompt.text_metrics import score_texts
+from compositional_prompts.prompt.text_metrics import sentence_bleu
 
 LAST = "last"
 """Folder of the last epoch's adapter, inside the folder that holds the best one."""
@@ -230,7 +230,7 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
                     self.captioner, queries, num_beams=1, max_new_tokens=self.params.max_tokens
                 )
         references = [self.val_captions[row] for row in rows.tolist()]
-        score = float(score_texts(captions, references, "none")["bleu"].mean())
+        score = float(sentence_bleu(captions, references, "none").mean())
         # One opinion for all, or they might disagree on when to stop.
         agreed: Any = self.accelerator.reduce(
             torch.tensor(score, dtype=torch.float64, device=self.accelerator.device), "mean"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import polars as pl
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 
 def split_images(splits: Path, split: str, images: int | None, seed: int) -> list[str]:
@@ -13,13 +14,9 @@ def split_images(splits: Path, split: str, images: int | None, seed: int) -> lis
 
     A number beyond the split's size takes the whole split.
     """
-    ids = (
-        pl.scan_parquet(splits)
-        .filter(pl.col("caption_split") == split)
-        .select("image_id")
-        .collect()["image_id"]
-        .sort()
-        .to_list()
+    chosen = pc.field("caption_split") == split
+    ids = sorted(
+        pq.read_table(splits, columns=["image_id"], filters=chosen)["image_id"].to_pylist()
     )
     if images is None or images >= len(ids):
         return ids

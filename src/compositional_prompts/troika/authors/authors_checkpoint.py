@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from open_clip import CLIP
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from compositional_prompts.clip.lean_open_clip import CLIP, QuickGELU
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.compute.torch_files import read_state_dict
 from compositional_prompts.troika.model.model_folder import load_trained_tensors

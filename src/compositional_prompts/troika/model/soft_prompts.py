@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compositional_prompts.clip.lean_open_clip import CLIP
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.prompt.pair import spoken
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary

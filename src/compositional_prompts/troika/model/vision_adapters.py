@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 
-import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from compositional_prompts.clip.lean_open_clip import (
+    CLIP,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
 
 ADAPTER_SCALE = 0.1
 """Factor on an adapter's output (AdaptFormer's s)."""
@@ -36,7 +40,7 @@ def require_supported(model: nn.Module) -> None:
                 "weights.troika_clip."
             )
 
-    if not isinstance(model, open_clip.CLIP):
+    if not isinstance(model, CLIP):
         raise UnsupportedClipError(
             f"Troika needs an open_clip.CLIP, found {type(model).__name__}: choose an open_clip "
             "ViT model such as ViT-B-32 or ViT-L-14 in weights.troika_clip."
