@@ -189,14 +189,25 @@ def test_a_part_is_painted_as_over_the_whole_photo() -> None:
     for corners in ([(0.2, 0.1), (0.6, 0.3), (0.5, 0.05)], [(-3.0, 0), (3, 0.1), (3, 0)], []):
         photo = rendering._Photo(SHAPES[drawn.object](drawn), np.random.default_rng(6))
         mask = photo.mask([np.array(corners)] if corners else [])
-        light = rng.integers(0, 256, photo.size[::-1], dtype=np.uint8)
+        plane = rng.random((photo.size[1] // 4, photo.size[0] // 4), dtype=np.float32) - 0.5
+        whole, box = (0, 0, *photo.size), rendering._lit_box(mask)
+        light, everywhere = (
+            rendering._quantized(rendering._enlarged(plane, part), part) for part in (box, whole)
+        )
         expected = photo.image.copy()
-        expected.paste(rendering._toned(light, (180, 60, 20)), mask=mask)
+        expected.paste(rendering._toned(everywhere.plane, (180, 60, 20)), mask=mask)
         photo.paint((180, 60, 20), light, mask)
         assert photo.image.tobytes() == expected.tobytes()
         expected.paste((9, 200, 30), mask=mask)
         photo.fill((9, 200, 30), mask)
         assert photo.image.tobytes() == expected.tobytes()
+
+
+def test_slopes_are_those_of_numpy() -> None:
+    plane = np.random.default_rng(7).random((9, 5), dtype=np.float32)
+    down, right = np.gradient(plane)
+    np.testing.assert_array_equal(rendering._slope(plane), down)
+    np.testing.assert_array_equal(rendering._slope(plane.T).T, right)
 
 
 def test_cells_are_near_their_nearest_centres() -> None:
