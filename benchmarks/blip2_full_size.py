@@ -86,6 +86,7 @@ LORA = Lora(
     rank_pattern=[],
     alpha_pattern=[],
 )
+PARTS = ("features", "captions", "training", "troika")
 LEARNING_RATE = 5e-4
 REPORT_BATCH, REPORT_IMAGES, REPORT_EPOCHS = 3, 1000, 15
 WEIGHT_STD = 0.02
@@ -484,6 +485,25 @@ def measure_troika(
             )
 
 
+def measure_blip2(meter: Meter, arguments: argparse.Namespace) -> None:
+    """Measure what is asked for of BLIP-2; its memory is free afterwards."""
+    config = micro_config() if arguments.micro else full_config()
+    captioner = random_captioner(config, meter.device, arguments.seed)
+    print(f"parameters: {captioner.total_parameters:,}; {meter.limit.spent:.0f} s so far")
+    meter = replace(meter, draw=Drawer(captioner, arguments.tokens, arguments.seed + 1).draw)
+    feature_rows = []
+    if "features" in arguments.parts:
+        feature_rows = measure_features(meter, captioner, arguments.feature_batches)
+    if "captions" in arguments.parts:
+        batches = arguments.caption_batches
+        measure_captions(meter, captioner, batches, arguments.beams, arguments.max_new_tokens)
+    if "training" in arguments.parts:
+        measure_training(meter, captioner, arguments.train_batches, feature_rows)
+    del captioner, meter
+    torch.compiler.reset()
+    gc.collect()
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(
@@ -491,6 +511,7 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=["cuda", "cpu"])
     parser.add_argument("--micro", action="store_true", help="tiny models and batches")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS, help="all by default")
     parser.add_argument("--feature-batches", type=int, nargs="+", default=[16, 64, 128, 256])
     parser.add_argument("--train-batches", type=int, nargs="+", default=[3, 16, 32, 64, 128])
     parser.add_argument("--caption-batches", type=int, nargs="+", default=[1, 16, 64, 128])
@@ -526,23 +547,12 @@ def main() -> None:
     peak = matmul_peak(side, device, arguments.repeats)
     print(f"peak: {peak / 1e12:.4g} TFLOP/s, bfloat16 product of {side} squared", flush=True)
 
-    captioner = random_captioner(
-        micro_config() if arguments.micro else full_config(), device, arguments.seed
-    )
-    print(f"parameters: {captioner.total_parameters:,}; {limit.spent:.0f} s so far")
     print_head()
-    draw = Drawer(captioner, arguments.tokens, arguments.seed + 1).draw
-    meter = Meter(draw, device, arguments.repeats, peak, limit)
-    feature_rows = measure_features(meter, captioner, arguments.feature_batches)
-    measure_captions(
-        meter, captioner, arguments.caption_batches, arguments.beams, arguments.max_new_tokens
-    )
-    measure_training(meter, captioner, arguments.train_batches, feature_rows)
-    # The first model gives up its memory.
-    del captioner, draw
-    torch.compiler.reset()
-    meter = replace(meter, draw=_nothing)
-    gc.collect()
+    meter = Meter(_nothing, device, arguments.repeats, peak, limit)
+    if set(arguments.parts) != {"troika"}:
+        measure_blip2(meter, arguments)
+    if "troika" not in arguments.parts:
+        return
     architecture = None if arguments.micro else "ViT-L-14"
     measure_troika(meter, architecture, arguments.troika_batches, arguments.seed)
     print(f"\n{limit.spent:.0f} s in all")

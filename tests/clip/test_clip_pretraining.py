@@ -25,6 +25,7 @@ from compositional_prompts.clip.clip_pretraining import (
     WHITENING_RIDGE,
     cosine_with_warmup,
     encode_images,
+    encode_texts,
     micro_clip,
     micro_tokenizer,
     normalised,
@@ -188,7 +189,62 @@ def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
     torch.testing.assert_close(features.tokens.float(), tokens, rtol=2**-10, atol=1e-4)
 
 
+def test_texts_are_cut_to_the_longest_without_a_change() -> None:
+    torch.manual_seed(10)
+    model: Any = micro_clip()
+    tokens = micro_tokenizer()(["a red boot", "shoes, a " + "very " * 12 + "long text", ""])
+    found = encode_texts(model, tokens)
+    expected = model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    target = torch.randn(expected.shape)
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
+    ours, theirs = (
+        torch.autograd.grad((texts * target).sum(), parameters, allow_unused=True)
+        for texts in (found, expected)
+    )
+    assert sum(gradient is not None for gradient in ours) > 20
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_only_words_that_captions_hold_are_trained() -> None:
+    _, captions = corpus(32, seed=11)
+    settings: dict[str, Any] = {
+        "epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "seed": 1, "device": CPU,
+    }  # fmt: skip
+    torch.manual_seed(12)
+    model: Any = micro_clip()
+    before = model.token_embedding.weight.detach().clone()
+    features = torch.randn(32, MICRO_CONFIG["embed_dim"])
+    trained: Any = pretrain_text_tower(model, features, captions, **settings)
+    changed = (trained.token_embedding.weight != before).any(1).nonzero()[:, 0]
+    held = set(micro_tokenizer()(captions).unique().tolist()) - {0}
+    assert set(changed.tolist()) - {0} == held
+    assert trained.token_embedding.weight.shape == before.shape
+
+
 def test_fewer_pairs_than_a_batch_are_an_error() -> None:
     images, captions = corpus(15, seed=6)
     with pytest.raises(ValueError, match=r"15 image-caption pairs.+lower weights\.pretrain"):
         pretrained(images, captions)
+
+
+def test_in_bfloat16_the_image_tower_is_trained_and_read_to_its_digits() -> None:
+    images, captions = corpus(32, seed=4)
+    towers = {}
+    for precision in ("float32", "bfloat16"):
+        towers[precision] = pretrain_image_tower(
+            images, captions, epochs=1, batch_size=16, learning_rate=1e-4,
+            matrix_learning_rate=None, seed=2, device=CPU, precision=precision,
+        )  # fmt: skip
+    exact, rounded = (encode_images(towers["float32"], images, CPU, p).pooled for p in towers)
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.03
+    states = [tower.state_dict() for tower in towers.values()]
+    assert {tensor.dtype for tensor in states[1].values()} <= {torch.float32, torch.int64}
+    names = [name for name in states[0] if name.startswith("visual")]
+    apart = torch.cat([(states[0][name] - states[1][name]).abs().flatten() for name in names])
+    # AdamW makes full steps of the smallest gradients too: few may point elsewhere.
+    assert 0 < float(apart.mean()) < 2e-5

@@ -35,7 +35,7 @@ def test_singular_values_are_drawn_towards_one(shape: tuple[int, int]) -> None:
     found = orthogonalized(matrices)
     for one, matrix in zip(found, matrices, strict=True):
         torch.testing.assert_close(one.double(), polynomial(matrix), rtol=1e-3, atol=1e-4)
-    assert not orthogonalized(torch.zeros(shape)).any()
+    assert not orthogonalized(torch.zeros(1, *shape)).any()
 
 
 def test_it_steps_as_the_muon_of_torch_does() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compositional_prompts.sample import materials, rendering
 from compositional_prompts.sample.appearance import (
     ATTRIBUTES,
     COLORS,
@@ -21,7 +22,9 @@ from compositional_prompts.sample.appearance import (
     sample_product,
 )
 from compositional_prompts.sample.drawn_products import SampleRow, generate_catalog, generate_corpus
+from compositional_prompts.sample.materials import TILE
 from compositional_prompts.sample.rendering import render
+from compositional_prompts.sample.shapes import SHAPES
 from compositional_prompts.sample.wording import caption, spoken, title
 
 
@@ -178,6 +181,46 @@ def test_every_type_fills_the_photo_and_stays_inside(object_: str) -> None:
         assert np.ptp(rows_) > 70 or np.ptp(columns) > 90
         assert rows_.min() > 0 and rows_.max() < 101
         assert columns.min() > 0 and columns.max() < 135
+
+
+def test_a_part_is_painted_as_over_the_whole_photo() -> None:
+    rng = np.random.default_rng(5)
+    drawn = shoe("Shoes.Loafers", "Suede", "red")
+    for corners in ([(0.2, 0.1), (0.6, 0.3), (0.5, 0.05)], [(-3.0, 0), (3, 0.1), (3, 0)], []):
+        photo = rendering._Photo(SHAPES[drawn.object](drawn), np.random.default_rng(6))
+        mask = photo.mask([np.array(corners)] if corners else [])
+        plane = rng.random((photo.size[1] // 4, photo.size[0] // 4), dtype=np.float32) - 0.5
+        whole, box = (0, 0, *photo.size), rendering._lit_box(mask)
+        light, everywhere = (
+            rendering._quantized(rendering._enlarged(plane, part), part) for part in (box, whole)
+        )
+        expected = photo.image.copy()
+        expected.paste(rendering._toned(everywhere.plane, (180, 60, 20)), mask=mask)
+        photo.paint((180, 60, 20), light, mask)
+        assert photo.image.tobytes() == expected.tobytes()
+        expected.paste((9, 200, 30), mask=mask)
+        photo.fill((9, 200, 30), mask)
+        assert photo.image.tobytes() == expected.tobytes()
+
+
+def test_slopes_are_those_of_numpy() -> None:
+    plane = np.random.default_rng(7).random((9, 5), dtype=np.float32)
+    down, right = np.gradient(plane)
+    np.testing.assert_array_equal(rendering._slope(plane), down)
+    np.testing.assert_array_equal(rendering._slope(plane.T).T, right)
+
+
+def test_cells_are_near_their_nearest_centres() -> None:
+    y, x = np.mgrid[0:TILE, 0:TILE].astype(np.float32)
+    near, second = materials._cells(np.random.default_rng(8), x, y, 11)
+    count = int(TILE * 1.2 / 11) + 4
+    centres = np.random.default_rng(8).random((count, count, 2)).astype(np.float32) * 0.8 + 0.1
+    rows, columns = np.mgrid[0:count, 0:count]
+    placed = np.stack([columns, rows], axis=-1) + centres
+    for row, column in np.random.default_rng(9).integers(0, TILE, (50, 2)):
+        to_all = np.hypot(*(placed.reshape(-1, 2) - (column / 11 + 1, row / 11 + 1)).T)
+        expected = np.sort(to_all)[:2]
+        np.testing.assert_allclose([near[row, column], second[row, column]], expected, atol=1e-4)
 
 
 def test_colours_differ_in_the_mean_of_the_shoe() -> None:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from compositional_prompts.clip.lean_open_clip import (
@@ -28,7 +30,9 @@ from compositional_prompts.clip.lean_open_clip import (
 )
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
+from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ PATCH_DROPOUT = 0.5
 WARMUP_SHARE = 0.05
 MAX_LOGIT_SCALE = math.log(100)  # as CLIP: larger scales are unstable
 WHITENING_IMAGES = 1500
+WHITENED_AT_ONCE = 50  # images whose patches are held in memory
 WHITENING_RIDGE = (
     0.05  # relative to the largest standard deviation; keeps noise from being blown up
 )
@@ -112,14 +117,21 @@ def whitening_filters(images: Tensor, patch_size: int, filters: int) -> Tensor:
     Returns:
         float32 ``[filters, 3, patch_size, patch_size]``, strongest component first.
     """
-    patches = F.unfold(normalised(images), patch_size, stride=patch_size)
-    rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-    rows = rows[(rows < BACKGROUND).any(1)]
-    rows = (rows - rows.mean(0)).double()
-    variances, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    rows, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for part in images.split(WHITENED_AT_ONCE):
+        patches = F.unfold(normalised(part), patch_size, stride=patch_size)
+        seen = patches.transpose(1, 2).flatten(0, 1)
+        seen = seen[(seen < BACKGROUND).any(1)].double()
+        rows += len(seen)
+        total = total + seen.sum(0)
+        products = products + seen.T @ seen
+    mean = total / rows
+    covariance = products / rows - mean.outer(mean)
+    variances, directions = torch.linalg.eigh(covariance)
     deviations = variances.flip(0)[:filters].clamp(min=0).sqrt()
     weights = (directions.flip(1)[:, :filters] / (deviations + WHITENING_RIDGE * deviations[0])).T
-    weights = weights * (PATCH_SCALE / (rows @ weights.T).std())
+    responses = (weights @ covariance @ weights.T).diagonal().mean()
+    weights = weights * (PATCH_SCALE / responses.sqrt())
     filter_bank: Tensor = weights.float().reshape(-1, 3, patch_size, patch_size)
     return filter_bank
 
@@ -163,6 +175,7 @@ def _train_image_tower(
     matrix_learning_rate: float | None,
     generator: torch.Generator,
     device: torch.device,
+    precision: Precision,
 ) -> None:
     """Name the words of every caption from its image (binary cross-entropy a word)."""
     visual: Any = model.visual
@@ -184,13 +197,58 @@ def _train_image_tower(
             batch = normalised(images[chosen])
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
-            features = model.encode_image(batch.to(device))  # type: ignore[operator]
-            loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
+            with autocast(device, precision):
+                features = model.encode_image(batch.to(device))  # type: ignore[operator]
+            named = head(F.layer_norm(features.float(), (width,)))
+            loss = word_loss(named, targets[chosen].to(device))
             optimizers.step(loss)
             total += loss.item()
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
+
+
+def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Texts as a micro CLIP encodes them, without computing the places behind the longest.
+
+    A text is read from its end-of-text token, which sees nothing behind it: the result is that of
+    the whole context length.
+
+    Args:
+        model: a micro CLIP.
+        tokens: CLIP token ids ``[n, context_length]``, 0 behind each text.
+
+    Returns:
+        float32 ``[n, embed_dim]``, of unit length, to differentiate.
+    """
+    longest = int((tokens != 0).sum(1).max())
+    clip: Any = model
+    cut = {
+        "positional_embedding": clip.positional_embedding[:longest],
+        "attn_mask": clip.attn_mask[:longest, :longest],
+    }
+    texts: Tensor = functional_call(model, cut, kwargs={"text": tokens[:, :longest]})[1]
+    return texts
+
+
+@contextmanager
+def _embedding_of(model: nn.Module, tokens: Tensor) -> Iterator[Tensor]:
+    """Let ``model`` embed the tokens that occur only, and give ``tokens`` numbered among them.
+
+    An optimizer goes through every row of an embedding: of 49,408 tokens captions hold some
+    hundreds. The others keep their vectors.
+    """
+    clip: Any = model
+    whole = clip.token_embedding
+    found, numbered = tokens.unique(return_inverse=True)
+    rows = found.to(whole.weight.device)
+    clip.token_embedding = nn.Embedding.from_pretrained(whole.weight.detach()[rows], freeze=False)
+    # Sorted: padding stays 0, and end of text, where the tower reads a text, the largest.
+    assert found[0] == 0
+    yield numbered
+    with torch.no_grad():
+        whole.weight[rows] = clip.token_embedding.weight
+    clip.token_embedding = whole
 
 
 def _train_text_tower(
@@ -224,7 +282,7 @@ def _train_text_tower(
         total = 0.0
         for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}"):
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
-            texts = model.encode_text(tokens[chosen].to(device), normalize=True)  # type: ignore[operator]
+            texts = encode_texts(model, tokens[chosen].to(device))
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
             optimizers.step(loss)
             total += loss.item()
@@ -249,13 +307,16 @@ class ImageFeatures:
 
 
 @torch.inference_mode()
-def encode_images(model: nn.Module, images: Tensor, device: torch.device) -> ImageFeatures:
+def encode_images(
+    model: nn.Module, images: Tensor, device: torch.device, precision: Precision = "float32"
+) -> ImageFeatures:
     """Run the image tower of a micro CLIP once over images, for all that is trained against it.
 
     Args:
         model: a micro CLIP in evaluation mode; it is moved to ``device``.
         images: uint8 ``[n, 3, 96, 96]``.
         device: where to compute.
+        precision: of the tower's products.
     """
     vision = MICRO_CONFIG["vision_cfg"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
@@ -268,7 +329,8 @@ def encode_images(model: nn.Module, images: Tensor, device: torch.device) -> Ima
     try:
         for start in progress(range(0, len(images), ENCODE_BATCH), "image features"):
             rows = slice(start, start + ENCODE_BATCH)
-            pooled[rows] = visual(normalised(images[rows]).to(device))
+            with autocast(device, precision):
+                pooled[rows] = visual(normalised(images[rows]).to(device))
             tokens[rows] = seen.pop()
     finally:
         hook.remove()
@@ -285,6 +347,7 @@ def pretrain_image_tower(
     matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
+    precision: Precision = "float32",
 ) -> nn.Module:
     """Train the image tower of a micro CLIP from scratch on image-caption pairs.
 
@@ -298,6 +361,7 @@ def pretrain_image_tower(
             None leaves them to AdamW.
         seed: of initialisation, order, flips and dropped patches.
         device: where to train.
+        precision: of the forward pass; weights and loss are float32.
 
     Returns:
         A micro CLIP in evaluation mode, on the CPU, whose text tower is not trained yet.
@@ -328,6 +392,7 @@ def pretrain_image_tower(
         matrix_learning_rate=matrix_learning_rate,
         generator=torch.Generator().manual_seed(seed),
         device=device,
+        precision=precision,
     )
     model = micro_clip()
     model.load_state_dict(trained.state_dict())
@@ -361,13 +426,14 @@ def pretrain_text_tower(
         ``model`` in evaluation mode, on the CPU.
     """
     seed_everything(seed)
-    _train_text_tower(
-        model.to(device),
-        image_features.to(device),
-        micro_tokenizer()(list(captions)),
-        epochs=epochs,
-        batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
-        learning_rate=learning_rate,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    with _embedding_of(model.to(device), micro_tokenizer()(list(captions))) as tokens:
+        _train_text_tower(
+            model,
+            image_features.to(device),
+            tokens,
+            epochs=epochs,
+            batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
+            learning_rate=learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+        )
     return model.requires_grad_(True).eval().cpu()

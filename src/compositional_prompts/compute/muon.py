@@ -31,7 +31,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """About ``U V^T`` of matrices ``U S V^T``, by the Newton-Schulz iteration of Muon.
 
     Args:
-        matrices: float32 ``[..., rows, columns]``.
+        matrices: float32 ``[n, rows, columns]``.
 
     Returns:
         Of the same shape; singular values that were not tiny lie between 0.6 and 1.3.
@@ -42,7 +42,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        wide = torch.baddbmm(wide, factor, wide, beta=a)
     return wide.mT if high else wide
 
 

@@ -78,13 +78,14 @@ def _cells(rng: np.random.Generator, x: Plane, y: Plane, size: float) -> tuple[P
     centre = rng.random((count, count, 2)).astype(np.float32) * 0.8 + 0.1
     u, v = x / size + 1, y / size + 1
     iu, iv = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
-    distances = []
+    near = second = np.full(u.shape, np.inf, dtype=np.float32)
     for du in (-1, 0, 1):
         for dv in (-1, 0, 1):
             cell = centre[iv + dv, iu + du]
-            distances.append(np.hypot(iu + du + cell[..., 0] - u, iv + dv + cell[..., 1] - v))
-    ordered = np.sort(np.stack(distances), axis=0)
-    return ordered[0].astype(np.float32), ordered[1].astype(np.float32)
+            distance = np.hypot(iu + du + cell[..., 0] - u, iv + dv + cell[..., 1] - v)
+            second = np.minimum(second, np.maximum(near, distance))
+            near = np.minimum(near, distance)
+    return near.astype(np.float32), second.astype(np.float32)
 
 
 def _canvas(rng: np.random.Generator, x: Plane, y: Plane) -> _Texture:

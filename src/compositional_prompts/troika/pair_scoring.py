@@ -129,13 +129,13 @@ class TroikaScorer:
         model = self.model
         images = model.encode_image(pixel_values)
         composition, *patches = model.branch_patches(images)
-        memories = list(model.traction.memories(composition))
+        memories = list(model.traction.memories(composition, len(self.pairs)))
         primitives = zip((images.attribute, images.object), self._primitives, patches, strict=True)
         attributes, objects = (self._probabilities(*branch) for branch in primitives)
         return TroikaScores(self, images.composition, attributes, objects, memories)
 
     def _probabilities(self, features: Tensor, texts: Tensor, patches: Tensor) -> Tensor:
-        memories = list(self.model.traction.memories(patches))
+        memories = list(self.model.traction.memories(patches, len(texts)))
         block = self.model.pairs_in(self.block_bytes, len(features))
         blocks = [self.model.cosines(features, part, memories) for part in texts.split(block)]
         return (torch.cat(blocks, dim=1) * self.scale).softmax(dim=-1)

@@ -179,7 +179,9 @@ class _Rivals(NamedTuple):
     def of(cls, judged: Judgements, images: Tensor) -> _Rivals:
         """Those of the images of a mask, bool ``[images]``."""
         around = (judged.seen_before, judged.seen_after, judged.unseen_before, judged.unseen_after)
-        return cls(*(scores.numpy()[images.numpy()] for scores in (judged.truth_score, *around)))
+        # A mask is counted anew by every array that it is laid upon; places are not.
+        places = np.flatnonzero(images.numpy())
+        return cls(*(scores.numpy().take(places) for scores in (judged.truth_score, *around)))
 
     def seen_predicted(self, bias: Scores) -> NDArray[np.bool_]:
         """Whether true pairs, the best seen ones, are predicted with a bias on unseen pairs.

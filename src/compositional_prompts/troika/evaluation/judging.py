@@ -23,10 +23,61 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compositional_prompts.troika.evaluation.segment_maxima import segment_maxima
+from compositional_prompts.troika.evaluation.segment_maxima import (
+    NARROW_SEGMENT,
+    first_maximum,
+    segment_maxima,
+)
 
 NO_KEY = 2**62
 """Key of the best pair where there is no pair: higher than every key."""
+
+ALIGNED = 32
+"""Columns of which multiples are gone through fastest."""
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Which pairs of a kind come before and after every pair of the world, for few pairs.
+
+    Attributes:
+        columns: those of the kind: a slice, which copies nothing, if they stand side by side.
+        before: added to the scores of these columns it leaves those before the pair: 0, or minus
+            infinity, ``[pairs, width]``; the width is rounded up, as sums and maxima are fastest.
+        after: the same for those after it.
+    """
+
+    columns: slice | Tensor
+    before: Tensor
+    after: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor, columns: Tensor) -> _Around:
+        count = len(columns)
+        masks = torch.full((2, len(keys), max(1, -(-count // ALIGNED)) * ALIGNED), -torch.inf)
+        others = keys[columns]
+        masks[0, :, :count].masked_fill_(others < keys[:, None], 0.0)
+        masks[1, :, :count].masked_fill_(others > keys[:, None], 0.0)
+        if count and int(columns[-1] - columns[0]) == count - 1:
+            return cls(slice(int(columns[0]), int(columns[-1]) + 1), *masks)
+        return cls(columns, *masks)
+
+    def maxima(self, scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Best score of this kind before and after the true pair, ``[images]`` each.
+
+        A score that is no number makes all of its image's NaN.
+        """
+        if isinstance(self.columns, slice):
+            scores = scores[:, self.columns]
+        else:
+            scores = scores.index_select(1, self.columns)
+        kept = scores.new_empty(len(truth), self.before.shape[1])
+        found = []
+        for mask in (self.before, self.after):
+            torch.index_select(mask.to(scores.dtype), 0, truth, out=kept)
+            kept[:, : scores.shape[1]] += scores
+            found.append(kept.amax(dim=1))
+        return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -78,6 +129,15 @@ class World:
     def layout(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Keys and whether seen, on the CPU, for planning without waiting for the device."""
         return self.keys.cpu().numpy(), self.seen.cpu().numpy()
+
+    @cached_property
+    def around(self) -> tuple[_Around, _Around]:
+        """What lies around every pair, among the unseen and among the seen ones, on the CPU."""
+        keys, seen = self.layout
+        kinds = (torch.from_numpy(np.flatnonzero(seen == kind)) for kind in (False, True))
+        unseen_columns, seen_columns = kinds
+        on_cpu = torch.from_numpy(keys)
+        return _Around.of(on_cpu, unseen_columns), _Around.of(on_cpu, seen_columns)
 
 
 @dataclass(frozen=True)
@@ -177,6 +237,31 @@ class _Maxima:
         return _Maxima(*(getattr(self, field.name).clone() for field in fields(self)))
 
 
+def _check_truth(truth: Tensor, pairs: int) -> None:
+    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < pairs:
+        raise ValueError(
+            f"True columns must lie within 0 and {pairs - 1}, the columns of the world; found "
+            f"{int(truth.min())} to {int(truth.max())}."
+        )
+
+
+def _check_numbers(best: Tensor, start: int, end: int) -> None:
+    """Refuse images whose best score, of any kind in ``[kinds, images]``, is no number."""
+    if best.numel() and not bool(best.max() < torch.inf):
+        row = int((best < torch.inf).all(dim=0).logical_not().nonzero()[0])
+        raise ValueError(
+            f"Scores of image {row} are not numbers (columns {start} to {end} hold NaN or "
+            f"infinity): the model diverged."
+        )
+
+
+def _wide(scores: Tensor) -> Tensor:
+    """Scores in float32 or wider."""
+    if not scores.dtype.is_floating_point:
+        raise ValueError(f"Scores must be floating point numbers, found {scores.dtype}.")
+    return scores.float() if torch.finfo(scores.dtype).bits < 32 else scores
+
+
 class StreamedJudge:
     """Judges images by scores that come in blocks of pairs, for several worlds at once.
 
@@ -207,11 +292,7 @@ class StreamedJudge:
                 f"Cuts must lie within 1 and the {pairs} pairs of the world, found {self.cuts[0]} "
                 f"to {self.cuts[-1]}."
             )
-        if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < pairs:
-            raise ValueError(
-                f"True columns must lie within 0 and {pairs - 1}, the columns of the world; found "
-                f"{int(truth.min())} to {int(truth.max())}."
-            )
+        _check_truth(truth, pairs)
         self.world = world
         self.truth = truth
         device = truth.device
@@ -243,10 +324,7 @@ class StreamedJudge:
                 f"Expected scores of {rows} images from column {self._added} to at most "
                 f"{len(self.world)}, found {scores.shape[0]} images and columns {start} to {end}."
             )
-        if not scores.dtype.is_floating_point:
-            raise ValueError(f"Scores must be floating point numbers, found {scores.dtype}.")
-        if torch.finfo(scores.dtype).bits < 32:
-            scores = scores.float()
+        scores = _wide(scores)
         if self._running is None:
             self._running = _Maxima.of_no_column(scores)
         running = self._running
@@ -267,12 +345,7 @@ class StreamedJudge:
             for kind in (0, 1):  # unseen, seen
                 self._merge(running, kind, *self._segment(scores, start, low, high, kind))
             self._keep(running, high)
-        if rows and not bool(running.best.max() < torch.inf):
-            row = int((running.best < torch.inf).all(dim=0).logical_not().nonzero()[0])
-            raise ValueError(
-                f"Scores of image {row} are not numbers (columns {start} to {end} hold NaN or "
-                f"infinity): the model diverged."
-            )
+        _check_numbers(running.best, start, end)
 
     def finish(self, seen_factors: Sequence[float] | None = None) -> list[Judgements]:
         """The judgements of every cut, in the order of the cuts.
@@ -400,6 +473,51 @@ def judge(scores: Tensor, truth: Tensor, world: World) -> Judgements:
     Raises:
         ValueError: as :class:`StreamedJudge`, among others if a score is NaN or infinite.
     """
+    few = 0 < len(world) <= NARROW_SEGMENT and scores.device.type == "cpu"
+    if few and scores.shape == (len(truth), len(world)):
+        return _judge_few_pairs(scores, truth, world)
     judge_of_all = StreamedJudge(world, truth)
     judge_of_all.add(scores, 0)
     return judge_of_all.finish()[0]
+
+
+@torch.no_grad()
+def _judge_few_pairs(scores: Tensor, truth: Tensor, world: World) -> Judgements:
+    """As :func:`judge`, of so few pairs that a mask a pair fits into the cache.
+
+    The best of all pairs is looked for only where it is not the true one.
+    """
+    _check_truth(truth, len(world))
+    scores = _wide(scores)
+    true = scores.gather(1, truth[:, None]).squeeze(1)
+    unseen, seen = (around.maxima(scores, truth) for around in world.around)
+    before, after = torch.maximum(unseen[0], seen[0]), torch.maximum(unseen[1], seen[1])
+    best = torch.maximum(torch.maximum(before, after), true)
+    _check_numbers(best[None], 0, len(world))
+    missed = ~((true > before) & (true >= after))
+    attribute_hit, object_hit = ~missed, ~missed
+    rows = missed.nonzero().squeeze(1)
+    winner = _first_best(scores.index_select(0, rows), world)
+    for hit, primitive in ((attribute_hit, world.attributes), (object_hit, world.objects)):
+        hit[rows] = primitive[winner] == primitive[truth[rows]]
+    return Judgements(
+        truth_score=true,
+        seen_before=seen[0],
+        seen_after=seen[1],
+        unseen_before=unseen[0],
+        unseen_after=unseen[1],
+        attribute_hit=attribute_hit,
+        object_hit=object_hit,
+        seen=world.seen[truth],
+    )
+
+
+def _first_best(scores: Tensor, world: World) -> Tensor:
+    """Column of each row's highest score; at a tie that of the lowest key, int64 ``[rows]``."""
+    best, columns = first_maximum(scores)
+    highest = scores.numpy() == best.numpy()[:, None]
+    if np.count_nonzero(highest) > len(best):
+        tied = np.flatnonzero(np.count_nonzero(highest, axis=1) > 1)
+        order = world.layout[0].argsort()
+        columns[tied] = torch.from_numpy(order[highest[np.ix_(tied, order)].argmax(axis=1)])
+    return columns

@@ -232,9 +232,9 @@ class Troika(nn.Module):
             images[:3], texts, self.branch_patches(images), strict=True
         ):
             if torch.is_grad_enabled():
-                cosines = self.cosines(features, text, self.traction.memories(patches))
+                cosines = self.cosines(features, text, self.traction.memories(patches, len(text)))
             else:
-                memories = list(self.traction.memories(patches))
+                memories = list(self.traction.memories(patches, len(text)))
                 blocks = text.split(self.pairs_in(BLOCK_BYTES, len(features)))
                 cosines = torch.cat([self.cosines(features, b, memories) for b in blocks], dim=1)
             logits.append(cosines * scale)

@@ -31,7 +31,7 @@ def attention_heads(dimension: int) -> int:
     return next(heads for heads in range(most, 0, -1) if dimension % heads == 0)
 
 
-class Memory(NamedTuple):
+class ProjectedPatches(NamedTuple):
     """What one layer reads of the patches: no text has a part in it.
 
     Attributes:
@@ -42,9 +42,26 @@ class Memory(NamedTuple):
     keys: Tensor
     values: Tensor
 
-    def of_images(self, rows: Tensor) -> Memory:
+    def of_images(self, rows: Tensor) -> ProjectedPatches:
         """The memory of some images of the batch, int64 ``[images]``."""
-        return Memory(self.keys[rows], self.values[rows])
+        return ProjectedPatches(self.keys[rows], self.values[rows])
+
+
+class PlainPatches(NamedTuple):
+    """The patches themselves, for so few texts that these are sooner projected than patches are.
+
+    Attributes:
+        tokens: layer-normed, ``[batch, tokens, d]``.
+    """
+
+    tokens: Tensor
+
+    def of_images(self, rows: Tensor) -> PlainPatches:
+        """The memory of some images of the batch, int64 ``[images]``."""
+        return PlainPatches(self.tokens[rows])
+
+
+Memory = ProjectedPatches | PlainPatches
 
 
 def _added(x: Tensor, update: Tensor) -> Tensor:
@@ -93,16 +110,43 @@ class CrossAttentionLayer(nn.Module):
         batch, rows, dimension = x.shape
         return x.reshape(batch, rows, self.heads, dimension // self.heads).transpose(1, 2)
 
-    def memory(self, patches: Tensor) -> Memory:
-        """Keys and values of layer-normed tokens ``[batch, tokens, d]``."""
-        return Memory(self._split(self.key(patches)), self._split(self.value(patches)))
+    def memory(self, patches: Tensor, texts: int) -> Memory:
+        """What so many texts read of layer-normed tokens ``[batch, tokens, d]``.
+
+        Keys and values take ``2 d^2`` products a token. Without them a text takes ``2 d`` a head
+        and token in the place of ``2 d`` a token.
+        """
+        if texts * (self.heads - 1) < patches.shape[2]:
+            return PlainPatches(patches)
+        return ProjectedPatches(self._split(self.key(patches)), self._split(self.value(patches)))
+
+    def _attend(self, query: Tensor, memory: Memory) -> Tensor:
+        """Queries ``[batch or 1, heads, texts, d / heads]`` to ``[batch, texts, d]``."""
+        if isinstance(memory, PlainPatches):
+            return self._attend_plain(query, memory.tokens)
+        query = query.expand(len(memory.keys), -1, -1, -1)
+        attended: Tensor = F.scaled_dot_product_attention(query, memory.keys, memory.values)
+        return attended.transpose(1, 2).flatten(-2)
+
+    def _attend_plain(self, query: Tensor, tokens: Tensor) -> Tensor:
+        # q (W p) is (W^T q) p, and the sum of w (V p) is V applied to the sum of w p. Head by head,
+        # so that each product is of all texts of all images.
+        dtype, width = self.key.weight.dtype, query.shape[3]
+        tokens = tokens.to(dtype)
+        keys, values = (part.weight.split(width) for part in (self.key, self.value))
+        # On a CPU attention is in float32 under autocast, whatever computes it.
+        with torch.autocast("cpu", enabled=False):
+            asking = (query.to(dtype) * width**-0.5).unbind(1)
+            asked = torch.cat([q @ key for q, key in zip(asking, keys, strict=True)], dim=1)
+            weights = torch.matmul(tokens, asked.transpose(1, 2)).softmax(dim=1).to(dtype)
+            read = torch.matmul(weights.transpose(1, 2), tokens).chunk(self.heads, dim=1)
+            return torch.cat(
+                [F.linear(r, value) for r, value in zip(read, values, strict=True)], dim=2
+            )
 
     def forward(self, texts: Tensor, memory: Memory) -> Tensor:
         """``[batch or 1, texts, d]`` to ``[batch, texts, d]``."""
-        keys, values = memory
-        query = self._split(self.query(texts)).expand(len(keys), -1, -1, -1)
-        attended = F.scaled_dot_product_attention(query, keys, values)
-        merged = attended.transpose(1, 2).flatten(-2)
+        merged = self._attend(self._split(self.query(texts)), memory)
         texts = _added(texts, self.dropout(self.output(merged)))
         return _added(texts, self.dropout(self.mlp(self.norm(texts))))
 
@@ -115,16 +159,17 @@ class CrossModalTraction(nn.Module):
         self.layers = nn.ModuleList(CrossAttentionLayer(dimension, dropout) for _ in range(layers))
         self.gain = nn.Parameter(torch.full((dimension,), INITIAL_GAIN))
 
-    def memories(self, patches: Tensor) -> Iterator[Memory]:
+    def memories(self, patches: Tensor, texts: int) -> Iterator[Memory]:
         """What each layer reads of the patches: once for all blocks of texts.
 
         Args:
             patches: layer-normed tokens of the images, class token included,
                 ``[batch, tokens, d]``.
+            texts: how many will read them, in all blocks together.
         """
         for layer in self.layers:
             assert isinstance(layer, CrossAttentionLayer)
-            yield layer.memory(patches)
+            yield layer.memory(patches, texts)
 
     def forward(self, texts: Tensor, memories: Iterable[Memory]) -> Tensor:
         """Text features for each image of a batch.

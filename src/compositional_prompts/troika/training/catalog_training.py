@@ -17,7 +17,6 @@ from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device, seed_everything
 from compositional_prompts.compute.learning_curve import spread
-from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.model.model_folder import save_model
@@ -124,7 +123,6 @@ def train(
     """
     accelerator = accelerator or join_processes(resolve_device(base.device))
     device = accelerator.device
-    params, _ = with_fixed_precision(params, accelerator)
     seed_everything(base.seed)
     vocabulary = Vocabulary.read(pairs)
     training = labelled_images(splits, vocabulary, "train")

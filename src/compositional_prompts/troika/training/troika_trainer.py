@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.ordered_map import map_in_threads
-from compositional_prompts.compute.precision import autocast
+from compositional_prompts.compute.precision import autocast, with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
@@ -306,6 +306,8 @@ def fit(
         TrainingError: there is too little to train on, or the loss is no longer finite.
         CheckpointError: the checkpoint to go on from is damaged.
     """
+    accelerator = accelerator or join_processes(train.pairs.device)
+    params, _ = with_fixed_precision(params, accelerator)
     run = _TroikaRun(
         model,
         train,
@@ -313,7 +315,7 @@ def fit(
         normalizer,
         params,
         seed=seed,
-        accelerator=accelerator or join_processes(train.pairs.device),
+        accelerator=accelerator,
         checkpoints=checkpoints or Checkpoints(None, 0),
     )
     run.run()
