@@ -1,39 +1,34 @@
-"""Fine-tuning BLIP-2: the report's loop against ours, and ours as the data grow.
+"""Fine-tuning BLIP-2: transformers' Trainer with PEFT against ours, and ours as the data grow.
 
-The report's loop, as in PEFT's example for BLIP-2: three images a step, in random order; each is
-decoded and preprocessed when its turn comes; the whole model runs in training mode, vision tower
-and Q-Former (with its dropout) included, on pixels and a text of image placeholders and caption,
-padded to the longest of the step; logits and loss are transformers' own. Two things it did are
-mended, or the losses could not be compared: pads and placeholders are masked in labels and
-attention, and the learning rate falls as ours does. It trains the same adapter at the same learning
-rate on as many images.
+The Trainer has what its users would give it: the same adapter by PEFT, fused AdamW, batches of
+captions of similar length (`group_by_length`), padded to the longest, the same rates, schedule and
+batch size, and images that are decoded and preprocessed once, before the first epoch, and kept in
+memory. It runs the whole model a step, in training mode, on pixels and a text of image placeholders
+and caption; placeholders and pads are masked. It does not validate in its time.
 
-Ours is `finetune()` as the stage calls it: cached query features, batches of captions of similar
-length, validation after every epoch, and the adapter written, all of it in its time. What the
-cache costs, which is made once, stands in the table, apart and added.
+Ours is `finetune()` as the stage calls it: cached query features, validation after every epoch, and
+the adapter written, all of it in its time; and so is the making of the cache, which one more run
+of the same images would find made. Both run for the same epochs, and the script fails where our
+validation loss, measured alike on both, is more than TOLERANCE above the Trainer's.
 
     python benchmarks/finetune.py                       # a random model of the sample's size
     python benchmarks/finetune.py --blip2 models/blip2  # the sample's own
     python benchmarks/finetune.py --rows 1000 10000 100000  # synthetic features, an epoch each
 
-Ours at three images a step shows that both loops learn the same from the same (but for the order
-of the images and the Q-Former's dropout): the loss curves, a point an epoch, lie on one another.
-At more images a step there are fewer steps; the learning rate then grows as the root of the batch.
-
 Times are the least of `--repeats` runs, which take turns, so that what else a machine does meets
-all. On a busy machine set OMP_NUM_THREADS=1: small operations in several threads wait for one
-another, which slows the report's loop most and would flatter ours.
+all; each side runs with every number of `--threads` and counts at its best. On a busy machine give
+`--threads 1 --clock processor`: the processor's time is steadier than a clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import math
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +36,11 @@ import numpy as np
 import torch
 from measuring.random_weights import draw_weights
 from measuring.resources import peak_memory
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import get_scheduler
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
 
 from compositional_prompts.captioner.blip2_pretraining import (
     save_micro_captioner,
@@ -50,7 +48,12 @@ from compositional_prompts.captioner.blip2_pretraining import (
     untrained_captioner,
 )
 from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
-from compositional_prompts.captioner.model.blip2_model import Captioner, complete, load_captioner
+from compositional_prompts.captioner.model.blip2_model import (
+    Captioner,
+    complete,
+    default_target_modules,
+    load_captioner,
+)
 from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
 from compositional_prompts.captioner.model.forward import (
     IGNORED,
@@ -58,18 +61,18 @@ from compositional_prompts.captioner.model.forward import (
     caption_loss,
     query_features,
 )
-from compositional_prompts.captioner.model.lora import add_adapter
+from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import finetune
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.devices import resolve_device, seed_everything
-from compositional_prompts.compute.progress import progress
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.sample.drawn_products import generate_catalog
 
-REPORT_BATCH = 3
-WARMUP_RATIO = 0.1
+TOLERANCE = 1.02
+"""How much higher our validation loss may be: as much as another seed changes it."""
+
 VOCABULARY = 1001
 VALIDATION = 64
 GRAMMAR: dict[str, Any] = {"pairs": [("Canvas", "Sandals")], "words": {"color": ["white"]}}
@@ -104,14 +107,25 @@ class Data:
     pairs: CaptionPairs
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """A run: seconds, peak memory (MiB beyond what was in use before) and losses an epoch."""
+    """A run: seconds on the wall and of the processor, and the validation loss, nats a token."""
 
-    seconds: float
-    memory: float
-    train_losses: list[float]
-    val_losses: list[float]
+    wall: float
+    processor: float
+    loss: float
+
+
+class Stopwatch:
+    """Both clocks over a block: ``times``, seconds on the wall and of the processor."""
+
+    def __enter__(self) -> Stopwatch:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, processor = self._start
+        self.times = time.perf_counter() - wall, time.process_time() - processor
 
 
 def drawn(images: int, seed: int, prefix: str) -> Data:
@@ -126,14 +140,13 @@ def drawn(images: int, seed: int, prefix: str) -> Data:
     return Data([photo.image for photo in photos], CaptionPairs(ids, captions))
 
 
-def cache_features(captioner: Captioner, parts: Sequence[Data], out: Path) -> float:
-    """The frozen half of every image, 64 at a time, into ``out``; return the seconds."""
-    start = time.perf_counter()
+def cache_features(captioner: Captioner, parts: Sequence[Data], out: Path) -> None:
+    """The frozen half of every image, 32 at a time, into ``out``."""
 
     def batches() -> Iterator[tuple[list[str], Tensor]]:
         for data in parts:
-            for first in range(0, len(data.encoded), 64):
-                part = slice(first, first + 64)
+            for first in range(0, len(data.encoded), 32):
+                part = slice(first, first + 32)
                 images = [captioner.preprocess(decode_rgb(file)) for file in data.encoded[part]]
                 pixel_values = torch.stack(images).to(captioner.device)
                 with torch.inference_mode(), captioner.autocast():
@@ -141,21 +154,52 @@ def cache_features(captioner: Captioner, parts: Sequence[Data], out: Path) -> fl
                 yield list(data.pairs.image_ids[part]), queries.half().cpu()
 
     write_features(batches(), out)
-    return time.perf_counter() - start
 
 
 @torch.inference_mode()
 def validation_loss(
-    captioner: Captioner, features: FeatureStore, pairs: CaptionPairs, max_tokens: int
+    captioner: Captioner, features: FeatureStore, pairs: CaptionPairs, params: Finetune
 ) -> float:
     """Mean loss a token, in evaluation mode."""
-    tokens = tokenize_captions(captioner, pairs.captions, max_tokens).to(captioner.device)
+    tokens = tokenize_captions(captioner, pairs.captions, params.max_tokens).to(captioner.device)
     queries = features.read(features.positions(pairs.image_ids)).to(captioner.device)
     with captioner.autocast():
         return float(caption_loss(*caption_logits(captioner.model, queries, tokens)))
 
 
-def train_as_the_report(
+class _DecodedImages(Dataset[dict[str, Any]]):
+    """Images, preprocessed once, and token ids of captions behind placeholders of the image."""
+
+    def __init__(self, captioner: Captioner, data: Data, max_tokens: int) -> None:
+        config: Any = captioner.model.config
+        self._pixels = [captioner.preprocess(decode_rgb(file)) for file in data.encoded]
+        self._prefix = [config.image_token_index] * config.num_query_tokens
+        self._unscored = len(self._prefix) + len(captioner.begin_of_text)
+        self._tokens = tokenize_captions(captioner, data.pairs.captions, max_tokens)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        tokens = self._tokens.select(torch.tensor([row]))
+        ids = [*self._prefix, *tokens.ids[0].tolist()]
+        labels = [IGNORED] * self._unscored + ids[self._unscored :]
+        return {"pixel_values": self._pixels[row], "input_ids": ids, "labels": labels}
+
+
+def _padded(padding: int, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of rows of :class:`_DecodedImages`, padded on the right to the longest."""
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    labels = [torch.tensor(row["labels"]) for row in rows]
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }
+
+
+def train_by_the_trainer(
     blip2: Path,
     device: torch.device,
     train: Data,
@@ -164,61 +208,50 @@ def train_as_the_report(
     params: Finetune,
     seed: int,
 ) -> Measured:
-    """The whole model a step, three images a step; validation is not in its time."""
+    """transformers' Trainer with PEFT; validation is not in its time."""
     captioner = load_captioner(blip2, device, params.precision)
     complete(captioner)
-    seed_everything(seed)
-    add_adapter(captioner, params.lora)
     model: Any = captioner.model
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=params.learning_rate, weight_decay=params.weight_decay
-    )
-    rows = len(train.encoded)
-    steps = params.epochs * -(-rows // REPORT_BATCH)
-    scheduler = get_scheduler(
-        params.schedule, optimizer, num_warmup_steps=0, num_training_steps=steps
-    )
-    images = [model.config.image_token_index] * model.config.num_query_tokens
-    measured = Measured(0.0, 0.0, [], [])
-    for _ in progress(range(params.epochs), "the report's epochs"):
-        model.train()
-        total, count = 0.0, 0
-        start = time.perf_counter()
-        with peak_memory(device) as memory:
-            for chosen in torch.randperm(rows).split(REPORT_BATCH):
-                batch = chosen.tolist()
-                pixel_values = torch.stack(
-                    [captioner.preprocess(decode_rgb(train.encoded[row])) for row in batch]
-                )
-                captions = [train.pairs.captions[row] for row in batch]
-                tokens = tokenize_captions(captioner, captions, params.max_tokens)
-                prefix = torch.tensor(images).expand(len(batch), -1)
-                labels = tokens.ids.masked_fill(tokens.mask == 0, IGNORED)
-                labels[:, : len(captioner.begin_of_text)] = IGNORED
-                inputs = {
-                    "pixel_values": pixel_values,
-                    "input_ids": torch.cat([prefix, tokens.ids], 1),
-                    "attention_mask": torch.cat([torch.ones_like(prefix), tokens.mask], 1),
-                    "labels": torch.cat([torch.full_like(prefix, IGNORED), labels], 1),
-                }
-                with captioner.autocast():
-                    loss = model(**{key: value.to(device) for key, value in inputs.items()}).loss
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                labelled = int((labels != IGNORED).sum())
-                total += loss.item() * labelled
-                count += labelled
-        measured.seconds += time.perf_counter() - start
-        measured.memory = max(measured.memory, memory[0])
-        measured.train_losses.append(total / count)
-        model.eval()
-        measured.val_losses.append(
-            validation_loss(captioner, features, val.pairs, params.max_tokens)
+    with tempfile.TemporaryDirectory() as folder, Stopwatch() as watch:
+        seed_everything(seed)
+        data = _DecodedImages(captioner, train, params.max_tokens)
+        lora = LoraConfig(
+            r=params.lora.r,
+            lora_alpha=params.lora.alpha,
+            lora_dropout=params.lora.dropout,
+            target_modules=default_target_modules(model),
         )
-    return measured
+        adapted = get_peft_model(model, lora)
+        steps = params.epochs * -(-len(data) // params.batch_size)
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=params.epochs,
+            per_device_train_batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            lr_scheduler_type=params.schedule,
+            warmup_steps=round(params.warmup_ratio * steps),
+            weight_decay=params.weight_decay,
+            max_grad_norm=params.max_grad_norm or 0.0,
+            optim="adamw_torch_fused",
+            train_sampling_strategy="group_by_length",
+            use_cpu=device.type == "cpu",
+            bf16=params.precision == "bfloat16",
+            remove_unused_columns=False,
+            dataloader_pin_memory=device.type == "cuda",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        )
+        Trainer(
+            model=adapted,
+            args=arguments,
+            train_dataset=data,
+            data_collator=partial(_padded, captioner.padding),
+        ).train()
+    model.eval()
+    return Measured(*watch.times, validation_loss(captioner, features, val.pairs, params))
 
 
 def train_as_the_pipeline(
@@ -232,115 +265,87 @@ def train_as_the_pipeline(
 ) -> Measured:
     """:func:`finetune`, with all that it does besides training."""
     captioner = load_captioner(blip2, device, params.precision, half="language")
-    with tempfile.TemporaryDirectory() as folder, peak_memory(device) as memory:
-        curve = Path(folder) / "curve.csv"
-        start = time.perf_counter()
-        finetune(
-            captioner,
-            features,
-            train.pairs,
-            val.pairs,
-            params,
-            **GRAMMAR,
-            seed=seed,
-            adapter=Path(folder) / "lora",
-            curve=curve,
-        )
-        seconds = time.perf_counter() - start
-        with curve.open() as file:
-            rows = list(csv.DictReader(file))
-    return Measured(
-        seconds,
-        memory[0],
-        [float(row["train_loss"]) for row in rows],
-        [float(row["val_loss"]) for row in rows],
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "lora"
+        with Stopwatch() as watch:
+            finetune(
+                captioner,
+                features,
+                train.pairs,
+                val.pairs,
+                params,
+                **GRAMMAR,
+                seed=seed,
+                adapter=adapter,
+                curve=Path(folder) / "curve.csv",
+            )
+        captioner = load_captioner(blip2, device, params.precision, half="language")
+        load_adapter(captioner, adapter)
+    return Measured(*watch.times, validation_loss(captioner, features, val.pairs, params))
 
 
-def print_curves(runs: Mapping[str, Measured], images: int) -> None:
-    """Losses of every way after every epoch, in nats a token."""
-    print("\nLoss, nats a token: training (running mean, with dropout) / validation")
-    print(f"{'images':>8}" + "".join(f"{name:>22}" for name in runs))
-    for epoch in range(len(next(iter(runs.values())).train_losses)):
-        cells = (
-            f"{run.train_losses[epoch]:.4f} / {run.val_losses[epoch]:.4f}" for run in runs.values()
-        )
-        print(f"{(epoch + 1) * images:>8}" + "".join(f"{cell:>22}" for cell in cells))
+def best(runs: Sequence[Measured], clock: str) -> float:
+    """Seconds of the fastest run by the clock that counts."""
+    return min(getattr(run, clock) for run in runs)
 
 
-def plot_curves(runs: Mapping[str, Measured], images: int, path: Path) -> None:
-    """The same as a figure."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for number, (name, run) in enumerate(runs.items()):
-        seen = [images * epoch for epoch in range(1, len(run.train_losses) + 1)]
-        axes.plot(seen, run.train_losses, color=f"C{number}", label=f"{name}, training")
-        axes.plot(seen, run.val_losses, color=f"C{number}", ls="--", label=f"{name}, validation")
-    axes.set(xlabel="images seen", ylabel="nats a token")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+def require_equal_losses(trainer: Sequence[Measured], ours: Sequence[Measured]) -> None:
+    """Raise where one of our validation losses is above every one of the Trainer's."""
+    worst, limit = max(run.loss for run in ours), max(run.loss for run in trainer) * TOLERANCE
+    if worst > limit:
+        raise SystemExit(f"Not an equal loss: ours {worst:.4f}, more than {limit:.4f}")
 
 
 def compare(arguments: argparse.Namespace, params: Finetune, device: torch.device) -> None:
-    """Train every way and print rates, memory and losses."""
-    seed = arguments.seed
+    """Train both ways and print rates and losses."""
+    seed, clock = arguments.seed, arguments.clock
     train = drawn(arguments.images, seed, "train")
     val = drawn(VALIDATION, seed + 1, "val")
-    small = params.model_copy(update={"batch_size": REPORT_BATCH})
-    # Adam wants a rate that grows as the root of the batch (Malladi et al., 2022), and a ramp.
-    scale = math.sqrt(params.batch_size / REPORT_BATCH)
-    large = params.model_copy(
-        update={"learning_rate": scale * params.learning_rate, "warmup_ratio": WARMUP_RATIO}
-    )
-    report, same, ours = (
-        "report",
-        f"ours, {REPORT_BATCH} a step",
-        f"ours, {params.batch_size} a step",
-    )
-    runs: dict[str, list[Measured]] = {report: [], same: [], ours: []}
+    ways = {"trainer": train_by_the_trainer, "ours": train_as_the_pipeline}
+    runs: dict[tuple[str, int], list[Measured]] = {}
+    caching: dict[tuple[str, int], list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         blip2: Path = arguments.blip2 or Path(folder) / "blip2"
         if arguments.blip2 is None:
             write_random_model(blip2, train.pairs.captions, seed, width=128, layers=4, queries=16)
         frozen = load_captioner(blip2, device, params.precision, half="frozen")
         cache = Path(folder) / "features"
-        cache_features(frozen, [Data(train.encoded[:64], train.pairs)], Path(folder) / "warm")
-        cache_seconds = cache_features(frozen, [train, val], cache)
-        cache_seconds *= len(train.encoded) / (len(train.encoded) + len(val.encoded))
-        del frozen
-        data = (blip2, device, train, val, FeatureStore(cache))
-        for _ in range(arguments.repeats):
-            runs[report].append(train_as_the_report(*data, params, seed))
-            runs[same].append(train_as_the_pipeline(*data, small, seed))
-            runs[ours].append(train_as_the_pipeline(*data, large, seed))
-    best = {name: min(run.seconds for run in measured) for name, measured in runs.items()}
-    memory = {name: max(run.memory for run in measured) for name, measured in runs.items()}
+        cache_features(frozen, [train, val], cache)
+        for repeat in range(arguments.repeats):
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                with Stopwatch() as watch:
+                    cache_features(frozen, [train], Path(folder) / f"cache-{repeat}-{threads}")
+                caching.setdefault(("cache", threads), []).append(Measured(*watch.times, 0.0))
+                for name, way in ways.items():
+                    run = way(blip2, device, train, val, FeatureStore(cache), params, seed)
+                    runs.setdefault((name, threads), []).append(run)
+    require_equal_losses(
+        [run for (name, _), some in runs.items() if name == "trainer" for run in some],
+        [run for (name, _), some in runs.items() if name == "ours" for run in some],
+    )
     seen = len(train.encoded) * params.epochs
     described = "of random weights" if arguments.blip2 is None else str(arguments.blip2)
     print(
-        f"Model {described}, {params.precision}, {device.type}, {torch.get_num_threads()} threads; "
-        f"{len(train.encoded)} images, {params.epochs} epochs, learning rate "
-        f"{params.learning_rate:g} ({large.learning_rate:.2g} at {params.batch_size} a step), "
-        f"best of {arguments.repeats}"
+        f"Model {described}, {params.precision}, {device.type}; {len(train.encoded)} images, "
+        f"{params.epochs} epochs of {params.batch_size} a step, {clock} time, best of "
+        f"{arguments.repeats} and of threads {arguments.threads}"
     )
-    print(f"{'':46}{'seconds':>9}{'images/s':>10}{'ratio':>7}{'peak MiB':>10}")
+    seconds = {
+        name: min((best(runs[name, threads], clock), threads) for threads in arguments.threads)
+        for name in ways
+    }
+    made = min(best(some, clock) for some in caching.values())
+    print(f"{'':46}{'threads':>8}{'seconds':>9}{'images/s':>10}{'ratio':>7}{'val loss':>10}")
     rows = [
-        (f"the report's loop, whole model, {REPORT_BATCH} a step", best[report], memory[report]),
-        (f"ours, cached features, {REPORT_BATCH} a step", best[same], memory[same]),
-        (f"ours, cached features, {params.batch_size} a step", best[ours], memory[ours]),
-        ("the same, with making the cache", best[ours] + cache_seconds, memory[ours]),
+        ("transformers' Trainer with PEFT", "trainer", 0.0),
+        ("ours, with making the cache", "ours", made),
+        ("ours, with the cache made", "ours", 0.0),
     ]
-    for name, seconds, peak in rows:
-        ratio = best[report] / seconds
-        print(f"{name:46}{seconds:>9.2f}{seen / seconds:>10.1f}{ratio:>7.1f}{peak:>10.0f}")
-    last = {name: measured[-1] for name, measured in runs.items()}
-    print_curves(last, len(train.encoded))
-    if arguments.plot is not None:
-        plot_curves(last, len(train.encoded), arguments.plot)
+    for label, name, extra in rows:
+        took, threads = seconds[name][0] + extra, seconds[name][1]
+        ratio, loss = seconds["trainer"][0] / took, runs[name, threads][-1].loss
+        print(f"{label:46}{threads:>8}{took:>9.2f}{seen / took:>10.1f}{ratio:>7.2f}{loss:>10.4f}")
 
 
 def measure_growth(arguments: argparse.Namespace, params: Finetune, device: torch.device) -> None:
@@ -408,13 +413,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--blip2", type=Path, help="folder of a BLIP-2; default: random weights")
-    parser.add_argument("--images", type=int, default=384, help="images to train on")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=32, help="images a step of ours")
-    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--images", type=int, default=480, help="images to train on")
+    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument("--learning-rate", type=float, default=0.006)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--rows", type=int, nargs="+", help="measure growth over so many rows")
-    parser.add_argument("--plot", type=Path, help="PNG to draw the loss curves into")
     parser.add_argument("--device", choices=["cpu", "cuda", "auto"], default="cpu")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -427,7 +433,7 @@ def main() -> None:
             "batch_size": arguments.batch,
             "learning_rate": arguments.learning_rate,
             "precision": arguments.precision,
-            # Captions on the way are no part of training; the report wrote none.
+            # Captions on the way are no part of training; the Trainer writes none.
             "caption_every": None,
             "best_metric": "val_loss",
         }

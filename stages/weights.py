@@ -16,9 +16,15 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Here, so that the processes that draw photos, which load this file too, start without torch.
     from compositional_prompts.compute.devices import resolve_device
+    from compositional_prompts.compute.precision import with_fixed_precision
     from compositional_prompts.weights.provision import provide_weights
 
+    device = resolve_device(base.device)
     with run_stage("weights", paths.timing) as run:
+        if params.pretrains:
+            pretrain, computed = with_fixed_precision(params.pretrain, device)
+            params = params.model_copy(update={"pretrain": pretrain})
+            run.compute_in(str(computed), computed.reason)
         run.rows = provide_weights(
             params,
             corpus=paths.corpus,
@@ -27,7 +33,7 @@ def main() -> None:
             blip2=paths.blip2,
             seed=base.seed,
             workers=base.workers,
-            device=resolve_device(base.device),
+            device=device,
         )
 
 

@@ -229,3 +229,22 @@ def test_fewer_pairs_than_a_batch_are_an_error() -> None:
     images, captions = corpus(15, seed=6)
     with pytest.raises(ValueError, match=r"15 image-caption pairs.+lower weights\.pretrain"):
         pretrained(images, captions)
+
+
+def test_in_bfloat16_the_image_tower_is_trained_and_read_to_its_digits() -> None:
+    images, captions = corpus(32, seed=4)
+    towers = {}
+    for precision in ("float32", "bfloat16"):
+        towers[precision] = pretrain_image_tower(
+            images, captions, epochs=1, batch_size=16, learning_rate=1e-4,
+            matrix_learning_rate=None, seed=2, device=CPU, precision=precision,
+        )  # fmt: skip
+    exact, rounded = (encode_images(towers["float32"], images, CPU, p).pooled for p in towers)
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.03
+    states = [tower.state_dict() for tower in towers.values()]
+    assert {tensor.dtype for tensor in states[1].values()} <= {torch.float32, torch.int64}
+    names = [name for name in states[0] if name.startswith("visual")]
+    apart = torch.cat([(states[0][name] - states[1][name]).abs().flatten() for name in names])
+    # AdamW makes full steps of the smallest gradients too: few may point elsewhere.
+    assert 0 < float(apart.mean()) < 2e-5

@@ -120,3 +120,14 @@ def test_a_stage_says_what_it_does_under_its_name(
     written = capsys.readouterr().err
     assert "split: 12 pairs" in written
     assert "chatter" not in written
+
+
+def test_what_is_computed_in_is_logged_and_timed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    timing = tmp_path / "infer.json"
+    with run_stage("infer", timing) as run:
+        logging.getLogger().addHandler(caplog.handler)  # run_stage put its own in their place
+        run.compute_in("bfloat16, attention in float32", "measured")
+    assert json.loads(timing.read_text())["precision"] == "bfloat16, attention in float32"
+    assert "computing in bfloat16, attention in float32: measured" in caplog.text

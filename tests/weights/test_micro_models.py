@@ -34,6 +34,7 @@ PARAMS = Pretrain(
     blip2_batch=16,
     blip2_learning_rate=1e-3,
     blip2_matrix_learning_rate=0.02,
+    precision="float32",
 )
 
 

@@ -49,7 +49,9 @@ from compositional_prompts.clip.clip_pretraining import (
 )
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
+from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +223,7 @@ def pretrain_blip2(
     matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
+    precision: Precision = "float32",
 ) -> Captioner:
     """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
 
@@ -235,6 +238,7 @@ def pretrain_blip2(
             None leaves them to AdamW.
         seed: of initialisation, order and written forms.
         device: where to train.
+        precision: of the forward pass; weights and loss are float32.
 
     Returns:
         The captioner in evaluation mode, on the CPU.
@@ -270,12 +274,14 @@ def pretrain_blip2(
         total = 0.0
         batches = bucketed_batches(tokens.mask.sum(1), batch_size, generator)
         for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}"):
-            queries = attend_queries(model, image_embeds[chosen].to(device).float())
-            said = caption_loss(*caption_logits(model, queries, tokens.select(chosen).to(device)))
-            named = word_loss(head(queries.mean(1)), words[chosen].to(device))
-            loss = said + WORD_WEIGHT * named
+            with autocast(device, precision):
+                queries = attend_queries(model, image_embeds[chosen].to(device).float())
+                said = caption_logits(model, queries, tokens.select(chosen).to(device))
+            captioned = caption_loss(*said)
+            named = word_loss(head(queries.float().mean(1)), words[chosen].to(device))
+            loss = captioned + WORD_WEIGHT * named
             optimizers.step(loss)
-            total += said.item()
+            total += captioned.item()
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()
     return captioner

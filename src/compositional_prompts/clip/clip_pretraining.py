@@ -30,7 +30,9 @@ from compositional_prompts.clip.lean_open_clip import (
 )
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
+from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +175,7 @@ def _train_image_tower(
     matrix_learning_rate: float | None,
     generator: torch.Generator,
     device: torch.device,
+    precision: Precision,
 ) -> None:
     """Name the words of every caption from its image (binary cross-entropy a word)."""
     visual: Any = model.visual
@@ -194,8 +197,10 @@ def _train_image_tower(
             batch = normalised(images[chosen])
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
-            features = model.encode_image(batch.to(device))  # type: ignore[operator]
-            loss = word_loss(head(F.layer_norm(features, (width,))), targets[chosen].to(device))
+            with autocast(device, precision):
+                features = model.encode_image(batch.to(device))  # type: ignore[operator]
+            named = head(F.layer_norm(features.float(), (width,)))
+            loss = word_loss(named, targets[chosen].to(device))
             optimizers.step(loss)
             total += loss.item()
         logger.info(
@@ -302,13 +307,16 @@ class ImageFeatures:
 
 
 @torch.inference_mode()
-def encode_images(model: nn.Module, images: Tensor, device: torch.device) -> ImageFeatures:
+def encode_images(
+    model: nn.Module, images: Tensor, device: torch.device, precision: Precision = "float32"
+) -> ImageFeatures:
     """Run the image tower of a micro CLIP once over images, for all that is trained against it.
 
     Args:
         model: a micro CLIP in evaluation mode; it is moved to ``device``.
         images: uint8 ``[n, 3, 96, 96]``.
         device: where to compute.
+        precision: of the tower's products.
     """
     vision = MICRO_CONFIG["vision_cfg"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
@@ -321,7 +329,8 @@ def encode_images(model: nn.Module, images: Tensor, device: torch.device) -> Ima
     try:
         for start in progress(range(0, len(images), ENCODE_BATCH), "image features"):
             rows = slice(start, start + ENCODE_BATCH)
-            pooled[rows] = visual(normalised(images[rows]).to(device))
+            with autocast(device, precision):
+                pooled[rows] = visual(normalised(images[rows]).to(device))
             tokens[rows] = seen.pop()
     finally:
         hook.remove()
@@ -338,6 +347,7 @@ def pretrain_image_tower(
     matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
+    precision: Precision = "float32",
 ) -> nn.Module:
     """Train the image tower of a micro CLIP from scratch on image-caption pairs.
 
@@ -351,6 +361,7 @@ def pretrain_image_tower(
             None leaves them to AdamW.
         seed: of initialisation, order, flips and dropped patches.
         device: where to train.
+        precision: of the forward pass; weights and loss are float32.
 
     Returns:
         A micro CLIP in evaluation mode, on the CPU, whose text tower is not trained yet.
@@ -381,6 +392,7 @@ def pretrain_image_tower(
         matrix_learning_rate=matrix_learning_rate,
         generator=torch.Generator().manual_seed(seed),
         device=device,
+        precision=precision,
     )
     model = micro_clip()
     model.load_state_dict(trained.state_dict())

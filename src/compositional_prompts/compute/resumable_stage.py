@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,8 +17,6 @@ from compositional_prompts.compute.precision import ResolvedPrecision
 from compositional_prompts.files.scratch import SCRATCH, fingerprint, scratch_folder
 from compositional_prompts.pipeline.section import Section
 from compositional_prompts.pipeline.stage import StageRun, run_stage
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ def resumable_stage(
     with ExitStack() as stack:
         run = stack.enter_context(run_stage(name, timing))
         if precision is not None:
-            run.precision = str(precision)
-            log.info("computing in %s: %s", precision, precision.reason)
+            run.compute_in(str(precision), precision.reason)
         key = fingerprint(settings, inputs, [script, *imported_files(script)])
         scratch = stack.enter_context(scratch_folder(name, key))
         yield ResumableStage(run, scratch, main=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from compositional_prompts.files.outputs import atomic_file
 
+log = logging.getLogger(__name__)
+
 
 def path_arguments(
     description: str | None, *names: str, optional: tuple[str, ...] = ()
@@ -34,11 +36,16 @@ class StageRun:
 
     Attributes:
         rows: how many it went through: to be set.
-        precision: what it computed in: to be set, where that is chosen.
+        precision: what it computes in, where that is chosen.
     """
 
     rows: int = 0
     precision: str | None = None
+
+    def compute_in(self, precision: str, reason: str) -> None:
+        """Say in the log, and later in the timing, what it computes in."""
+        self.precision = precision
+        log.info("computing in %s: %s", precision, reason)
 
 
 def _peak_mib(who: int) -> int:

@@ -33,6 +33,7 @@ from compositional_prompts.clip.clip_pretraining import (
 )
 from compositional_prompts.compute.devices import one_thread
 from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.pipeline.stage import log_as
 from compositional_prompts.sample.drawn_products import generate_corpus
@@ -160,6 +161,7 @@ def pretrain_micro_models(
         ValueError: the corpus has too few pairs.
         WorkerDiedError: a process was killed.
     """
+    precision = resolve_precision(params.precision, device).precision
     corpus = read_corpus(params, table, seed, workers)
     captions = corpus.captions
     model = pretrain_image_tower(
@@ -171,8 +173,9 @@ def pretrain_micro_models(
         matrix_learning_rate=params.clip_matrix_learning_rate,
         seed=seed,
         device=device,
+        precision=precision,
     )
-    features = encode_images(model, corpus.images, device)
+    features = encode_images(model, corpus.images, device, precision)
     del corpus  # a quarter of a gigabyte
     pooled = features.pooled.numpy().tobytes()
     texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)
@@ -187,6 +190,7 @@ def pretrain_micro_models(
         matrix_learning_rate=params.blip2_matrix_learning_rate,
         seed=seed,
         device=device,
+        precision=precision,
     )
     # One thread each, also one after the other, so that both ways compute the same bits.
     made: Captioner | None

@@ -47,6 +47,7 @@ class Pretrain(Section):
     blip2_batch: Positive
     blip2_learning_rate: Rate
     blip2_matrix_learning_rate: Rate | None
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class Weights(Section):
@@ -56,3 +57,8 @@ class Weights(Section):
     troika_clip: TroikaClipSource
     blip2: Blip2Source
     pretrain: Pretrain
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether any of the models is trained here."""
+        return "pretrain" in (self.clip.source, self.troika_clip.source, self.blip2.source)

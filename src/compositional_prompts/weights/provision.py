@@ -49,7 +49,7 @@ def provide_weights(
     """
     micro = MicroModels(None, None, 0)
     clips = {params.clip.source, params.troika_clip.source}
-    if "pretrain" in clips or params.blip2.source == "pretrain":
+    if params.pretrains:
         micro = pretrain_micro_models(
             params.pretrain,
             corpus,

@@ -140,12 +140,8 @@ def scored_logits(
         ).logits.flatten(0, 1)
         return logits if tokens.scored is None else logits.index_select(0, tokens.scored)
     inputs = torch.cat([images, model.get_input_embeddings()(tokens.ids).to(images.dtype)], dim=1)
-    attention = None
-    if tokens.mask is not None:
-        attention = torch.cat([tokens.mask.new_ones(images.shape[:2]), tokens.mask], dim=1)
-    hidden = language_model.model(
-        inputs_embeds=inputs, attention_mask=attention, use_cache=False
-    ).last_hidden_state
+    # Pads stand on the right, where no token before them looks: causal attention needs no mask.
+    hidden = language_model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     predicting = hidden[:, images.shape[1] : -1].flatten(0, 1)
     if tokens.scored is not None:
         predicting = predicting.index_select(0, tokens.scored)
