@@ -144,6 +144,9 @@ def untrained_captioner(
             num_hidden_layers=2,
             cross_attention_frequency=1,
             encoder_hidden_size=width,
+            # As the language model: passes are too few to learn anything by heart.
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
             pad_token_id=tokenizer.pad_token_id,
         ),
         text_config=OPTConfig(

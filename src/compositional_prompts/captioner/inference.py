@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from compositional_prompts.captioner.batch_size import automatic_batch_size
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.captioner.decoding.caption_generation import (
     caption_images,
@@ -18,7 +19,6 @@ from compositional_prompts.captioner.decoding.token_automaton import TokenAutoma
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.compute.batch_size import automatic_batch_size
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import read_table, write_table

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compositional_prompts.captioner.batch_size import automatic_batch_size
 from compositional_prompts.captioner.features.feature_store import (
     FeatureBatch,
     finished_shards,
@@ -20,7 +21,6 @@ from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.reading import count_rows
-from compositional_prompts.compute.batch_size import automatic_batch_size
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.pipeline.section import BatchSize

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from compositional_prompts.compute.batch_size import CPU_BATCH, automatic_batch_size
+from compositional_prompts.captioner.batch_size import CPU_BATCH, automatic_batch_size
 
 GPU = torch.device("cuda", 0)
 
