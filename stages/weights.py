@@ -1,7 +1,5 @@
 """Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
 
-import os
-
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
@@ -11,9 +9,6 @@ from compositional_prompts.weights.parameters import Weights
 def main() -> None:
     paths = path_arguments(__doc__, "corpus", "clip", "troika_clip", "blip2", "timing")
     params, base = read_params(paths.params, Weights)
-    # Threads that wait for one another sleep: beside other work, spinning ones take its time and
-    # five times their own. OpenMP reads it when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Here, so that the processes that draw photos, which load this file too, start without torch.
     from compositional_prompts.compute.devices import resolve_device
     from compositional_prompts.compute.precision import with_fixed_precision

@@ -7,9 +7,14 @@ imported when it is first asked for, so that none costs what it does not need, t
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, Final
 
 __version__ = "0.2.0"
+
+# Threads that wait for one another sleep: beside other work, spinning ones take its time and several
+# times their own. OpenMP reads this once, when torch is imported; who has set it keeps it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",
