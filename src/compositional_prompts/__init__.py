@@ -12,8 +12,8 @@ from typing import Any, Final
 
 __version__ = "0.2.0"
 
-# Threads that wait for one another sleep: beside other work, spinning ones take its time and several
-# times their own. OpenMP reads this once, when torch is imported; who has set it keeps it.
+# Threads that wait for one another sleep: beside other work, spinning ones take its time, and
+# several times their own. OpenMP reads this once, when torch is imported; who has set it keeps it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC: Final = {
