@@ -233,7 +233,6 @@ def train_by_the_trainer(
             weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm or 0.0,
             optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
             use_cpu=device.type == "cpu",
             bf16=params.precision == "bfloat16",
             remove_unused_columns=False,

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.caption_tokens import bucketed_batches, tokenize_captions
+from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
 from compositional_prompts.captioner.model.forward import (
     attend_queries,
     caption_logits,
@@ -272,7 +272,7 @@ def pretrain_blip2(
     for epoch in range(epochs):
         tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
         total = 0.0
-        batches = bucketed_batches(tokens.mask.sum(1), batch_size, generator)
+        batches = random_batches(len(captions), batch_size, generator)
         for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}"):
             with autocast(device, precision):
                 queries = attend_queries(model, image_embeds[chosen].to(device).float())

@@ -98,25 +98,18 @@ def tokenize_repeated(
     return RepeatedCaptions(distinct, which)
 
 
-BUCKET_BATCHES = 16
-"""Batches that are sorted by length together: little padding, and still a random order."""
+def random_batches(captions: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Batches of captions in random order, every caption once.
 
-
-def bucketed_batches(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Random batches of captions of similar length, every caption once.
+    Batches of one length would hold fewer pads. But captions of one length say much the same, and
+    a step on them learns less: by more than the pads cost.
 
     Args:
-        lengths: tokens of each caption, int64 ``[n]``.
+        captions: how many there are.
         batch_size: captions a batch; the last batch may be smaller.
         generator: of the order, on the CPU.
 
     Returns:
         Row numbers of each batch.
     """
-    order = torch.randperm(len(lengths), generator=generator)
-    batches = [
-        batch
-        for bucket in order.split(BUCKET_BATCHES * batch_size)
-        for batch in bucket[lengths[bucket].argsort(stable=True)].split(batch_size)
-    ]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return list(torch.randperm(captions, generator=generator).split(batch_size))

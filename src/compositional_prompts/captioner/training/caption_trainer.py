@@ -22,7 +22,7 @@ from compositional_prompts.captioner.decoding.caption_generation import generate
 from compositional_prompts.captioner.decoding.grammar_file import write_grammar
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.caption_tokens import bucketed_batches, tokenize_repeated
+from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_repeated
 from compositional_prompts.captioner.model.forward import queries_of
 from compositional_prompts.captioner.model.lora import (
     add_adapter,
@@ -133,7 +133,7 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
     def batches(self) -> list[Tensor]:
         self.train.set_epoch(self.epoch)
         self.order = self.generator.get_state()
-        return bucketed_batches(self.train.tokens.lengths, self.params.batch_size, self.generator)
+        return random_batches(len(self.train), self.params.batch_size, self.generator)
 
     def load(self, shares: Iterable[Share]) -> Iterator[Batch]:
         return self.train.read(shares)
