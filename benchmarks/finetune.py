@@ -1,10 +1,10 @@
 """Fine-tuning BLIP-2: transformers' Trainer with PEFT against ours, and ours as the data grow.
 
-The Trainer has what its users would give it: the same adapter by PEFT, fused AdamW, batches of
-captions of similar length (`group_by_length`), padded to the longest, the same rates, schedule and
-batch size, and images that are decoded and preprocessed once, before the first epoch, and kept in
-memory. It runs the whole model a step, in training mode, on pixels and a text of image placeholders
-and caption; placeholders and pads are masked. It does not validate in its time.
+The Trainer has what its users would give it: the same adapter by PEFT, fused AdamW, random batches
+padded to their longest caption, the same rates, schedule and batch size, and images that are
+decoded and preprocessed once, before the first epoch, and kept in memory. It runs the whole model a
+step, in training mode, on pixels and a text of image placeholders and caption; placeholders and
+pads are masked. It does not validate in its time.
 
 Ours is `finetune()` as the stage calls it: cached query features, validation after every epoch, and
 the adapter written, all of it in its time; and so is the making of the cache, which one more run
