@@ -118,8 +118,14 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def run_cold(version: Version, folder: Path, seed: int | None) -> ColdRun:
+def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None = None) -> ColdRun:
     """Run the sample of ``version`` in a fresh clone, which is removed afterwards.
+
+    Args:
+        version: what to run.
+        folder: where to clone it to.
+        seed: ``base.seed``, or as it is committed.
+        keep: where the clone is moved to with its results, in place of what is there.
 
     Raises:
         RuntimeError: the run failed; its output is in the message.
@@ -151,7 +157,11 @@ def run_cold(version: Version, folder: Path, seed: int | None) -> ColdRun:
     for name in QUALITY:
         metrics = json.loads((project / "metrics" / name).read_text())
         figures |= dict(numbers(metrics, Path(name).stem))
-    shutil.rmtree(project)
+    if keep is None:
+        shutil.rmtree(project)
+    else:
+        shutil.rmtree(keep, ignore_errors=True)
+        shutil.move(project, keep)
     return ColdRun(
         seconds=seconds,
         processor_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
@@ -222,6 +232,7 @@ def main() -> None:
     parser.add_argument(
         "--python", type=Path, help="of an environment for both, in place of fresh ones"
     )
+    parser.add_argument("--keep", type=Path, help="for the clone of this version's last run")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
     arguments = parser.parse_args()
     if arguments.seeds is not None and not 2 <= len(arguments.seeds) <= 8:
@@ -242,7 +253,8 @@ def main() -> None:
         for number, seed in enumerate(seeds):
             # In turns, the first one changing: what the machine does meanwhile hits both.
             for version in versions if number % 2 == 0 else versions[::-1]:
-                run = run_cold(version, folder, seed)
+                keep = arguments.keep if version.name == "here" else None
+                run = run_cold(version, folder, seed, keep)
                 runs[version.name].append(run)
                 print(
                     f"{version.name} {version.commit[:9]}: {run.seconds:.1f} s, "
