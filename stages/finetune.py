@@ -1,7 +1,4 @@
-"""Stage finetune: an adapter for BLIP-2 on (image, enhanced prompt).
-
-``base.launcher`` may start it in several processes, which train together.
-"""
+"""Stage finetune: an adapter for BLIP-2 on (image, enhanced prompt), by one process or more."""
 
 from compositional_prompts.captioner.features.image_inputs import load_for_inputs, open_inputs
 from compositional_prompts.captioner.parameters import Finetune
@@ -28,9 +25,8 @@ def main() -> None:
     group = join_processes(resolve_device(base.device))
     params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
-    with resumable_stage(
-        "finetune", paths.timing, params, base.seed, inputs, group, precision=computed
-    ) as stage:
+    run = "finetune", paths.timing, params, base.seed, inputs, group
+    with resumable_stage(*run, precision=computed) as stage:
         captioner = load_for_inputs(paths.blip2, paths.features, group.device, computed.precision)
         source = paths.features, paths.catalog, captioner
         pairs = read_table(paths.pairs, PAIRS)
