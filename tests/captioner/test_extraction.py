@@ -251,7 +251,7 @@ def test_killed_and_rerun_ends_with_the_same_bytes(tmp_path, project_root) -> No
     captioner = miniature()
     save(captioner, tmp_path / "blip2")
     params = yaml.safe_load((project_root / "params.yaml").read_text())
-    params["blip2_features"] |= {"batch_size": 8, "dtype": "bfloat16"}
+    params["blip2_features"] |= {"batch_size": 8, "dtype": "bfloat16", "precision": "float32"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     row_bytes = captioner.model.query_tokens[0].numel() * 2
     arguments = ["--catalog", "catalog", "--blip2", "blip2", "--features", "data/features"]

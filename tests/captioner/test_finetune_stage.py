@@ -86,6 +86,7 @@ def project(tmp_path_factory, project_root) -> Path:
     write_table(pa.Table.from_pylist(words, schema), root / "words.parquet", schema)
     document = yaml.safe_load((project_root / "params.yaml").read_text())
     document["finetune"] |= {
+        "precision": "float32",  # on every processor, so that tolerances hold
         "epochs": 3,
         "batch_size": 5,  # not divisible by two, and the last of an epoch has three
         "gradient_accumulation": 2,

@@ -41,6 +41,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", root)
     set_params(root / "params.yaml", infer={"num_beams": BEAMS, "max_new_tokens": TOKENS})
+    set_params(root / "params.yaml", infer={"precision": "float32"})
     set_params(
         root / "params.yaml",
         clip_embed={

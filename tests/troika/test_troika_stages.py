@@ -117,9 +117,8 @@ class Workspace:
     def set_params(self, **training: Any) -> None:
         document = yaml.safe_load((ROOT / "params.yaml").read_text())
         document["base"]["checkpoint_seconds"] = 0
-        document["troika_train"].update(
-            {"epochs": 2, "batch_size": 8, "adapter_dim": 4, "learning_rate": 0.01, **training}
-        )
+        small = {"epochs": 2, "batch_size": 8, "adapter_dim": 4, "precision": "float32"}
+        document["troika_train"].update({**small, "learning_rate": 0.01, **training})
         document["troika_predict"].update({"batch_size": 7, "top_k": 4})
         self.params.write_text(yaml.safe_dump(document))
 

@@ -67,9 +67,9 @@ def tiny_clip(quick_gelu: bool = False, seed: int = 0) -> Clip:
 
 
 def make_params(**changes: object) -> TroikaTrain:
-    """``troika_train`` as committed, small, with changes."""
+    """``troika_train`` as committed, small and in float32 on every processor, with changes."""
     section: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())["troika_train"]
-    small = {"adapter_dim": 8, "batch_size": 8, "epochs": 2}
+    small = {"adapter_dim": 8, "batch_size": 8, "epochs": 2, "precision": "float32"}
     return TroikaTrain.model_validate({**section, **small, **changes})
 
 
