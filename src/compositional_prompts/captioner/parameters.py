@@ -99,6 +99,17 @@ class Finetune(Section):
         return self
 
 
+def augmentation_fault(cached: bool, augment: bool) -> str | None:
+    """Why images cannot be augmented, where their features are cached."""
+    if not (cached and augment):
+        return None
+    return (
+        "finetune.augment changes images, and blip2_features.cache keeps features of unchanged "
+        "ones, found true for both: set blip2_features.cache to false, or finetune.augment to "
+        "false."
+    )
+
+
 class Sampling(Section):
     temperature: Rate
     top_k: NonNegative

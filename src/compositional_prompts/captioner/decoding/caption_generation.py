@@ -24,11 +24,12 @@ from compositional_prompts.captioner.decoding.sampling import (
 )
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
 from compositional_prompts.captioner.features.feature_store import ImageInputs
-from compositional_prompts.captioner.model.blip2_model import QUANTIZED, Captioner
+from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import queries_of
 from compositional_prompts.captioner.parameters import Sampling
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.section import QUANTIZED
 
 GPU_STEPS = 4
 """Steps after which it is asked again which images are done, on a GPU."""
