@@ -98,5 +98,5 @@ def test_any_template_is_read_or_refused(template) -> None:
     except ReadableTemplateError:
         return
     readable = ReadableText(tuple(sorted(places)), template, {})
-    words = {place: "Some.Word" for place in {*places, "attribute", "object"}}
+    words = dict.fromkeys({*places, "attribute", "object"}, "Some.Word")
     assert "some word" in readable.write(words)
