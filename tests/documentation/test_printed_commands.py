@@ -107,6 +107,7 @@ ONLY_PARSED = {
     ".venv/bin/pip install -c constraints.txt torch torchvision --index-url "
     "": "downloads packages",
     "accelerate config": "asks its questions at a terminal",
+    "cp val_best.pt models/troika_source/reference": "copies a checkpoint that only its user has",
     "dvc add models/troika_source/reference": "shares a checkpoint that only its user has",
     "dvc exp run --queue -C photos": "an ending that a user adds to a command",
     "dvc exp run --queue -S finetune.lora.r=4,8,16 -S finetune.learning_rate=0.002,0.005": (
@@ -118,9 +119,8 @@ ONLY_PARSED = {
     "git checkout --theirs dvc.lock metrics": "wants a merge with conflicts",
     "git add dvc.lock metrics": "ends a merge with conflicts",
     "git commit": "opens an editor",
-    "hf download ashraq/fashion-product-images-small --repo-type dataset --include 'data/*.parquet'": (
-        "downloads photographs"
-    ),
+    "hf download ashraq/fashion-product-images-small --repo-type dataset "
+    "--include 'data/*.parquet'": "downloads photographs",
     "make bench": "takes a quarter of an hour",
     "make clean": "removes the environment",
     "make help": "its texts are read by nobody but people",
@@ -135,9 +135,8 @@ ONLY_PARSED = {
     "pytest tests/enhancement": "is a part of the tests",
     "python3 -m venv .venv": "makes an environment",
     "source .venv/bin/activate": "is for a shell at a terminal",
-} | {
-    command: "measures for minutes"
-    for command in (
+} | dict.fromkeys(
+    (
         "python benchmarks/blip2_full_size.py",
         "python benchmarks/caption.py --project . --threads 1",
         "python benchmarks/cold_run.py",
@@ -149,15 +148,16 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
-    )
-}
+    ),
+    "measures for minutes",
+)
 """Not run by any test: why. Where :data:`PARSERS` has the program, its arguments are checked."""
 
 PRINTED = all_commands()
 
 
 def mentions_only(command: Command) -> bool:
-    """Running text that names a command (`dvc metrics`, `accelerate launch`), without running it."""
+    """Running text that names a command, such as `dvc metrics`, and does not run it."""
     words = command.words
     if command.in_block or command.program not in PARSERS or words[-1].startswith("-"):
         return False
