@@ -31,6 +31,7 @@ MISSING = {
     "finetune": "data/features",
     "infer": "data/features",
     "score": "data/captions",
+    "recommend": "data/prompts/enhanced.parquet",
     "report": "metrics/enhance.json",
 }
 """What a stage misses first in an empty project, where that is not the catalog."""

@@ -20,7 +20,7 @@ from compositional_prompts.pipeline.section import Base, ParameterError, Section
 from compositional_prompts.pipeline.yaml_file import read_yaml
 from compositional_prompts.project.between_sections import doubts, faults
 from compositional_prompts.reporting.parameters import Report
-from compositional_prompts.scoring.parameters import Score
+from compositional_prompts.scoring.parameters import Recommend, Score
 from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 from compositional_prompts.weights.parameters import Weights
 
@@ -42,6 +42,7 @@ class Params(Section):
     finetune: Finetune
     infer: Infer
     score: Score
+    recommend: Recommend
     report: Report
 
 
