@@ -59,7 +59,7 @@ def params(tmp_path: Path) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     document["download"]["dataset"] = "folder"
     document["download"]["folder"] |= {"path": str(tmp_path / "photos"), "labels": None}
-    document["download"]["max_rejected"] = 0.5
+    document["download"]["max_rejected"] = {"share": 0.5, "count": 0}
     return document
 
 
@@ -119,7 +119,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
 def test_too_many_bad_images_stop_the_stage(
     tmp_path: Path, photos: Path, params: dict[str, Any]
 ) -> None:
-    params["download"]["max_rejected"] = 0.01
+    params["download"]["max_rejected"] = {"share": 0.01, "count": 2}
     done, metrics = run("download", tmp_path, params)
     assert done.returncode != 0
     assert metrics == {}
