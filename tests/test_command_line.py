@@ -36,7 +36,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    for name in ("caption", "export", "preset", "sync-deps"):
+    for name in ("caption", "export", "preset", "share", "sync-deps", "timing"):
         assert name in overview.stdout
     caption = command("caption", "--help").stdout
     for option in ("--json", "--untrained", "--enhanced", "--scores", "--adapter", "--grammar"):
