@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compositional_prompts.reporting.content.formats import UNKNOWN, count, percent, score, words
 from compositional_prompts.reporting.content.published import LOSSES, TEXT_METRICS
@@ -72,6 +72,31 @@ class Table:
     rows: Sequence[Row]
     groups: Sequence[tuple[str, int]] = ()
     reference: int = 0
+
+
+def known_part(table: Table) -> Table:
+    """``table`` without rows in which nothing is known, or nothing was counted (all of it is 0),
+    and without columns in which nothing is known; quoted figures alone keep no row.
+    """
+    own = len(table.columns) - table.reference
+    rows = [row for row in table.rows if set(row.cells[:own]) - {UNKNOWN} - {"0"}]
+    span = table.groups[0][1] if table.groups else len(table.columns)
+    kept = [
+        place
+        for place in range(span)
+        if any(set(row.cells[place::span]) - {UNKNOWN} for row in rows)
+    ]
+
+    def of(cells: Sequence[str]) -> list[str]:
+        return [cell for index, cell in enumerate(cells) if index % span in kept]
+
+    return replace(
+        table,
+        columns=of(table.columns),
+        rows=[Row(row.head, of(row.cells)) for row in rows],
+        groups=[(name, len(kept)) for name, _ in table.groups],
+        reference=len(kept) if table.reference else 0,
+    )
 
 
 def counts_table(caption: str, corner: str, metrics: Metrics, *keys: str) -> Table:
@@ -181,7 +206,7 @@ def text_metrics_table(scores: Metrics) -> Table:
     ]
     groups = [*((name, 3) for name in CAPTIONERS.values()), (THE_REPORT, 3)]
     return Table(
-        "Table 2. Generated captions against the enhanced prompts",
+        "Table 2. Generated captions against the enhanced prompts (by machine)",
         "Metric",
         [*kinds.values()] * 3,
         rows,
