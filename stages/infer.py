@@ -2,9 +2,12 @@
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.captioner.features.image_inputs import load_for_inputs, open_inputs
-from compositional_prompts.captioner.inference import caption_split, merge_adapter
+from compositional_prompts.captioner.inference import (
+    caption_split,
+    images_to_caption,
+    merge_adapter,
+)
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.devices import resolve_device, seed_everything
 from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.resumable_stage import resumable_stage
@@ -31,14 +34,16 @@ def main() -> None:
     ) as stage:  # fmt: skip
         seed_everything(base.seed)
         captioner = load_for_inputs(paths.blip2, paths.features, device, computed.precision)
+        images = images_to_caption(paths.splits, params, base.seed, trained=bool(paths.adapter))
         table = caption_split(
             captioner,
             open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
-            split_images(paths.splits, params.split, params.images, base.seed),
+            images.captioned,
             params,
             seed=base.seed,
             grammar=merge_adapter(captioner, paths.adapter, params),
             scratch=stage.scratch,
+            free_too=images.free_too,
         )
         write_table(table, paths.captions, CAPTIONS)
         stage.run.rows = len(table)

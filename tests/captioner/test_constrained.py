@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,19 @@ def test_what_cannot_be_done_is_refused() -> None:
         generate_captions(
             t5, random_queries(0, 1), num_beams=2, max_new_tokens=90, grammar=automaton
         )
-    with pytest.raises(ValueError, match=rf"has {automaton.longest} tokens.*= 10"):
+    config: Any = opt.model.config
+    config.text_config.max_position_embeddings = automaton.longest
+    with pytest.raises(ValueError, match=r"positions.*set infer.grammar to false"):
         generate_captions(
-            opt, random_queries(0, 1), num_beams=2, max_new_tokens=10, grammar=automaton
+            opt, random_queries(0, 1), num_beams=2, max_new_tokens=1, grammar=automaton
         )
+
+
+def test_the_most_new_tokens_are_those_of_free_captions() -> None:
+    captioner = miniature("opt")
+    options = {"num_beams": 2, "grammar": automaton_of(captioner, SEGMENTS)}
+    few, many = (
+        generate_captions(captioner, random_queries(0, 3), max_new_tokens=tokens, **options)
+        for tokens in (1, 90)
+    )
+    assert few == many

@@ -17,16 +17,22 @@ import yaml
 from micro_blip2 import QUERIES, miniature, save
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.decoding.token_automaton import compile_grammar
 from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
 from compositional_prompts.captioner.inference import (
     caption_in_shards,
     caption_split,
     fitting_batch,
+    images_to_caption,
 )
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.files.tables import write_table
 
 IMAGES = 12
+
+
+def captions_of(ids, captions) -> pa.Table:
+    return pa.table([ids, captions, [None] * len(ids)], schema=CAPTIONS)
 
 
 def settings(**changes) -> Infer:
@@ -60,9 +66,9 @@ IDS = [f"image-{number:02d}" for number in range(IMAGES)]
 def test_shards_are_captioned_once_and_sorted(tmp_path) -> None:
     asked: list[list[str]] = []
 
-    def caption(ids) -> list[str]:
+    def caption(ids) -> pa.Table:
         asked.append(list(ids))
-        return [f"caption of {image_id}" for image_id in ids]
+        return captions_of(ids, [f"caption of {image_id}" for image_id in ids])
 
     ids = IDS[::-1]
     (tmp_path / "shards").mkdir()
@@ -78,10 +84,10 @@ def test_shards_are_captioned_once_and_sorted(tmp_path) -> None:
 
 
 def test_a_failing_shard_leaves_those_before_it(tmp_path) -> None:
-    def caption(ids) -> list[str]:
+    def caption(ids) -> pa.Table:
         if IDS[5] in ids:
             raise RuntimeError("out of memory")
-        return ["a caption"] * len(ids)
+        return captions_of(ids, ["a caption"] * len(ids))
 
     with pytest.raises(RuntimeError, match="out of memory"):
         caption_in_shards(IDS, caption, tmp_path, 5)
@@ -89,13 +95,88 @@ def test_a_failing_shard_leaves_those_before_it(tmp_path) -> None:
 
 
 def test_shards_of_another_run_are_refused(tmp_path) -> None:
-    caption_in_shards(IDS, lambda ids: ["x"] * len(ids), tmp_path, 5)
+    def caption(ids) -> pa.Table:
+        return captions_of(ids, ["x"] * len(ids))
+
+    caption_in_shards(IDS, caption, tmp_path, 5)
     with pytest.raises(ValueError, match="other images"):
-        caption_in_shards(IDS[::-1], lambda ids: ["x"] * len(ids), tmp_path, 5)
+        caption_in_shards(IDS[::-1], caption, tmp_path, 5)
 
 
 def test_no_image_gives_an_empty_table(tmp_path) -> None:
-    assert caption_in_shards([], lambda ids: ["x"], tmp_path, 5) == CAPTIONS.empty_table()
+    table = caption_in_shards([], lambda ids: captions_of(ids, []), tmp_path, 5)
+    assert table == CAPTIONS.empty_table()
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("all", ("train", "val", "test")),
+        ("train", ("train", "val", "test")),
+        ("test", ("val", "test")),
+        (["val"], ("val", "test")),
+        (["test", "train"], ("train", "val", "test")),
+    ],
+)
+def test_validation_and_test_images_are_always_captioned(split, names) -> None:
+    assert settings(split=split).captioned_splits == names
+
+
+@pytest.mark.parametrize("split", ["everything", [], ["all"], ["val", "val"], ["val", 3], None, 3])
+def test_what_is_no_split_is_refused(split) -> None:
+    with pytest.raises(ValueError, match="must be all, one of train, val, test, or a list"):
+        settings(split=split)
+
+
+@pytest.fixture
+def splits(tmp_path) -> Path:
+    names = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    path = tmp_path / "splits.parquet"
+    pl.DataFrame({"image_id": IDS, "caption_split": names}).write_parquet(path)
+    return path
+
+
+def test_the_untrained_model_captions_what_is_scored(splits) -> None:
+    images = images_to_caption(splits, settings(split="all", grammar=True), 0, trained=False)
+    assert (list(images.captioned), list(images.free_too)) == (IDS[9:], [])
+
+
+def test_the_grammar_has_free_captions_beside_it_where_texts_are_judged(splits) -> None:
+    images = images_to_caption(splits, settings(split="all", grammar=True), 0, trained=True)
+    assert (list(images.captioned), list(images.free_too)) == (IDS, IDS[6:])
+    images = images_to_caption(splits, settings(split="all"), 0, trained=True)
+    assert (list(images.captioned), list(images.free_too)) == (IDS, [])
+
+
+def test_images_are_so_many_of_every_split(splits) -> None:
+    params = settings(split="all", grammar=True, images=2)
+    images = images_to_caption(splits, params, 0, trained=True)
+    assert len(images.captioned) == 6
+    assert len(images.free_too) == 4
+    assert set(images.free_too) < set(images.captioned)
+    scored = images_to_caption(splits, params, 0, trained=False).captioned
+    assert set(scored) < set(images.free_too)
+
+
+def test_free_captions_stand_beside_those_of_the_grammar(tmp_path, store) -> None:
+    captioner = miniature("opt")
+    grammar = compile_grammar(
+        [["white", "red"], [" boots"]], captioner.tokenizer, captioner.end_of_caption
+    )
+    params = settings(grammar=True, shard_images=5)
+
+    def captions(name: str, ids, **options) -> pl.DataFrame:
+        (tmp_path / name).mkdir()
+        table = caption_split(
+            captioner, store, ids, params, seed=1, scratch=tmp_path / name, **options
+        )
+        return pl.DataFrame(pl.from_arrow(table))
+
+    both = captions("both", IDS, grammar=grammar, free_too=IDS[3:6])
+    free = captions("free", IDS[3:6], grammar=None)
+    assert set(both["caption"]) <= {"white boots", "red boots"}
+    assert both["free_caption"].to_list() == [None] * 3 + free["caption"].to_list() + [None] * 6
+    assert free["free_caption"].to_list() == [None] * 3
 
 
 def test_shards_and_batches_change_no_caption(tmp_path, store) -> None:

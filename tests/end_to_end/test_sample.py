@@ -55,7 +55,7 @@ def test_metrics_have_the_promised_names(sample_run: Project) -> None:
             spread = found[metric]
             assert spread["worst"] <= spread["mean"] <= spread["best"], (captioner, metric)
         preference = found["clip_preference"]
-        assert set(preference) == {"correct", "wrong", "tie"}
+        assert set(preference) == {"caption", "enhanced", "tie"}
         assert sum(preference.values()) == found["images"]
         assert 0 <= found["exact_match"] <= 1
         for attribute in ("color", "material"):

@@ -25,6 +25,7 @@ LANGUAGE = ("polars", "open_clip", "sacrebleu", "peft")
 IMAGE_AND_TEXT = ("polars", "torch._dynamo", "transformers", "peft")
 
 UNNEEDED = {
+    "stages/check.py": (*MODELS, "polars", "matplotlib"),
     "stages/download.py": MODELS,
     "stages/split.py": MODELS,
     "stages/enhance.py": (*MODELS, "polars"),

@@ -17,6 +17,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from compositional_prompts.compute.imported_files import imported_files
+from compositional_prompts.pipeline.dvc_file import load_index
 from compositional_prompts.project.source_dependencies import (
     is_source,
     source_dependencies,
@@ -157,8 +158,30 @@ def test_a_missing_and_a_stale_dependency_are_put_right(tmp_path: Path) -> None:
     assert (tmp_path / "dvc.yaml").read_text() == shipped
 
 
+WHOLE = {"params.yaml": None}
+"""How DVC is told of a file of parameters as a whole."""
+CHECKS = [name for name in STAGES if WHOLE in STAGES[name].get("params", [])]
+
+
+PROOF = "data/checked/params.txt"
+"""What a check writes so that others wait for it; nobody reads it."""
+
+
 def declared(name: str) -> set[str]:
+    if name in CHECKS:
+        return set(Params.model_fields)
     return set(STAGES[name].get("params", []))
+
+
+def test_nothing_runs_before_the_parameters_are_checked() -> None:
+    """And a parameter changes nothing but what reads it: the check's output is always the same."""
+    assert CHECKS == ["check"]
+    assert STAGES["check"]["params"] == [WHOLE]
+    graph = load_index(ROOT / "dvc.yaml").graph
+    behind = {stage for stage in graph if stage.name == "check"}
+    while more := {stage for stage in graph if behind & set(graph.successors(stage))} - behind:
+        behind |= more
+    assert behind == set(graph)
 
 
 def section_of(script: Path) -> str:
@@ -198,11 +221,15 @@ def base_variables(function: ast.AST) -> Iterator[str]:
             yield second.id
 
 
+JUDGE = ROOT / "src/compositional_prompts/project/between_sections.py"
+"""Reads parameters to judge them, and decides no result by them."""
+
+
 def base_keys(script: Path) -> set[str]:
     """The keys of ``base`` that a script, or what it imports of ours, makes use of."""
     found = set()
     for file in (script, *imported_files(ROOT / script, ROOT / "src")):
-        if file.suffix != ".py":
+        if file.suffix != ".py" or file == JUDGE:
             continue
         for function in ast.walk(ast.parse((ROOT / file).read_text())):
             if not isinstance(function, ast.FunctionDef):
@@ -221,6 +248,9 @@ def base_keys(script: Path) -> set[str]:
 @stage
 def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     script = stage_script(STAGES[name])
+    if name in CHECKS:
+        assert "read_params" not in (ROOT / script).read_text()
+        return
     assert declared(name) == {section_of(script)} | (base_keys(script) - RESULT_NEUTRAL)
 
 
@@ -247,7 +277,7 @@ def test_a_section_s_types_make_only_stages_that_read_it_stale(section: str) -> 
     reading = {name for name in STAGES if together & {key.split(".")[0] for key in declared(name)}}
     assert reading <= depend
     if file != READ_BY_ALL:
-        assert depend == reading | {"report"}
+        assert depend == reading | {"report", *CHECKS}
 
 
 def test_every_section_is_read_by_a_stage() -> None:
@@ -289,7 +319,7 @@ def test_the_command_names_what_is_declared(name: str) -> None:
     for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
         below = [other for other in known if other == path or other.startswith(f"{path}/")]
         assert below, f"{name}: the command names {path}, which is not declared"
-    for path in known - {"params.yaml", "${item.weights}"}:
+    for path in known - {"params.yaml", "${item.weights}", PROOF}:
         above = [other for other in options if other == path or path.startswith(f"{other}/")]
         assert above, f"{name}: {path} is declared, but the command does not name it"
 

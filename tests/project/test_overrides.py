@@ -100,6 +100,7 @@ EXPECTED: dict[str, Any] = {
     "~download.fashion_products.filters.masterCategory": None,
     "split.fractions": {"train": 0.7, "val": 0.2, "test": 0.1},
     "infer.num_beams": 1,
+    "infer.grammar": False,
     "infer.sampling": {"temperature": 1.0, "top_k": 0, "top_p": 0.9},
 }
 

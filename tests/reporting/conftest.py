@@ -263,7 +263,7 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
                     "exact_match": equal,
                     "clip_caption": 0.31,
                     "clip_reference": 0.31 if equal else 0.3 + 0.02 * (index % 2),
-                    "clip_preference": "tie" if equal else ("correct", "wrong")[index % 2],
+                    "clip_preference": "tie" if equal else ("caption", "enhanced")[index % 2],
                 }
             )
     for name, entries in captions.items():
@@ -339,7 +339,7 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "exact_match": rng.random(),
             "well_formed": rng.random(),
             "images": len(rows),
-            "clip_preference": {"correct": 4, "wrong": 5, "tie": 15},
+            "clip_preference": {"caption": 4, "enhanced": 5, "tie": 15},
             "attributes": {
                 slot: {
                     "accuracy_vs_enhanced": rng.random(),

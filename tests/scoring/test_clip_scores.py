@@ -117,12 +117,12 @@ def test_the_nearer_text_is_preferred():
     caption = np.array([0.3, 0.2, 0.25, 0.25 + TIE / 2, 0.25 - TIE / 2, 0.25 + 3 * TIE])
     reference = np.array([0.2, 0.3, 0.25, 0.25, 0.25, 0.25])
     assert prefer(caption, reference).tolist() == [
-        "correct",
-        "wrong",
+        "caption",
+        "enhanced",
         "tie",
         "tie",
         "tie",
-        "correct",
+        "caption",
     ]
 
 
@@ -133,7 +133,7 @@ cosine_lists = st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=
 
 @given(cosine_lists)
 def test_exchanging_the_texts_exchanges_the_verdicts(pairs):
-    swap = SimpleNamespace(correct="wrong", wrong="correct", tie="tie")
+    swap = SimpleNamespace(caption="enhanced", enhanced="caption", tie="tie")
     verdicts = prefer(pairs[:, 0], pairs[:, 1]).tolist()
     assert prefer(pairs[:, 1], pairs[:, 0]).tolist() == [getattr(swap, v) for v in verdicts]
     assert set(prefer(pairs[:, 0], pairs[:, 0]).tolist()) == {"tie"}

@@ -68,8 +68,11 @@ def write(path, rows, declared):
     pq.write_table(pa.Table.from_pylist(rows, declared), path)
 
 
-def write_captions(folder, captioner, captions):
-    rows = [{"image_id": key, "caption": text} for key, text in captions.items()]
+def write_captions(folder, captioner, captions, free=None):
+    rows = [
+        {"image_id": key, "caption": text, "free_caption": (free or {}).get(key)}
+        for key, text in captions.items()
+    ]
     write(folder / "captions" / f"{captioner}.parquet", rows, CAPTIONS_SCHEMA)
 
 
@@ -200,7 +203,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         if caption == reference:
             assert row["clip_preference"] == "tie"
         else:
-            expected = "correct" if image @ said > image @ wanted else "wrong"
+            expected = "caption" if image @ said > image @ wanted else "enhanced"
             assert row["clip_preference"] == expected
 
     metrics = json.loads((out / "scores.json").read_text())
@@ -218,7 +221,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
                 {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}, abs=5.1e-5
             )
         assert sum(values["clip_preference"].values()) == 4
-        assert list(values["clip_preference"]) == ["correct", "wrong", "tie"]
+        assert list(values["clip_preference"]) == ["caption", "enhanced", "tie"]
     base, tuned = metrics["base"], metrics["finetuned"]
     assert (base["exact_match"], base["well_formed"]) == (0.0, 0.0)
     assert (tuned["exact_match"], tuned["well_formed"]) == (0.75, 1.0)
@@ -267,6 +270,25 @@ def test_captions_of_different_images_are_refused(project):
         read(project)
 
 
+def test_what_the_untrained_model_captions_is_scored(project):
+    write_captions(project, "finetuned", {"unscored": "another", **CAPTIONS["finetuned"]})
+    inputs = read(project)
+    assert inputs.image_ids.to_pylist() == ["i0", "i1", "i2", "i3"]
+    assert list(inputs.captions["finetuned"]) == list(CAPTIONS["finetuned"].values())
+
+
+def test_free_captions_are_scored_where_there_is_one_of_every_image(project):
+    free = {image_id: f"free {image_id}" for image_id in CAPTIONS["finetuned"]}
+    captions = {"unscored": "another", **CAPTIONS["finetuned"]}
+    write_captions(project, "finetuned", captions, free)
+    inputs = read(project)
+    assert list(inputs.captions) == ["base", "finetuned_free", "finetuned"]
+    assert inputs.captions["finetuned_free"] == ["free i0", "free i1", "free i2", "free i3"]
+    del free["i2"]
+    write_captions(project, "finetuned", captions, free)
+    assert list(read(project).captions) == ["base", "finetuned"]
+
+
 @pytest.mark.parametrize(("table", "place"), [("prompts", "prompts"), ("catalog", "catalog")])
 def test_an_image_that_another_table_lacks_is_named(project, table, place):
     path = {
@@ -288,7 +310,7 @@ def test_repeated_and_absent_captions_are_refused(project):
     pq.write_table(rows.slice(0, 0), path)
     with pytest.raises(ValueError, match=r"base.parquet holds no captions"):
         read(project)
-    pq.write_table(rows.rename_columns(["image_id", "text"]), path)
+    pq.write_table(rows.rename_columns(["image_id", "text", "free_caption"]), path)
     with pytest.raises(SchemaError, match="column 'caption' is missing"):
         read(project)
     path.unlink()

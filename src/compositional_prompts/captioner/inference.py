@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from compositional_prompts.captioner.decoding.token_automaton import TokenAutoma
 from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.catalog.splitting.split_images import images_of_splits
+from compositional_prompts.catalog.splitting.split_tables import JUDGED_SPLIT, SCORED_SPLIT
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import read_table, write_table
@@ -27,6 +30,33 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 1024
 """The first batch that ``auto`` tries on a GPU."""
+
+
+@dataclass(frozen=True)
+class ImagesToCaption:
+    """Image ids, sorted: all to be captioned, and those that are captioned freely too."""
+
+    captioned: Sequence[str]
+    free_too: Sequence[str]
+
+
+def images_to_caption(splits: Path, params: Infer, seed: int, *, trained: bool) -> ImagesToCaption:
+    """The images that a captioner describes: ``infer.images`` of each split at most.
+
+    The untrained one is there to be scored beside the fine-tuned one, and writes freely only.
+
+    Args:
+        splits: ``splits.parquet``.
+        params: the section ``infer``.
+        seed: of the choice of images.
+        trained: whether it has an adapter.
+    """
+    names = params.captioned_splits if trained else (SCORED_SPLIT,)
+    captioned = images_of_splits(splits, names, params.images, seed)
+    if not (trained and params.grammar):
+        return ImagesToCaption(captioned, ())
+    measured = (JUDGED_SPLIT, SCORED_SPLIT)
+    return ImagesToCaption(captioned, images_of_splits(splits, measured, params.images, seed))
 
 
 def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
@@ -57,8 +87,6 @@ def merge_adapter(
         As :func:`load_adapter` and :func:`grammar_of`.
     """
     if adapter is None:
-        if params.grammar:
-            logger.info("infer.grammar has no effect on the untrained captioner")
         return None
     # Here, since the untrained model does without PEFT, whose import takes half a second.
     from compositional_prompts.captioner.model.lora import load_adapter
@@ -76,6 +104,7 @@ def caption_split(
     seed: int,
     grammar: TokenAutomaton | None,
     scratch: Path,
+    free_too: Collection[str] = (),
 ) -> pa.Table:
     """Caption the given images; shards that ``scratch`` holds already are not captioned again.
 
@@ -87,6 +116,7 @@ def caption_split(
         seed: of sampling.
         grammar: the captions there may be.
         scratch: folder of finished shards, of this run alone.
+        free_too: of these images, captions without the grammar beside those by it.
 
     Returns:
         A table of the schema ``CAPTIONS``, sorted by image_id.
@@ -94,11 +124,16 @@ def caption_split(
     positions = inputs.positions(image_ids)
     # Read in the order in which they lie there, which costs least.
     ordered = [image_ids[place] for place in positions.argsort(kind="stable").tolist()]
-    batch_size = params.batch_size
-    if batch_size == "auto":
-        batch_size = fitting_batch(captioner, inputs, ordered, params, grammar)
+    also = frozenset(free_too) if grammar is not None else frozenset()
+    # What is searched for without the grammar takes more memory, or less: both must fit.
+    searches = {grammar, None} if also else {grammar}
+    batch_size = (
+        min(fitting_batch(captioner, inputs, ordered, params, search) for search in searches)
+        if params.batch_size == "auto"
+        else params.batch_size
+    )
 
-    def caption(shard: Sequence[str]) -> list[str]:
+    def caption(shard: Sequence[str], search: TokenAutomaton | None) -> list[str]:
         return caption_images(
             captioner,
             inputs,
@@ -109,10 +144,16 @@ def caption_split(
             length_penalty=params.length_penalty,
             sampling=params.sampling,
             seed=seed,
-            grammar=grammar,
+            grammar=search,
         )
 
-    return caption_in_shards(ordered, caption, scratch, params.shard_images)
+    def caption_shard(shard: Sequence[str]) -> pa.Table:
+        judged = [image_id for image_id in shard if image_id in also]
+        free = dict(zip(judged, caption(judged, None), strict=True))
+        columns = [shard, caption(shard, grammar), [free.get(image_id) for image_id in shard]]
+        return pa.table(columns, schema=CAPTIONS)
+
+    return caption_in_shards(ordered, caption_shard, scratch, params.shard_images)
 
 
 def fitting_batch(
@@ -143,7 +184,7 @@ def fitting_batch(
 
 def caption_in_shards(
     image_ids: Sequence[str],
-    caption: Callable[[Sequence[str]], list[str]],
+    caption: Callable[[Sequence[str]], pa.Table],
     folder: Path,
     shard_images: int,
 ) -> pa.Table:
@@ -151,7 +192,7 @@ def caption_in_shards(
 
     Args:
         image_ids: the images, in the order in which they are captioned.
-        caption: captions of some of them.
+        caption: captions of some of them, in their order, as ``CAPTIONS``.
         folder: of the shards; those that are there are read, not captioned again.
         shard_images: images a shard.
 
@@ -169,7 +210,7 @@ def caption_in_shards(
         if path.is_file():
             logger.info("shard %d of %d is there already", number + 1, len(starts))
         else:
-            write_table(pa.table([ids, caption(ids)], schema=CAPTIONS), path, CAPTIONS)
+            write_table(caption(ids), path, CAPTIONS)
         table = read_table(path, CAPTIONS)
         if table.column("image_id").to_pylist() != ids:
             raise ValueError(f"{path} holds other images than this run's: remove {folder}.")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
+from compositional_prompts.catalog.splitting.split_tables import (
+    JUDGED_SPLIT,
+    SCORED_SPLIT,
+    SPLIT_NAMES,
+)
 from compositional_prompts.pipeline.section import (
     BatchSize,
     Fraction,
@@ -94,16 +99,44 @@ class Finetune(Section):
         return self
 
 
+def augmentation_fault(cached: bool, augment: bool) -> str | None:
+    """Why images cannot be augmented, where their features are cached."""
+    if not (cached and augment):
+        return None
+    return (
+        "finetune.augment changes images, and blip2_features.cache keeps features of unchanged "
+        "ones, found true for both: set blip2_features.cache to false, or finetune.augment to "
+        "false."
+    )
+
+
 class Sampling(Section):
     temperature: Rate
     top_k: NonNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
 
 
+ALL_SPLITS = "all"
+
+
+def _splits(value: Any) -> Any:
+    named = [value] if isinstance(value, str) else value
+    if value == ALL_SPLITS or (
+        isinstance(named, list)
+        and named
+        and all(name in SPLIT_NAMES for name in named)
+        and len(set(named)) == len(named)
+    ):
+        return value
+    raise ValueError(
+        f"must be {ALL_SPLITS}, one of {', '.join(SPLIT_NAMES)}, or a list of these, each once"
+    )
+
+
 class Infer(Section):
     section: ClassVar[str] = "infer"
 
-    split: Literal["train", "val", "test"]
+    split: Annotated[str | list[str], PlainValidator(_splits)]
     images: Positive | None
     precision: PrecisionChoice
     batch_size: BatchSize
@@ -119,3 +152,12 @@ class Infer(Section):
         if self.sampling is not None and (self.num_beams > 1 or self.grammar):
             raise ValueError("sampling goes with num_beams 1 and without grammar")
         return self
+
+    @property
+    def captioned_splits(self) -> tuple[str, ...]:
+        """What the fine-tuned model captions: always, too, what it is judged and scored on."""
+        if self.split == ALL_SPLITS:
+            return SPLIT_NAMES
+        named = {*([self.split] if isinstance(self.split, str) else self.split)}
+        named |= {JUDGED_SPLIT, SCORED_SPLIT}
+        return tuple(name for name in SPLIT_NAMES if name in named)

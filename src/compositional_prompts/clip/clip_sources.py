@@ -7,11 +7,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
+from compositional_prompts.clip.clip_names import HUB_PREFIX, check_clip_name
 from compositional_prompts.clip.lean_open_clip import open_clip, provide_towers
 from compositional_prompts.clip.open_clip_model import CONFIG_FILE, WEIGHTS_FILE, save_clip
 from compositional_prompts.files.hub import fetch_snapshot
-
-HUB_PREFIX = "hf-hub:"
 
 
 def _copy_folder(source: Path, directory: Path) -> None:
@@ -81,15 +80,13 @@ def fetch_clip(
     if source == "path":
         _copy_folder(Path(name), directory)
         return
+    check_clip_name(name, pretrained)
     if name.startswith(HUB_PREFIX):
         patterns = (WEIGHTS_FILE, "*.json", "*.txt", "*.model")
         repository = name.removeprefix(HUB_PREFIX)
         _copy_folder(fetch_snapshot(repository, revision, patterns, "weights"), directory)
         return
-    if pretrained is None:
-        raise ValueError(
-            f"weights: {name!r} needs a `pretrained` tag; open_clip.list_pretrained() gives them."
-        )
+    assert pretrained is not None  # check_clip_name sees to it
     config = _configuration(name)
     if Path(pretrained).is_file():
         # open_clip would take the file and could not tell which activation it was trained with.

@@ -108,6 +108,9 @@ class CompositionalDataSet(DataSet):
 
     path: str | None
 
+    def files(self) -> list[tuple[str, str]]:
+        return [] if self.path is None else [("path", self.path)]
+
     def product_of(self, image: str) -> str:
         """The product that a photo of the list shows: by default each photo is one."""
         return image

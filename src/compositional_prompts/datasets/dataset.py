@@ -75,6 +75,14 @@ class DataSet(Section, ABC):
             ValueError: a parameter, or the data, is not as expected; names it and the remedy.
         """
 
+    def brings_labels(self) -> bool:
+        """Whether an image may have an attribute and an object."""
+        return True
+
+    def files(self) -> list[tuple[str, str]]:
+        """The parameters that name files or folders of the user's, and these."""
+        return []
+
     def hub_repository(self) -> tuple[str, str | None] | None:
         """Its name on the hub and the revision pinned, if that is where it was taken from."""
         return None

@@ -57,6 +57,12 @@ class Folder(DataSet):
             raise ValueError("names a column twice")
         return groups
 
+    def brings_labels(self) -> bool:
+        return self.labels is not None
+
+    def files(self) -> list[tuple[str, str]]:
+        return [("path", self.path), *([] if self.labels is None else [("labels", self.labels)])]
+
     def select(self, base: Base) -> Selection:
         """See the class.
 

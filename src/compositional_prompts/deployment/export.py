@@ -16,7 +16,6 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, read_grammar
 from compositional_prompts.captioner.model.blip2_model import (
-    QUANTIZED,
     Captioner,
     complete,
     load_captioner,
@@ -27,7 +26,7 @@ from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_
 from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.pipeline.section import Precision, PrecisionChoice
+from compositional_prompts.pipeline.section import QUANTIZED, Precision, PrecisionChoice
 from compositional_prompts.project.whole_params import Params
 
 logger = logging.getLogger(__name__)

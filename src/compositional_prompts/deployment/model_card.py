@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.project.whole_params import Params
@@ -147,7 +148,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         adapter=_adapter(exported.adapter),
         training=params.finetune,
         scores=scores,
-        split=params.infer.split,
+        split=SCORED_SPLIT,
         results=_results(scores) if scores else [],
         generated=exported.measured and data.generated,
         licence=_licence(license_id, exported, None if generated else data),
@@ -217,7 +218,7 @@ def _metadata(
                 task_type="image-to-text",
                 dataset_type=dataset or chosen.name,
                 dataset_name=dataset or chosen.name,
-                dataset_split=params.infer.split,
+                dataset_split=SCORED_SPLIT,
                 metric_type=kind,
                 metric_name=name,
                 metric_value=value,

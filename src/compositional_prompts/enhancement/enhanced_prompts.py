@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,3 +57,20 @@ def prompts_of(prompts: Path, image_ids: Sequence[str], wanted_by: Path | None =
     rows = image_rows(image_ids, ids, table=prompts, wanted_by=wanted_by)
     texts: list[str] = table.column("enhanced_prompt").take(rows).to_pylist()
     return texts
+
+
+def check_group_names(groups: Sequence[str]) -> None:
+    """Raise :class:`ValueError` where a group cannot name columns and a file of its own."""
+    for group in groups:
+        if not re.fullmatch(r"\w[\w -]*", group):
+            raise ValueError(
+                f"clip_embed.attributes: group {group!r} must be made of letters, digits, spaces, "
+                "'_' and '-', because it names columns and files; rename it."
+            )
+    columns = Counter(enhanced_prompts_schema(groups).names)
+    twice = [name for name, count in columns.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"clip_embed.attributes: the groups {', '.join(groups)} would give the enhanced "
+            f"prompts two columns {twice[0]!r}; rename one."
+        )

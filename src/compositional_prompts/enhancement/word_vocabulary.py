@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from compositional_prompts.clip.vector_tables import (
     unit_vectors,
     word_embeddings,
 )
-from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.enhancement.enhanced_prompts import check_group_names
 from compositional_prompts.files.tables import read_table
 
 
@@ -59,24 +58,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
     rows: dict[str, list[int]] = {}
     for row, (group, _) in enumerate(names):
         rows.setdefault(group, []).append(row)
-    _check_group_names(tuple(rows))
+    check_group_names(tuple(rows))
     return Vocabulary(
         {group: tuple(names[row][1] for row in chosen) for group, chosen in rows.items()},
         {group: vectors[chosen] for group, chosen in rows.items()},
     )
-
-
-def _check_group_names(groups: tuple[str, ...]) -> None:
-    for group in groups:
-        if not re.fullmatch(r"\w[\w -]*", group):
-            raise ValueError(
-                f"clip_embed.attributes: group {group!r} must be made of letters, digits, spaces, "
-                "'_' and '-', because it names columns and files; rename it."
-            )
-    columns = Counter(enhanced_prompts_schema(groups).names)
-    twice = [name for name, count in columns.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"clip_embed.attributes: the groups {', '.join(groups)} would give the enhanced "
-            f"prompts two columns {twice[0]!r}; rename one."
-        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -27,6 +28,10 @@ Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+
+
+QUANTIZED: Final = ("int8", "int4")
+"""Precisions that bitsandbytes provides, on CUDA only; they compute in bfloat16."""
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -65,11 +70,21 @@ class Section(BaseModel):
     """Its name in ``params.yaml``, of those that a stage reads whole."""
 
 
+def _command(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"must be a command: {error}") from error
+    if not words:
+        raise ValueError("must be a command, such as python or accelerate launch")
+    return text
+
+
 class Base(Section):
     section: ClassVar[str] = "base"
 
     seed: NonNegative
     device: Literal["cpu", "cuda", "auto"]
     workers: Positive
-    launcher: str
+    launcher: Annotated[str, AfterValidator(_command)]
     checkpoint_seconds: NonNegative

@@ -15,7 +15,9 @@ from compositional_prompts.clip.open_clip_model import Clip
 
 TIE = 1e-6
 """Cosines that differ by no more than this are equal: float32 vectors say no more."""
-PREFERENCES = ("correct", "wrong", "tie")
+PREFERENCES = ("caption", "enhanced", "tie")
+"""Which text the image is nearer to. The report calls the first "correct" and the second "wrong";
+but CLIP chose the words of the enhanced prompt, and neither text is true by being preferred."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def prefer(caption: NDArray[np.float64], reference: NDArray[np.float64]) -> NDAr
         reference: cosine of image and reference, float64 ``[n]``.
 
     Returns:
-        ``[n]`` of ``PREFERENCES``: ``correct`` where the caption is nearer, ``wrong`` where the
-        reference is, ``tie`` within ``TIE`` of each other.
+        ``[n]`` of ``PREFERENCES``: ``caption`` or ``enhanced`` where that is nearer, ``tie``
+        within ``TIE`` of each other.
     """
     lead = caption - reference
     return np.select([lead > TIE, lead < -TIE], PREFERENCES[:2], default=PREFERENCES[2])

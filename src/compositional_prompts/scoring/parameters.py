@@ -1,10 +1,14 @@
-"""Parameters of the stage ``score``."""
+"""Parameters of the stages ``score`` and ``recommend``."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
-from compositional_prompts.pipeline.section import Positive, Section
+from pydantic import Field, field_validator, model_validator
+
+from compositional_prompts.pipeline.section import Positive, Section, require_distinct
+from compositional_prompts.prompt.readable_text import ReadableText, template_places
 
 
 class Score(Section):
@@ -12,3 +16,41 @@ class Score(Section):
 
     batch_size: Positive
     bleu_tokenize: Literal["none", "13a"]
+
+
+class ReadableName(Section):
+    label: Annotated[str, Field(min_length=1)]
+    text: Annotated[str, Field(min_length=1)]
+
+
+class Readable(Section):
+    template: str | None
+    names: list[ReadableName]
+
+    @field_validator("template")
+    @classmethod
+    def _can_be_read(cls, template: str | None) -> str | None:
+        if template is not None:
+            template_places(template)
+        return template
+
+    @model_validator(mode="after")
+    def _valid(self) -> Readable:
+        require_distinct((name.label for name in self.names), "names has the label")
+        return self
+
+    def of(self, groups: Sequence[str]) -> ReadableText:
+        """Readable texts of prompts with these attribute groups.
+
+        Raises:
+            ReadableTemplateError: the template names another.
+        """
+        names = {name.label: name.text for name in self.names}
+        return ReadableText(groups, self.template, names)
+
+
+class Recommend(Section):
+    section: ClassVar[str] = "recommend"
+
+    min_labelled: Positive
+    readable: Readable

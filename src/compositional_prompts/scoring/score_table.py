@@ -23,4 +23,6 @@ SCORES = pa.schema(
         required("clip_preference", pa.string()),
     ]
 )
-"""``data/scores.parquet``: one row an image and captioner (``base``, ``finetuned``)."""
+"""``data/scores.parquet``: one row an image and captioner (``base``, ``finetuned``, and
+``finetuned_free`` where ``infer.grammar`` is true). The reference is the enhanced prompt, which
+machines wrote."""

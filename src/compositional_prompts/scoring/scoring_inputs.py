@@ -17,8 +17,10 @@ from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import read_table
 
-CAPTIONERS = ("base", "finetuned")
-"""The untrained and the fine-tuned BLIP-2; their captions are in ``{captioner}.parquet``."""
+UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
+"""The untrained BLIP-2; the fine-tuned one without the grammar, where ``infer.grammar`` is true;
+and the fine-tuned one as ``infer`` has it. Captions of the first are in ``base.parquet``, of the
+others in ``finetuned.parquet``."""
 Column = Sequence[str | None]
 
 
@@ -52,7 +54,8 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     """Read and join what is scored.
 
     Args:
-        captions: folder with a table a captioner, both of the same images in any order.
+        captions: folder with a table a captioner: ``base.parquet`` of the images that are scored,
+            ``finetuned.parquet`` at least of these, in any order.
         prompts: ``enhanced.parquet``, at least of these images.
         catalog: folder of the catalog's shards, at least of these images.
         truth: ``truth.parquet``.
@@ -63,22 +66,23 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         ImageJoinError: an image has two captions or prompts, or is not in all inputs.
         DamagedOutputError: there are no captions.
     """
-    paths = {name: captions / f"{name}.parquet" for name in CAPTIONERS}
-    tables = {name: read_table(path, CAPTIONS) for name, path in paths.items()}
-    source = paths[CAPTIONERS[0]]
-    image_ids = tables[CAPTIONERS[0]].column("image_id").combine_chunks()
+    source, trained = captions / f"{UNTRAINED}.parquet", captions / f"{FINETUNED}.parquet"
+    untrained, finetuned = read_table(source, CAPTIONS), read_table(trained, CAPTIONS)
+    image_ids = untrained.column("image_id").combine_chunks()
     if not len(image_ids):
         raise DamagedOutputError(f"{source} holds no captions.", source)
 
-    def aligned(table: pa.Table, path: Path, *, exact: bool = False) -> pa.Table:
+    def aligned(table: pa.Table, path: Path) -> pa.Table:
         ids = table.column("image_id").chunks
-        return table.take(image_rows(image_ids, ids, table=path, wanted_by=source, exact=exact))
+        return table.take(image_rows(image_ids, ids, table=path, wanted_by=source))
 
-    texts = {
-        name: aligned(table, paths[name], exact=True).column("caption").to_pylist()
-        for name, table in tables.items()
-    }
-    groups = _prompt_groups(prompts)
+    untrained, finetuned = aligned(untrained, source), aligned(finetuned, trained)
+    texts = {UNTRAINED: untrained.column("caption").to_pylist()}
+    free = finetuned.column("free_caption")
+    if not free.null_count:
+        texts[FREE] = free.to_pylist()
+    texts[FINETUNED] = finetuned.column("caption").to_pylist()
+    groups = prompt_groups(prompts)
     places = ("attribute", "object", *groups)
     wanted = read_table(
         prompts, enhanced_prompts_schema(groups), ["image_id", "enhanced_prompt", *places]
@@ -100,7 +104,8 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     )
 
 
-def _prompt_groups(prompts: Path) -> tuple[str, ...]:
+def prompt_groups(prompts: Path) -> tuple[str, ...]:
+    """The attribute groups of ``enhanced.parquet``, in the order of the prompt."""
     require_outputs(prompts)
     names = pq.read_schema(prompts).names
     return tuple(name for name in names if f"{name}_best" in names)

@@ -40,6 +40,15 @@ def mentions(caption: str, word: str) -> bool:
     return bool(plain) and f" {plain} " in f" {plain_words(caption)} "
 
 
+def says_true(read: Mapping[str, str | None] | None, name: str, words: Sequence[str]) -> bool:
+    """Whether a text, as its places were read, has one of the true words in the place ``name``.
+
+    Case and outer white space do not matter. A text that is not well formed has none.
+    """
+    said = None if read is None else read[name]
+    return said is not None and said.strip().casefold() in {one.strip().casefold() for one in words}
+
+
 def slot_metrics(
     captions: Sequence[str],
     slots: Sequence[Mapping[str, str | None] | None],
@@ -68,9 +77,7 @@ def slot_metrics(
     for caption, read, words in zip(captions, slots, truth, strict=True):
         if not words:
             continue
-        said = read[name] if read is not None else None
-        right = {one.strip().casefold() for one in words}
-        true.append(said is not None and said.strip().casefold() in right)
+        true.append(says_true(read, name, words))
         mentioned.append(any(mentions(caption, one) for one in words))
     return SlotMetrics(
         accuracy_vs_enhanced=sum(same) / len(same),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from compositional_prompts.pipeline.section import (
     Fraction,
@@ -27,6 +27,12 @@ class ScoreWeights(Section):
     primitives: NonNegativeFloat
 
 
+def _with_words(text: str) -> str:
+    if not text.split():
+        raise ValueError("has no words: give it some, as 'a photo of'")
+    return text
+
+
 class TroikaTrain(Section):
     section: ClassVar[str] = "troika_train"
 
@@ -40,7 +46,7 @@ class TroikaTrain(Section):
     gradient_accumulation: Positive
     adapter_dim: Positive
     adapter_dropout: Fraction
-    context: str
+    context: Annotated[str, AfterValidator(_with_words)]
     context_length: Positive
     attribute_dropout: Fraction
     disentangler_dropout: Fraction
@@ -51,6 +57,15 @@ class TroikaTrain(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     augment: bool
     early_stopping: Positive | None
+
+    @model_validator(mode="after")
+    def _batches_for_batch_norm(self) -> TroikaTrain:
+        if self.source == "train" and self.epochs and self.batch_size < 2:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, and batch norm needs at least 2 images in a "
+                "batch: raise it, or set epochs to 0"
+            )
+        return self
 
 
 class Feasibility(Section):

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from compositional_prompts.clip.clip_names import check_clip_name
 from compositional_prompts.pipeline.section import Positive, Rate, Section
 
 
@@ -14,6 +15,12 @@ class ClipSource(Section):
     name: str
     pretrained: str | None
     revision: str | None
+
+    @model_validator(mode="after")
+    def _named(self) -> ClipSource:
+        if self.source == "hub":
+            check_clip_name(self.name, self.pretrained)
+        return self
 
 
 class TroikaClipSource(Section):
@@ -26,6 +33,8 @@ class TroikaClipSource(Section):
     def _named(self) -> TroikaClipSource:
         if self.source in ("hub", "path") and self.name is None:
             raise ValueError(f"name must be given with source {self.source}")
+        if self.source == "hub" and self.name is not None:
+            check_clip_name(self.name, self.pretrained)
         return self
 
 
@@ -33,6 +42,15 @@ class Blip2Source(Section):
     source: Literal["pretrain", "hub", "path"]
     name: str
     revision: str | None
+
+    @model_validator(mode="after")
+    def _named(self) -> Blip2Source:
+        if self.source == "hub" and self.name.count("/") != 1:
+            raise ValueError(
+                "name must be ORGANISATION/REPOSITORY with source hub, such as "
+                f"Salesforce/blip2-opt-2.7b, found {self.name!r}"
+            )
+        return self
 
 
 class Pretrain(Section):

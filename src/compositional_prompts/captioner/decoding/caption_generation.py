@@ -24,11 +24,12 @@ from compositional_prompts.captioner.decoding.sampling import (
 )
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
 from compositional_prompts.captioner.features.feature_store import ImageInputs
-from compositional_prompts.captioner.model.blip2_model import QUANTIZED, Captioner
+from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import queries_of
 from compositional_prompts.captioner.parameters import Sampling
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.pipeline.section import QUANTIZED
 
 GPU_STEPS = 4
 """Steps after which it is asked again which images are done, on a GPU."""
@@ -60,7 +61,7 @@ def generate_captions(
         captioner: the model, with or without an adapter in it.
         queries: query features ``[n, queries, width]``, or pixel_values ``[n, 3, H, W]``.
         num_beams: width of the beam search; 1 is greedy.
-        max_new_tokens: most tokens a caption may have.
+        max_new_tokens: most tokens a caption may have; those of a grammar end by themselves.
         length_penalty: the log-probability of a caption is divided by its number of tokens, its
             end included, to this power.
         sampling: the distribution to sample from, instead of searching for the best caption;
@@ -74,9 +75,9 @@ def generate_captions(
         ``n`` captions without special tokens or surrounding white space.
 
     Raises:
-        ValueError: the model has too few positions for so many tokens, a caption of the grammar
-            has more of them, the model does not support a grammar, sampling is asked for
-            without a seed an image, or together with beams or a grammar.
+        ValueError: the model has too few positions for so many tokens, or for a caption of the
+            grammar, it does not support a grammar, or sampling is asked for without a seed an
+            image, or together with beams or a grammar.
     """
     if not len(queries):
         return []
@@ -114,7 +115,7 @@ def generate_tokens(
     With ``ending`` false, captions are not ended before ``max_new_tokens``: the most costly there
     can be, to measure with. (Those of a grammar end all the same.)
     """
-    _check_room(captioner, queries, max_new_tokens)
+    _check_room(captioner, queries, max_new_tokens, grammar)
     end = captioner.end_of_caption if ending else NEVER
     with captioner.autocast():
         queries = queries.to(captioner.device)
@@ -136,11 +137,6 @@ def generate_tokens(
                 raise ValueError(
                     "infer.grammar is for BLIP-2 with a decoder-only language model (OPT), found "
                     f"{text_config.model_type}: set infer.grammar to false."
-                )
-            if grammar.longest > max_new_tokens:
-                raise ValueError(
-                    f"A caption of the grammar has {grammar.longest} tokens, more than "
-                    f"infer.max_new_tokens = {max_new_tokens}: raise it."
                 )
             return search_grammar(
                 decoder,
@@ -181,17 +177,25 @@ def make_decoder(
     return TreeDecoder(captioner, queries, num_beams)
 
 
-def _check_room(captioner: Captioner, queries: Tensor, max_new_tokens: int) -> None:
+def _check_room(
+    captioner: Captioner, queries: Tensor, max_new_tokens: int, grammar: TokenAutomaton | None
+) -> None:
     config = captioner.model.config
     positions = getattr(config.text_config, "max_position_embeddings", None)
     if positions is None or not config.use_decoder_only_language_model:
         return
     # The last token is chosen, never read.
-    needed = config.num_query_tokens + len(captioner.begin_of_text) + max_new_tokens - 1
+    tokens = max_new_tokens if grammar is None else grammar.longest
+    needed = config.num_query_tokens + len(captioner.begin_of_text) + tokens - 1
     if needed > positions:
+        remedy = (
+            f"lower infer.max_new_tokens = {max_new_tokens} by {needed - positions}."
+            if grammar is None
+            else "shorten labels or words, or set infer.grammar to false."
+        )
         raise ValueError(
             f"The language model has {positions} positions, and image and caption need {needed}: "
-            f"lower infer.max_new_tokens = {max_new_tokens} by {needed - positions}."
+            f"{remedy}"
         )
 
 

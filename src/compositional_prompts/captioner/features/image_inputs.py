@@ -13,6 +13,7 @@ from compositional_prompts.captioner.features.feature_store import (
 )
 from compositional_prompts.captioner.features.pixel_inputs import PixelInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
+from compositional_prompts.captioner.parameters import augmentation_fault
 from compositional_prompts.pipeline.section import Precision
 
 
@@ -55,9 +56,6 @@ def open_inputs(
         return PixelInputs(
             catalog, captioner.preprocess, workers=workers, augment=augment, seed=seed
         )
-    if augment:
-        raise ValueError(
-            f"finetune.augment changes images, and {features} holds features of unchanged ones: "
-            "set blip2_features.cache to false, or finetune.augment to false."
-        )
+    if fault := augmentation_fault(True, augment):
+        raise ValueError(fault)
     return FeatureStore(features)

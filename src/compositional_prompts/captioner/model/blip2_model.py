@@ -30,10 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 from compositional_prompts.captioner.model.weight_files import tensor_shape, weight_files
 from compositional_prompts.compute.precision import DTYPES, autocast
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.pipeline.section import Precision
-
-QUANTIZED = ("int8", "int4")
-"""Precisions that bitsandbytes provides, on CUDA only; they compute in bfloat16."""
+from compositional_prompts.pipeline.section import QUANTIZED, Precision
 
 IMAGE_TOKEN = "<image>"
 """What stands in a text for one query of the image, as transformers' processor writes it."""

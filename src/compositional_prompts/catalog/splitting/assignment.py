@@ -110,7 +110,7 @@ def split_products(
 
     Products are ranked by a hash of seed and name, and the ranking is cut at the fractions. So
     the fractions are met as closely as whole products allow (largest remainder, and at least one
-    product where the fraction is above 0), the order of the products does not matter, and added
+    product each), the order of the products does not matter, and added
     products move only those near a cut.
 
     Args:
@@ -122,7 +122,7 @@ def split_products(
         The split of every product.
 
     Raises:
-        SplitError: there are fewer products than splits, or the training fraction is 0.
+        SplitError: there are fewer products than splits.
     """
     sizes = _split_sizes(len(product_ids), fractions)
     ranked = sorted(product_ids, key=lambda name: _rank(seed, "product", name))
@@ -150,7 +150,7 @@ def choose_unseen(
     Returns:
         The split of every unseen pair.
     """
-    wanted = math.floor(share * len(counts) + 0.5) if splits else 0
+    wanted = math.floor(share * len(counts) + 0.5)
     attributes = Counter(attribute for attribute, _ in counts)
     objects = Counter(object_ for _, object_ in counts)
     chosen: set[Pair] = set()
@@ -175,14 +175,12 @@ def choose_unseen(
 
 
 def _split_sizes(products: int, fractions: SplitFractions) -> dict[str, int]:
-    shares = {name: getattr(fractions, name) for name in SPLIT_NAMES if getattr(fractions, name)}
-    if "train" not in shares:
-        raise SplitError("split.fractions.train is 0: there would be nothing to learn from.")
+    shares: dict[str, float] = {name: getattr(fractions, name) for name in SPLIT_NAMES}
     if products < len(shares):
         raise SplitError(
-            f"the catalog has {products} products, too few for {', '.join(shares)}: at least "
-            f"{len(shares)} are needed (images of one product stay together). Add products, or "
-            "set the fraction of a split in split.fractions to 0."
+            f"the catalog has {products} product{'' if products == 1 else 's'}, too few for "
+            f"{', '.join(shares)}: at least {len(shares)} are needed, since images of one product "
+            "stay together. Add products; or, where it is several, give each a product_id."
         )
     sizes = {name: math.floor(products * share) for name, share in shares.items()}
     remainders = {name: products * share - sizes[name] for name, share in shares.items()}
@@ -193,7 +191,7 @@ def _split_sizes(products: int, fractions: SplitFractions) -> dict[str, int]:
         if sizes[name] == 0:
             sizes[max(sizes, key=lambda other: sizes[other])] -= 1
             sizes[name] = 1
-    return {name: sizes.get(name, 0) for name in SPLIT_NAMES}
+    return sizes
 
 
 def _rank(seed: int, *names: str) -> bytes:
@@ -259,8 +257,7 @@ def _made_pairs(
         (pl.col("caption_split") == "train").any().alias("trained"),
     )
     counts = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "images").iter_rows()}
-    splits = [name for name in ("test", "val") if getattr(params.fractions, name)]
-    unseen = choose_unseen(counts, params.unseen_pairs, splits, seed)
+    unseen = choose_unseen(counts, params.unseen_pairs, ("test", "val"), seed)
     pairs = pairs.join(
         pl.DataFrame(
             [(*pair, split) for pair, split in unseen.items()],
@@ -292,12 +289,10 @@ def _made_pairs(
 
 def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
     """The pairs of the closed world beyond the labels, as rows of PAIRS."""
-    words: dict[str, set[str]] = {}
-    for name, given in (("attributes", params.attributes), ("objects", params.objects)):
-        try:
-            words[name] = {dotted(word) for word in given}
-        except ValueError as error:
-            raise SplitError(f"split.{name}: {error}") from error
+    words = {
+        "attributes": {dotted(word) for word in params.attributes},
+        "objects": {dotted(word) for word in params.objects},
+    }
     known = set(pairs.select(_PAIR).iter_rows())
     attributes = words["attributes"] | {attribute for attribute, _ in known}
     objects = words["objects"] | {object_ for _, object_ in known}

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from compositional_prompts.pipeline.section import Fraction, Section
+from compositional_prompts.prompt.pair import dotted
+
+
+def _share(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(
+            "must be above 0 and below 1: train is learnt from, val chooses the epoch that is "
+            "kept, and test is scored"
+        )
+    return value
+
+
+Share = Annotated[float, AfterValidator(_share)]
+
+
+def _word(text: str) -> str:
+    dotted(text)
+    return text
+
+
+Word = Annotated[str, AfterValidator(_word)]
 
 
 class SplitFractions(Section):
-    train: Fraction
-    val: Fraction
-    test: Fraction
+    train: Share
+    val: Share
+    test: Share
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitFractions:
@@ -27,6 +48,6 @@ class Split(Section):
 
     fractions: SplitFractions
     unseen_pairs: Fraction
-    attributes: list[str]
-    objects: list[str]
+    attributes: list[Word]
+    objects: list[Word]
     corpus: bool

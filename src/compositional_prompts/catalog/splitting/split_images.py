@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -21,3 +22,12 @@ def split_images(splits: Path, split: str, images: int | None, seed: int) -> lis
     if images is None or images >= len(ids):
         return ids
     return sorted(random.Random(seed).sample(ids, images))
+
+
+def images_of_splits(
+    splits: Path, names: Iterable[str], images: int | None, seed: int
+) -> list[str]:
+    """Image ids of several caption splits, sorted; at most ``images`` of each, if given."""
+    return sorted(
+        image_id for name in set(names) for image_id in split_images(splits, name, images, seed)
+    )

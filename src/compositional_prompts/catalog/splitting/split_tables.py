@@ -8,6 +8,12 @@ from compositional_prompts.files.tables import required
 
 SPLIT_NAMES = ("train", "val", "test")
 
+SCORED_SPLIT = "test"
+"""The caption split whose captions are scored, untrained and fine-tuned."""
+
+JUDGED_SPLIT = "val"
+"""The caption split by which it is judged whether captions may be recommended."""
+
 SPLITS = pa.schema(
     [
         required("image_id", pa.string()),

@@ -104,8 +104,8 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
     scores = pl.scan_parquet(tables.scores).filter(pl.col("captioner") == "finetuned")
     pools = {
         "captions": fine.join(base, on="image_id", how="semi"),
-        "correct": scores.filter(pl.col("clip_preference") == "correct"),
-        "wrong": scores.filter(pl.col("clip_preference") == "wrong"),
+        "correct": scores.filter(pl.col("clip_preference") == "caption"),
+        "wrong": scores.filter(pl.col("clip_preference") == "enhanced"),
         "steps": fine.join(labelled, on="image_id", how="semi"),
     }
     chosen = {

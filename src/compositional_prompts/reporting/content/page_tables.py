@@ -221,9 +221,9 @@ def agreement_table(scores: Metrics) -> Table:
         ("Images", count, ("images",)),
         ("Exact match", percent, ("exact_match",)),
         ("Follows the template", percent, ("well_formed",)),
-        ("CLIP preference: correct", count, ("clip_preference", "correct")),
-        ("CLIP preference: wrong", count, ("clip_preference", "wrong")),
-        ("CLIP preference: tie", count, ("clip_preference", "tie")),
+        ("CLIP prefers the caption", count, ("clip_preference", "caption")),
+        ("CLIP prefers the enhanced prompt", count, ("clip_preference", "enhanced")),
+        ("CLIP prefers neither", count, ("clip_preference", "tie")),
     ]
     rows = [
         Row(name, [form(number(scores, captioner, *keys)) for captioner in CAPTIONERS])

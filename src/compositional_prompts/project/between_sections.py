@@ -1,0 +1,168 @@
+"""What the sections of ``params.yaml`` ask of one another, a function a demand.
+
+A function's arguments are named as the sections that it reads, so that a demand is judged where
+those sections are valid, whatever is wrong with others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from compositional_prompts.captioner.parameters import (
+    Blip2Features,
+    Finetune,
+    Infer,
+    augmentation_fault,
+)
+from compositional_prompts.catalog.splitting.parameters import Split
+from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.enhancement.enhanced_prompts import check_group_names
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
+from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.weights.parameters import Blip2Source, Weights
+
+Finding = Iterator[str]
+"""Sentences, each with the keys, what was found, what is expected and the remedy."""
+
+
+def faults(sections: Mapping[str, Section]) -> list[str]:
+    """What must be put right before anything runs.
+
+    Args:
+        sections: by name, those that are valid by themselves.
+    """
+    return [fault for demand in DEMANDS for fault in _judged(demand, sections)]
+
+
+def doubts(sections: Mapping[str, Section]) -> list[str]:
+    """What is allowed and hardly meant, or may be put right later; as :func:`faults`."""
+    return [doubt for demand in DOUBTFUL for doubt in _judged(demand, sections)]
+
+
+def _judged(demand: Callable[..., Finding], sections: Mapping[str, Section]) -> Finding:
+    names = inspect.signature(demand).parameters
+    if names.keys() <= sections.keys():
+        yield from demand(**{name: sections[name] for name in names})
+
+
+def _images_as_they_were(blip2_features: Blip2Features, finetune: Finetune) -> Finding:
+    if fault := augmentation_fault(blip2_features.cache, finetune.augment):
+        yield fault
+
+
+def _gpu_for_few_bits(
+    base: Base, blip2_features: Blip2Features, finetune: Finetune, infer: Infer
+) -> Finding:
+    sections: tuple[Blip2Features | Finetune | Infer, ...] = (blip2_features, finetune, infer)
+    for section in sections:
+        if section.precision in QUANTIZED and base.device == "cpu":
+            yield (
+                f"{section.section}.precision is {section.precision}, which needs a CUDA GPU, and "
+                "base.device is cpu: set base.device to cuda, or the precision to auto, float32 "
+                "or bfloat16."
+            )
+
+
+def _titles_to_pretrain_on(split: Split, weights: Weights) -> Finding:
+    if weights.pretrains and weights.pretrain.corpus == "catalog" and not split.corpus:
+        yield (
+            "weights.pretrain.corpus is catalog, and split.corpus is false, so that no titles are "
+            "written: set split.corpus to true, or weights.pretrain.corpus to generated."
+        )
+
+
+def _words_to_predict(download: Download, split: Split) -> Finding:
+    lacking = [name for name in ("attributes", "objects") if not getattr(split, name)]
+    if lacking and not download.chosen.brings_labels():
+        yield (
+            f"download.dataset is {download.dataset} without labels, and "
+            f"{' and '.join(f'split.{name}' for name in lacking)} "
+            f"{'are' if len(lacking) > 1 else 'is'} empty, so that nothing could be predicted: "
+            "name words in split.attributes and split.objects, or give the data set labels."
+        )
+
+
+def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
+    vocabulary = clip_embed.vocabulary
+    try:
+        check_group_names(list(vocabulary))
+        PromptTemplate(list(vocabulary), enhance.fallback).check_words(vocabulary)
+    except ValueError as error:
+        yield f"clip_embed.attributes: {str(error).removeprefix('clip_embed.attributes: ')}"
+
+
+def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
+    if infer.grammar and _is_t5(weights.blip2):
+        yield (
+            f"infer.grammar is true, and weights.blip2.name is {weights.blip2.name!r}, whose "
+            "language model is a T5, which cannot write by a grammar: set infer.grammar to false, "
+            "or take a BLIP-2 with OPT."
+        )
+
+
+def _is_t5(source: Blip2Source) -> bool:
+    """Whether the language model is a T5, as far as it is known before the weights are there."""
+    if source.source == "path":
+        with suppress(OSError, ValueError, AttributeError):
+            config: Any = json.loads((Path(source.name) / "config.json").read_text())
+            return str(config.get("text_config", {}).get("model_type")) == "t5"
+    return source.source == "hub" and "-t5" in source.name.lower()
+
+
+DEMANDS: tuple[Callable[..., Finding], ...] = (
+    _images_as_they_were,
+    _gpu_for_few_bits,
+    _titles_to_pretrain_on,
+    _words_to_predict,
+    _words_that_can_be_read_back,
+    _language_model_for_a_grammar,
+)
+
+
+def _colors_of_words(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
+    words = {word.casefold() for words in clip_embed.vocabulary.values() for word in words}
+    unused = [one.word for one in enhance.reference_colors if one.word.casefold() not in words]
+    if unused:
+        yield (
+            f"enhance.reference_colors has {', '.join(map(repr, unused))}, which no group of "
+            "clip_embed.attributes has: without effect; correct the spelling, or remove it."
+        )
+
+
+def _launcher_that_is_there(base: Base) -> Finding:
+    program = shlex.split(base.launcher)[0]
+    if shutil.which(program) is None:
+        yield (
+            f"base.launcher is {base.launcher!r}, and there is no program {program!r} on PATH: "
+            "troika_train and finetune will not start; install it, or correct the name."
+        )
+
+
+def _files_that_are_there(download: Download, weights: Weights) -> Finding:
+    paths = {f"download.{download.dataset}.{key}": path for key, path in download.chosen.files()}
+    for name in ("clip", "troika_clip", "blip2"):
+        source = getattr(weights, name)
+        if source.source == "path":
+            paths[f"weights.{name}.name"] = source.name
+    for key, path in paths.items():
+        if not Path(path).expanduser().exists():
+            yield (
+                f"{key} is {path!r}, and there is no such file or folder: its stage cannot run; "
+                "correct it, or put it there (relative paths start at the root of the project)."
+            )
+
+
+DOUBTFUL: tuple[Callable[..., Finding], ...] = (
+    _colors_of_words,
+    _launcher_that_is_there,
+    _files_that_are_there,
+)

@@ -1,0 +1,187 @@
+"""What sections ask of one another is told before anything runs, all of it at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compositional_prompts.pipeline.section import ParameterError
+from compositional_prompts.project.whole_params import check_params, checked
+
+ROOT = Path(__file__).parents[2]
+SHIPPED: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+FOLDER = {"path": "photos", "labels": None, "truth": [], "on_missing": "keep"}
+NEWEST = {"pretrained": None, "revision": None}
+
+
+def changed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The shipped parameters with others by their dotted names."""
+    document = copy.deepcopy(SHIPPED)
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        section = document
+        for group in groups:
+            section = section[group]
+        section[key] = value
+    return document
+
+
+def refused(changes: Mapping[str, Any]) -> list[str]:
+    with pytest.raises(ParameterError) as raised:
+        checked(changed(changes), "params.yaml")
+    return str(raised.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finetune.augment": True}, ["finetune.augment", "blip2_features.cache", "to false"]),
+        ({"infer.precision": "int8"}, ["infer.precision is int8", "base.device is cpu", "cuda"]),
+        (
+            {"blip2_features.precision": "int4"},
+            ["blip2_features.precision is int4", "base.device is cpu"],
+        ),
+        (
+            {"weights.pretrain.corpus": "catalog"},
+            ["weights.pretrain.corpus is catalog", "split.corpus is false", "to true"],
+        ),
+        (
+            {"download.dataset": "folder", "download.folder": FOLDER},
+            ["download.dataset is folder", "split.attributes and split.objects are empty"],
+        ),
+        (
+            {
+                "download.dataset": "folder",
+                "download.folder": FOLDER,
+                "split.objects": ["Boots"],
+            },
+            ["without labels, and split.attributes is empty"],
+        ),
+        (
+            {"clip_embed.attributes": [{"name": "with_lace", "words": ["a"]}]},
+            ["clip_embed.attributes: ", "'with_lace'", "rename it"],
+        ),
+        (
+            {"clip_embed.attributes": [{"name": "a/b", "words": ["a"]}]},
+            ["clip_embed.attributes: group 'a/b'", "letters", "rename it"],
+        ),
+        (
+            {"clip_embed.attributes": [{"name": "color", "words": ["dark  red"]}]},
+            ["clip_embed.attributes: attribute group 'color': the word 'dark  red'", "reword it"],
+        ),
+        (
+            {
+                "infer.grammar": True,
+                "weights.blip2": {
+                    "source": "hub",
+                    "name": "Salesforce/blip2-flan-t5-xl",
+                    "revision": None,
+                },
+            },
+            ["infer.grammar is true", "weights.blip2.name is 'Salesforce/blip2-flan-t5-xl'"],
+        ),
+        (
+            {"weights.clip": {"source": "hub", "name": "ViT-B-32", **NEWEST}},
+            ["weights.clip: ", "'ViT-B-32' needs a `pretrained` tag, found null"],
+        ),
+        (
+            {"weights.troika_clip": {"source": "hub", "name": "hf-hub:clip", **NEWEST}},
+            ["weights.troika_clip: ", "hf-hub:ORGANISATION/REPOSITORY, found 'hf-hub:clip'"],
+        ),
+        (
+            {"weights.blip2": {"source": "hub", "name": "micro", "revision": None}},
+            ["weights.blip2: ", "ORGANISATION/REPOSITORY", "found 'micro'"],
+        ),
+        ({"split.fractions": {"train": 0.9, "val": 0.1, "test": 0}}, ["split.fractions.test: "]),
+        ({"split.objects": ["a_b"]}, ["split.objects.0: ", "underscore"]),
+        ({"base.launcher": " "}, ["base.launcher: must be a command"]),
+        ({"base.launcher": "accelerate 'launch"}, ["base.launcher: must be a command: No closing"]),
+        ({"troika_train.context": " "}, ["troika_train.context: has no words"]),
+        ({"troika_train.batch_size": 1}, ["troika_train: batch_size is 1", "at least 2"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_line(changes: dict[str, Any], said: list[str]) -> None:
+    (line,) = refused(changes)
+    assert line.startswith("params.yaml: ")
+    for part in said:
+        assert part in line
+
+
+def test_all_faults_are_told_at_once_beside_sections_that_are_wrong_themselves() -> None:
+    lines = refused(
+        {
+            "finetune.augment": True,
+            "finetune.precision": "int8",
+            "infer.num_beams": 0,
+            "report.titel": "x",
+            "weights.pretrain.corpus": "catalog",
+        }
+    )
+    told = "\n".join(lines)
+    assert len(lines) == 4
+    for part in ("infer.num_beams", "report.titel: unknown key", "blip2_features.cache", "corpus"):
+        assert part in told
+    # Judged where all of its sections are valid: told once infer.num_beams is right.
+    assert "finetune.precision" not in told
+
+
+def test_a_local_model_tells_its_language_model(tmp_path: Path) -> None:
+    local = {"source": "path", "name": str(tmp_path), "revision": None}
+    changes = {"infer.grammar": True, "weights.blip2": local}
+    checked(changed(changes), "")  # not there yet: weights says so
+    for family, wrong in (("opt", False), ("t5", True)):
+        (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": family}}))
+        if wrong:
+            assert "is a T5" in refused(changes)[0]
+        else:
+            checked(changed(changes), "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"enhance.reference_colors": [{"word": "teal", "rgb": [0, 128, 128]}]},
+            "enhance.reference_colors has 'teal'",
+        ),
+        ({"base.launcher": "acelerate launch"}, "no program 'acelerate' on PATH"),
+        (
+            {"download.dataset": "folder", "download.folder": FOLDER | {"labels": "photos.csv"}},
+            "download.folder.labels is 'photos.csv', and there is no such file",
+        ),
+        (
+            {"weights.clip": {"source": "path", "name": "no/where", **NEWEST}},
+            "weights.clip.name is 'no/where'",
+        ),
+    ],
+)
+def test_what_is_hardly_meant_is_a_warning(
+    changes: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(changes)))
+    check_params(path, tmp_path / "proof.txt")
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert any(line.startswith(f"warning: {path}: ") and said in line for line in warnings)
+
+
+def test_the_proof_is_the_same_whatever_the_parameters(tmp_path: Path) -> None:
+    proofs = set()
+    for seed in (1, 2):
+        path, proof = tmp_path / "params.yaml", tmp_path / f"{seed}.txt"
+        path.write_text(yaml.safe_dump(changed({"base.seed": seed})))
+        assert check_params(path, proof) > 100
+        proofs.add(proof.read_bytes())
+    assert len(proofs) == 1
+    path.write_text(yaml.safe_dump(changed({"infer.num_beams": 0})))
+    with pytest.raises(ParameterError):
+        check_params(path, tmp_path / "none.txt")
+    assert not (tmp_path / "none.txt").exists()
