@@ -26,6 +26,7 @@ from compositional_prompts.files.tables import write_table
 from compositional_prompts.project.whole_params import read_all_params
 from compositional_prompts.reporting.content.limits import limits
 from compositional_prompts.reporting.page import PageSettings, ReportPaths, build_report
+from compositional_prompts.scoring.recommended_texts import RECOMMENDED
 from compositional_prompts.scoring.score_table import SCORES
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
@@ -310,7 +311,7 @@ def _write_photo_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: ran
         for index, row in enumerate(rows)
     ]
     recommended[0] |= {"recommended": HOSTILE, "readable": HOSTILE, "source": "caption"}
-    pq.write_table(pa.Table.from_pylist(recommended), paths.recommended)
+    write_table(pa.Table.from_pylist(recommended, RECOMMENDED), paths.recommended, RECOMMENDED)
     rejected = [
         {"image_id": f"bad-{index}", "path": f"photos/{HOSTILE}{index}.jpg", "reason": "truncated"}
         for index in range(2)

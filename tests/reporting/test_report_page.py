@@ -210,9 +210,10 @@ def test_the_limits_follow_the_parameters(project: Any) -> None:
     assert "The photos are drawn, not taken" in words and "Frozen features" in words
     params = yaml.safe_load(project.paths.params.read_text())
     params["download"]["dataset"] = "folder"
+    params["download"]["folder"]["labels"] = "photos.csv"
     params["blip2_features"]["cache"] = False
     for model in ("clip", "blip2"):
-        params["weights"][model]["source"] = "hub"
+        params["weights"][model] |= {"source": "path", "name": "models/mine"}
     project.paths.params.write_text(yaml.safe_dump(params))
     words = Page(project.build()).words
     assert "Your labels are the truth" in words

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import read_truth
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
+from compositional_prompts.files.tables import check_schema
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.reporting.browsing.said_words import judge
+from compositional_prompts.scoring.recommended_texts import RECOMMENDED
+from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 TEXTS = ("recommended", "caption", "free", "untrained", "enhanced")
 """The texts that are judged, by the names that the page's data has for them."""
@@ -68,7 +77,7 @@ def photo_records(
 
     Raises:
         MissingOutputError: a table is not there.
-        SchemaError: the truth is not as declared.
+        SchemaError: one is not as declared.
         MismatchedOutputsError: a photo is not in a table that has all, or there are not as many
             scores as words.
     """
@@ -126,31 +135,48 @@ def photo_records(
 
 def _joined(tables: PhotoTables, image_ids: Sequence[str], groups: Sequence[str]) -> pl.DataFrame:
     """A row for each of ``image_ids``, with what every table but scores and truth says of it."""
-    base, fine = (tables.captions / f"{name}.parquet" for name in ("base", "finetuned"))
-    require_outputs(
-        *(tables.splits, tables.original, tables.prompts, tables.recommended, base, fine),
-    )
     label = {"attribute": "label_attribute", "object": "label_object"}
     scores = [f"{group}_{kind}" for group in groups for kind in ("scores", "margin")]
-    everywhere = {
-        tables.splits: (["caption_split", "attribute", "object"], label),
-        tables.original: (["top_attributes", "top_objects", "top_probabilities"], {}),
-        tables.prompts: (["attribute", *scores], {"attribute": "named_attribute"}),
-        tables.recommended: (
+    everywhere: list[tuple[Path, pa.Schema, list[str], dict[str, str]]] = [
+        (tables.splits, SPLITS, ["caption_split", "attribute", "object"], label),
+        (
+            tables.original,
+            ORIGINAL_PROMPTS,
+            ["top_attributes", "top_objects", "top_probabilities"],
+            {},
+        ),
+        (
+            tables.prompts,
+            enhanced_prompts_schema(groups),
+            ["attribute", *scores],
+            {"attribute": "named_attribute"},
+        ),
+        (
+            tables.recommended,
+            RECOMMENDED,
             ["enhanced", "caption", "free_caption", "recommended", "source", "readable"],
             {"free_caption": "free"},
         ),
-    }
+    ]
     frame = pl.DataFrame({"image_id": image_ids}, {"image_id": pl.String})
-    for path, (columns, names) in everywhere.items():
-        part = pl.scan_parquet(path).select("image_id", *columns).rename(names)
-        # Of a large table, the rows asked for alone.
-        part = part.filter(pl.col("image_id").is_in(list(image_ids)))
-        found = part.collect(engine="streaming")
+    for path, schema, columns, names in everywhere:
+        found = _rows_of(path, schema, columns, image_ids).rename(names)
         _require_all(found["image_id"], image_ids, path)
         frame = frame.join(found, on="image_id", how="left", maintain_order="left")
-    untrained = pl.read_parquet(base).rename({"caption": "untrained"})
+    base = _rows_of(tables.captions / "base.parquet", CAPTIONS, ["caption"], image_ids)
+    untrained = base.rename({"caption": "untrained"})
     return frame.join(untrained, on="image_id", how="left", maintain_order="left")
+
+
+def _rows_of(
+    path: Path, schema: pa.Schema, columns: Sequence[str], image_ids: Sequence[str]
+) -> pl.DataFrame:
+    """Of a table that may be large, the rows asked for alone."""
+    require_outputs(path)
+    check_schema(pq.read_schema(path), schema, path)
+    rows = pl.scan_parquet(path).select("image_id", *columns)
+    wanted = pl.col("image_id").is_in(list(image_ids))
+    return rows.filter(wanted).collect(engine="streaming")
 
 
 def _require_all(found: pl.Series, image_ids: Sequence[str], path: Path) -> None:
@@ -203,12 +229,8 @@ def _word_scores(column: pl.Series, words: Sequence[str], prompts: Path) -> list
 
 def _measured(scores: Path, image_ids: Sequence[str]) -> dict[str, list[list[Any] | None]]:
     """By captioner, :data:`MEASURES`, exact match and CLIP's preference of photos."""
-    require_outputs(scores)
-    table = (
-        pl.scan_parquet(scores)
-        .filter(pl.col("image_id").is_in(list(image_ids)))
-        .collect(engine="streaming")
-    )
+    names = [*MEASURES, "captioner", "exact_match", "clip_preference"]
+    table = _rows_of(scores, SCORES, names, image_ids)
     place = {image_id: row for row, image_id in enumerate(image_ids)}
     found: dict[str, list[list[Any] | None]] = {}
     for row in table.sort("captioner", "image_id").iter_rows(named=True):

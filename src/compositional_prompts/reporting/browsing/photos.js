@@ -13,7 +13,7 @@ const TEXTS = {
   untrained: "Caption, untrained",
   enhanced: "Enhanced prompt (by machine)",
 };
-const CAPTIONERS = { base: "untrained", finetuned: hasFree ? "by grammar" : "fine-tuned", free: "freely", finetuned_free: "freely" };
+const CAPTIONERS = { base: "untrained", finetuned: hasFree ? "by grammar" : "fine-tuned", finetuned_free: "freely" };
 const MEASURES = { bleu: "BLEU", rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", cosine: "Cosine of text vectors", clip_caption: "CLIP: photo and caption", clip_reference: "CLIP: photo and enhanced prompt" };
 
 const words = (name) => name.replaceAll("_", " ");
@@ -179,7 +179,7 @@ function metricTable(photo) {
   if (!scored.length) return make("p", { class: "note" }, "Not scored: metrics are of test photos.");
   const rows = measures.map((name, at) => [MEASURES[name], ...scored.map(([, values]) => share(values[at]).toFixed(3))]);
   rows.push(["Word for word the enhanced prompt", ...scored.map(([, values]) => (values[measures.length] ? "yes" : "no"))]);
-  rows.push(["CLIP prefers", ...scored.map(([, values]) => ({ correct: "the caption", wrong: "the enhanced prompt", tie: "neither" })[values[measures.length + 1]])]);
+  rows.push(["CLIP prefers", ...scored.map(([, values]) => ({ caption: "the caption", enhanced: "the enhanced prompt", tie: "neither" })[values[measures.length + 1]])]);
   const region = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Metrics of this photo" });
   region.append(table("Captions against the enhanced prompt (by machine)", ["Metric", ...scored.map(([name]) => CAPTIONERS[name] ?? words(name))], rows));
   return region;
