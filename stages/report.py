@@ -14,11 +14,11 @@ def main() -> None:
         __doc__,
         *("dvc_yaml", "catalog", "truth", "rejected", "splits", "original", "prompts"),
         *("captions", "recommended", "scores", "metrics"),
-        *("page", "figures", "timing"),
+        *("page", "figures"),
     )
     params, base = read_params(paths.params, Report)
     everything = read_all_params(paths.params)
-    with run_stage("report", paths.timing) as run:
+    with run_stage("report") as run:
         run.rows = build_report(
             ReportPaths(**{name: getattr(paths, name) for name in ReportPaths.__annotations__}),
             limits(everything.download, everything.weights, everything.blip2_features),

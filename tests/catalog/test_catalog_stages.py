@@ -40,7 +40,6 @@ def run(
     (directory / "params.yaml").write_text(yaml.safe_dump(params))
     outputs = OUTPUTS[stage] | {
         "metrics": f"{stage}.json",
-        "timing": f"timing_{stage}.json",
         "params": "params.yaml",
     }
     arguments = [part for name, file in outputs.items() for part in (f"--{name}", directory / file)]
@@ -60,7 +59,7 @@ def params(tmp_path: Path) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     document["download"]["dataset"] = "folder"
     document["download"]["folder"] |= {"path": str(tmp_path / "photos"), "labels": None}
-    document["download"]["max_rejected"] = 0.5
+    document["download"]["max_rejected"] = {"share": 0.5, "count": 0}
     return document
 
 
@@ -102,7 +101,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
         ("truncated.jpg", "truncated"),
         ("zero.png", "empty_file"),
     ]
-    timing = json.loads((tmp_path / "timing_download.json").read_text())
+    timing = json.loads((tmp_path / "timing/download.json").read_text())
     assert (timing["stage"], timing["rows"]) == ("download", 5)
 
     done, _ = run("split", tmp_path, params)
@@ -120,7 +119,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
 def test_too_many_bad_images_stop_the_stage(
     tmp_path: Path, photos: Path, params: dict[str, Any]
 ) -> None:
-    params["download"]["max_rejected"] = 0.01
+    params["download"]["max_rejected"] = {"share": 0.01, "count": 2}
     done, metrics = run("download", tmp_path, params)
     assert done.returncode != 0
     assert metrics == {}

@@ -19,7 +19,7 @@ from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, ingest
-from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.prompt.pair import dotted
@@ -28,9 +28,10 @@ from compositional_prompts.sample.drawn_products import generate_catalog
 SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
 
 
-def download(max_rejected: float = 0.5, max_pixels: int = 10_000) -> Download:
+def download(max_rejected: float = 0.5, max_pixels: int = 10_000, count: int = 0) -> Download:
+    allowed = MaxRejected(share=max_rejected, count=count)
     return SHIPPED.model_copy(
-        update={"max_rejected": max_rejected, "max_pixels": max_pixels, "shard_mib": 1}
+        update={"max_rejected": allowed, "max_pixels": max_pixels, "shard_mib": 1}
     )
 
 
@@ -118,6 +119,20 @@ def test_too_many_bad_images_stop_the_run_and_leave_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
     ingest(selection(given), *outputs(tmp_path), download(max_rejected=0.3), 1)
     assert count_rows(tmp_path / "catalog") == 7
+
+
+@pytest.mark.parametrize(
+    ("bad", "images", "passes"), [(1, 61, True), (3, 8, True), (4, 8, False), (4, 400, True)]
+)
+def test_the_larger_of_share_and_count_is_allowed(bad: int, images: int, passes: bool) -> None:
+    """As params.yaml has them: one bad file does not stop a small catalogue."""
+    assert SHIPPED.max_rejected.allows(bad, images) is passes
+
+
+def test_a_number_alone_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    values = SHIPPED.model_dump() | {"max_rejected": 0.05}
+    with pytest.raises(ValueError, match=r"\{share: 0\.05, count: 3\}"):
+        Download.model_validate(values)
 
 
 def test_max_pixels_is_the_parameter(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ OUTPUTS = ("data/catalog", "data/rejected.parquet", "metrics/download.json", "dv
 @pytest.fixture(scope="module")
 def prepared(new_project: Callable[[str], Project]) -> Project:
     project = new_project("folder")
-    project.change({"download.dataset": "folder", "download.max_rejected": 0.2})
+    project.change(
+        {"download.dataset": "folder", "download.max_rejected": {"share": 0.2, "count": 0}}
+    )
     project.commit("Own photographs")
     return project
 

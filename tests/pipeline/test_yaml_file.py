@@ -48,7 +48,9 @@ def params(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", ["0.00005", "5e-5", "5E-05"])
 def test_small_numbers_that_dvc_writes_are_those_numbers(number: str, params: Path) -> None:
-    assert {"finetune.learning_rate", "download.max_rejected", "split.fractions.val"} <= set(FLOATS)
+    assert {"finetune.learning_rate", "download.max_rejected.share", "split.fractions.val"} <= set(
+        FLOATS
+    )
     names = [name for name in FLOATS if "fractions" not in name]  # those sum to 1
     apply_overrides(params, [f"{name}={number}" for name in names])
     assert len(re.findall(r": 5e-05\b", params.read_text())) == len(names)

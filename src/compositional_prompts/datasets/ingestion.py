@@ -19,7 +19,7 @@ from compositional_prompts.catalog.truth import open_truth
 from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.datasets.dataset import Selection
-from compositional_prompts.datasets.parameters import Download
+from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.tables import required, write_table
 
 REJECTED = pa.schema(
@@ -107,16 +107,16 @@ def ingest(
 
 
 def _check_rejected(
-    selection: Selection, aside: Sequence[Mapping[str, str]], images: int, max_rejected: float
+    selection: Selection, aside: Sequence[Mapping[str, str]], images: int, allowed: MaxRejected
 ) -> None:
     total = images + len(aside)
     counts = ", ".join(f"{count} {reason}" for reason, count in _counts(aside).items())
-    if total and len(aside) / total > max_rejected:
+    if not allowed.allows(len(aside), total):
         examples = "; ".join(f"{row['path']} ({row['reason']})" for row in aside[:3])
         raise IngestionError(
             f"{selection.source}: {len(aside)} of {total} images cannot be used ({counts}), more "
-            f"than download.max_rejected allows ({max_rejected:g} of them). First: {examples}. "
-            "Repair or remove them, or raise download.max_rejected."
+            f"than download.max_rejected allows (a share of {allowed.share:g}, and at least "
+            f"{allowed.count}). First: {examples}. Repair or remove them, or raise share or count."
         )
     if not images:
         dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items())

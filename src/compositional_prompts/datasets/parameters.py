@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.datasets.registry import DATASETS
-from compositional_prompts.pipeline.section import Fraction, Positive, Section
+from compositional_prompts.pipeline.section import Fraction, NonNegative, Positive, Section
+
+
+class MaxRejected(Section):
+    """How many images of a data set may be set aside: the larger of a share and a number."""
+
+    share: Fraction
+    count: NonNegative
+
+    def allows(self, rejected: int, images: int) -> bool:
+        """Whether ``rejected`` of ``images`` may be set aside."""
+        return rejected <= max(self.share * images, self.count)
+
+
+def _share_and_count(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError(
+            f"must be a share and a number of images, of which the larger counts: "
+            f"{{share: {value:g}, count: 3}}"
+        )
+    return value
 
 
 class Download(Section):
@@ -24,7 +44,7 @@ class Download(Section):
     section: ClassVar[str] = "download"
 
     dataset: str
-    max_rejected: Fraction
+    max_rejected: Annotated[MaxRejected, BeforeValidator(_share_and_count)]
     max_pixels: Positive
     shard_mib: Positive
 
