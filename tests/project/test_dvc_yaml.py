@@ -17,7 +17,9 @@ import yaml
 from ruamel.yaml import YAML
 
 from compositional_prompts.compute.imported_files import imported_files
-from compositional_prompts.pipeline.dvc_file import load_index
+from compositional_prompts.files.scratch import SCRATCH
+from compositional_prompts.pipeline.dvc_file import load_index, read_outputs
+from compositional_prompts.pipeline.stage import TIMING
 from compositional_prompts.project.source_dependencies import (
     is_source,
     source_dependencies,
@@ -184,8 +186,8 @@ def test_nothing_runs_before_the_parameters_are_checked() -> None:
     assert behind == set(graph)
 
 
-def section_of(script: Path) -> str:
-    """The section that a script gives to ``read_params``."""
+def section_of(script: Path) -> set[str]:
+    """The section that a script gives to ``read_params``; none where a stage has no parameter."""
     sections = [
         node.args[1].id
         for node in ast.walk(ast.parse((ROOT / script).read_text()))
@@ -194,13 +196,12 @@ def section_of(script: Path) -> str:
         and node.func.id == "read_params"
         and isinstance(node.args[1], ast.Name)
     ]
-    assert len(sections) == 1, f"{script} reads {len(sections)} sections, expected one"
-    (name,) = [
+    assert len(sections) <= 1, f"{script} reads {len(sections)} sections, expected one"
+    return {
         key
         for key, field in Params.model_fields.items()
-        if field.annotation is not None and field.annotation.__name__ == sections[0]
-    ]
-    return name
+        if field.annotation is not None and field.annotation.__name__ in sections
+    }
 
 
 def base_variables(function: ast.AST) -> Iterator[str]:
@@ -251,7 +252,7 @@ def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     if name in CHECKS:
         assert "read_params" not in (ROOT / script).read_text()
         return
-    assert declared(name) == {section_of(script)} | (base_keys(script) - RESULT_NEUTRAL)
+    assert declared(name) == section_of(script) | (base_keys(script) - RESULT_NEUTRAL)
 
 
 def typed_in(section: str) -> str:
@@ -285,13 +286,37 @@ def test_every_section_is_read_by_a_stage() -> None:
     assert sections == set(Params.model_fields)
 
 
-@stage
-def test_metrics_and_plots_are_kept_in_git(name: str) -> None:
-    for kind in ("metrics", "plots"):
-        for entry in STAGES[name].get(kind, []):
-            ((path, settings),) = entry.items()
-            assert settings["cache"] is False, f"{kind} of {name}: {path}"
-    assert f"metrics/timing/{name}" in " ".join(paths(STAGES[name]["metrics"]))
+def test_the_summary_alone_is_a_metric_and_kept_in_git() -> None:
+    """DVC pushes what it caches, and `dvc gc -w` keeps it; what it does not cache is not shared."""
+    metrics = {name: definition.get("metrics", []) for name, definition in STAGES.items()}
+    summary = [{"metrics/summary.json": {"cache": False}}]
+    assert {name: found for name, found in metrics.items() if found} == {"summary": summary}
+    uncached = [
+        path
+        for definition in STAGES.values()
+        for kind in ("outs", "plots")
+        for entry in definition.get(kind, [])
+        if isinstance(entry, dict)
+        for path, settings in entry.items()
+        if not settings.get("cache", True)
+    ]
+    assert uncached == []
+
+
+def test_git_ignores_what_dvc_keeps_and_nothing_else() -> None:
+    """DVC would write a missing line itself, and a run would change files of git."""
+    outputs = read_outputs(ROOT / "dvc.yaml")
+    names = [str(output.path.relative_to(ROOT)) for output in outputs]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names], cwd=ROOT, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert ignored == [name for name, output in zip(names, outputs, strict=True) if output.cached]
+
+
+def test_nothing_that_differs_between_equal_runs_is_an_output() -> None:
+    assert "timing" not in (ROOT / "dvc.yaml").read_text()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert f"/{TIMING}/" in ignored and f"/{SCRATCH}/" in ignored
 
 
 @stage
