@@ -152,7 +152,7 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{version.name}: dvc repro failed\n{done.stdout}\n{done.stderr}")
-    timings = [json.loads(path.read_text()) for path in (project / "metrics/timing").glob("*.json")]
+    timings = [json.loads(path.read_text()) for path in (project / "timing").glob("*.json")]
     figures: dict[str, float] = {}
     for name in QUALITY:
         metrics = json.loads((project / "metrics" / name).read_text())

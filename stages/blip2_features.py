@@ -13,13 +13,13 @@ from compositional_prompts.pipeline.stage import path_arguments
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "catalog", "blip2", "features", "timing")
+    paths = path_arguments(__doc__, "catalog", "blip2", "features")
     params, base = read_params(paths.params, Blip2Features)
     device = resolve_device(base.device)
     params, computed = with_fixed_precision(params, device)
     inputs = [paths.catalog, paths.blip2]
     with resumable_stage(
-        "blip2_features", paths.timing, params, None, inputs, device, precision=computed
+        "blip2_features", params, None, inputs, device, precision=computed
     ) as stage:
         if not params.cache:
             write_uncached(paths.features)

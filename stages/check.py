@@ -6,8 +6,8 @@ from compositional_prompts.project.whole_params import check_params
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "checked", "timing")
-    with run_stage("check", paths.timing) as run:
+    paths = path_arguments(__doc__, "checked")
+    with run_stage("check") as run:
         run.rows = check_params(paths.params, paths.checked)
 
 

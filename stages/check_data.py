@@ -9,11 +9,11 @@ from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "splits", "pairs", "truth", "checked", "warnings", "timing")
+    paths = path_arguments(__doc__, "splits", "pairs", "truth", "checked", "warnings")
     clip_embed, _ = read_params(paths.params, ClipEmbed)
     troika_train, _ = read_params(paths.params, TroikaTrain)
     troika_predict, _ = read_params(paths.params, TroikaPredict)
-    with run_stage("check_data", paths.timing) as run:
+    with run_stage("check_data") as run:
         run.rows = check_data(
             DataPaths(paths.splits, paths.pairs, paths.truth),
             clip_embed,

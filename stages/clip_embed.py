@@ -10,9 +10,9 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "catalog", "clip", "images", "words", "timing")
+    paths = path_arguments(__doc__, "catalog", "clip", "images", "words")
     params, base = read_params(paths.params, ClipEmbed)
-    with run_stage("clip_embed", paths.timing) as run:
+    with run_stage("clip_embed") as run:
         clip = load_clip(paths.clip, resolve_device(base.device))
         embed_words(clip, params.vocabulary, params.template, paths.words)
         run.rows = embed_catalog(

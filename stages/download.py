@@ -13,11 +13,9 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__, "catalog", "truth", "rejected", "listed_pairs", "metrics", "timing"
-    )
+    paths = path_arguments(__doc__, "catalog", "truth", "rejected", "listed_pairs", "metrics")
     params, base = read_params(paths.params, Download)
-    with run_stage("download", paths.timing) as run:
+    with run_stage("download") as run:
         selection = params.chosen.select(base)
         metrics = ingest(
             selection, paths.catalog, paths.truth, paths.rejected, params, base.workers

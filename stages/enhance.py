@@ -14,10 +14,10 @@ def main() -> None:
     paths = path_arguments(
         __doc__,
         *("prompts", "catalog", "truth", "embeddings"),
-        *("enhanced", "metrics", "confusion", "timing"),
+        *("enhanced", "metrics", "confusion"),
     )
     params, base = read_params(paths.params, Enhance)
-    with run_stage("enhance", paths.timing) as run:
+    with run_stage("enhance") as run:
         result = enhance_prompts(
             paths.prompts, paths.catalog, paths.truth, paths.embeddings, params, base.workers
         )

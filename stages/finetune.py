@@ -20,12 +20,12 @@ INPUTS = ("features", "catalog", "prompts", "splits", "pairs", "words", "blip2")
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, *INPUTS, "adapter", "metrics", "curve", "timing")
+    paths = path_arguments(__doc__, *INPUTS, "adapter", "metrics", "curve")
     params, base = read_params(paths.params, Finetune)
     group = join_processes(resolve_device(base.device))
     params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
-    run = "finetune", paths.timing, params, base.seed, inputs, group
+    run = "finetune", params, base.seed, inputs, group
     with resumable_stage(*run, precision=computed) as stage:
         captioner = load_for_inputs(paths.blip2, paths.features, group.device, computed.precision)
         source = paths.features, paths.catalog, captioner
@@ -41,7 +41,7 @@ def main() -> None:
             accelerator=group, val_inputs=open_inputs(*source, workers=base.workers),
         )  # fmt: skip
         if group.is_main_process:
-            write_metrics(outcome.metrics, paths.metrics)
+            write_metrics(outcome.metrics | {"precision": str(computed)}, paths.metrics)
         stage.run.rows = outcome.images
 
 

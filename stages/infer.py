@@ -19,7 +19,7 @@ from compositional_prompts.pipeline.stage import path_arguments
 
 def main() -> None:
     paths = path_arguments(
-        __doc__, "features", "catalog", "splits", "blip2", "captions", "timing",
+        __doc__, "features", "catalog", "splits", "blip2", "captions",
         optional=("adapter",),
     )  # fmt: skip
     params, base = read_params(paths.params, Infer)
@@ -29,7 +29,7 @@ def main() -> None:
     inputs += [paths.adapter] if paths.adapter else []
     name = f"infer-{paths.captions.stem}"
     with resumable_stage(
-        name, paths.timing, params, base.seed, inputs, device, precision=computed,
+        name, params, base.seed, inputs, device, precision=computed,
         without=("batch_size",),
     ) as stage:  # fmt: skip
         seed_everything(base.seed)

@@ -18,10 +18,10 @@ def main() -> None:
     paths = path_arguments(
         __doc__,
         *("catalog", "splits", "truth", "prompts", "captions", "finetuning"),
-        *("texts", "metrics", "timing"),
+        *("texts", "metrics"),
     )
     params, _ = read_params(paths.params, Recommend)
-    with run_stage("recommend", paths.timing) as run:
+    with run_stage("recommend") as run:
         result = recommend_texts(
             RecommendPaths(
                 catalog=paths.catalog,

@@ -13,11 +13,11 @@ def main() -> None:
     paths = path_arguments(
         __doc__,
         *("dvc_yaml", "catalog", "splits", "prompts", "captions", "scores", "metrics"),
-        *("page", "figures", "timing"),
+        *("page", "figures"),
     )
     params, base = read_params(paths.params, Report)
     everything = read_all_params(paths.params)
-    with run_stage("report", paths.timing) as run:
+    with run_stage("report") as run:
         run.rows = build_report(
             ReportPaths(
                 dvc_yaml=paths.dvc_yaml,

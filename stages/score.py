@@ -18,10 +18,10 @@ def main() -> None:
     paths = path_arguments(
         __doc__,
         *("captions", "prompts", "catalog", "truth", "embeddings", "clip"),
-        *("scores", "metrics", "plots", "timing"),
+        *("scores", "metrics", "plots"),
     )
     params, base = read_params(paths.params, Score)
-    with run_stage("score", paths.timing) as run:
+    with run_stage("score") as run:
         result = score_captions(
             read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
             paths.embeddings / "images.parquet",

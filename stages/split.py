@@ -14,10 +14,10 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 def main() -> None:
     paths = path_arguments(
-        __doc__, "catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics", "timing"
+        __doc__, "catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics"
     )
     params, base = read_params(paths.params, Split)
-    with run_stage("split", paths.timing) as run:
+    with run_stage("split") as run:
         labels = read_labels(paths.catalog, LABEL_COLUMNS)
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)
         splits = make_splits(labels, params, base.seed, listed)

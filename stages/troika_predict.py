@@ -10,10 +10,10 @@ from compositional_prompts.troika.prediction import predict
 
 def main() -> None:
     paths = path_arguments(
-        __doc__, "catalog", "splits", "pairs", "clip", "model", "prompts", "metrics", "timing"
+        __doc__, "catalog", "splits", "pairs", "clip", "model", "prompts", "metrics"
     )
     params, base = read_params(paths.params, TroikaPredict)
-    with run_stage("troika_predict", paths.timing) as run:
+    with run_stage("troika_predict") as run:
         outcome = predict(
             paths.catalog,
             paths.splits,

@@ -22,13 +22,13 @@ INPUTS = ("catalog", "splits", "pairs", "clip", "source")
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, *INPUTS, "model", "metrics", "plots", "timing")
+    paths = path_arguments(__doc__, *INPUTS, "model", "metrics", "plots")
     params, base = read_params(paths.params, TroikaTrain)
     group = join_processes(resolve_device(base.device))
     params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
     with resumable_stage(
-        "troika_train", paths.timing, params, base.seed, inputs, group, precision=computed
+        "troika_train", params, base.seed, inputs, group, precision=computed
     ) as stage:
         if params.source == "train":
             report = train(
@@ -41,7 +41,7 @@ def main() -> None:
             return
         if group.is_main_process:
             write_curve(TroikaEpoch, report.records, paths.plots)
-            write_metrics(report.metrics, paths.metrics)
+            write_metrics(report.metrics | {"precision": str(computed)}, paths.metrics)
         stage.run.rows = report.rows
 
 

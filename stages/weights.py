@@ -7,7 +7,7 @@ from compositional_prompts.weights.parameters import Weights
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, "corpus", "clip", "troika_clip", "blip2", "timing")
+    paths = path_arguments(__doc__, "corpus", "clip", "troika_clip", "blip2")
     params, base = read_params(paths.params, Weights)
     # Here, so that the processes that draw photos, which load this file too, start without torch.
     from compositional_prompts.compute.devices import resolve_device
@@ -15,7 +15,7 @@ def main() -> None:
     from compositional_prompts.weights.provision import provide_weights
 
     device = resolve_device(base.device)
-    with run_stage("weights", paths.timing) as run:
+    with run_stage("weights") as run:
         if params.pretrains:
             pretrain, computed = with_fixed_precision(params.pretrain, device)
             params = params.model_copy(update={"pretrain": pretrain})

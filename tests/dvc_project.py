@@ -141,9 +141,11 @@ class Project:
         uncached = {
             path
             for stage in definition.values()
-            for kind in ("metrics", "plots")
+            for kind in ("outs", "metrics", "plots")
             for entry in stage.get("do", stage).get(kind, ())
-            for path in entry
+            if isinstance(entry, dict)
+            for path, settings in entry.items()
+            if not settings.get("cache", True)
         }
         return {
             out["path"]: out["md5"]

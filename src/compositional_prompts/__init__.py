@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",
+    "Wishes": "deployment.captioning",
     "caption_photos": "deployment.captioning",
     "decode_rgb": "catalog.images",
     "iterate_batches": "catalog.reading",

@@ -25,6 +25,7 @@ from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
+from compositional_prompts.project.timing_table import timing_table
 from compositional_prompts.project.whole_params import read_all_params
 
 PRESETS = Path("presets")
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter that stays as it is, such as download.ut_zappos.path; may be repeated",
     )  # fmt: skip
     preset.set_defaults(run=_preset)
+    timing = commands.add_parser(
+        "timing", help="show time and memory of every stage's last run in this folder"
+    )
+    timing.set_defaults(run=_timing)
     sync = commands.add_parser(
         "sync-deps", help="write the source files that each stage imports into dvc.yaml"
     )
@@ -175,6 +180,11 @@ def _preset(arguments: argparse.Namespace) -> int:
             lay_preset(arguments.name, PARAMS, PRESETS, arguments.keep)
             or "params.yaml is so already."
         )
+    return DONE
+
+
+def _timing(_: argparse.Namespace) -> int:
+    print(timing_table())
     return DONE
 
 

@@ -255,7 +255,6 @@ def test_killed_and_rerun_ends_with_the_same_bytes(tmp_path, project_root) -> No
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     row_bytes = captioner.model.query_tokens[0].numel() * 2
     arguments = ["--catalog", "catalog", "--blip2", "blip2", "--features", "data/features"]
-    arguments += ["--timing", "timing.json"]
 
     def start(delay: float) -> subprocess.Popen[bytes]:
         script = str(project_root / "stages" / "blip2_features.py")
@@ -280,7 +279,7 @@ def test_killed_and_rerun_ends_with_the_same_bytes(tmp_path, project_root) -> No
 
     assert start(delay=0).wait() == 0
     assert not (tmp_path / "scratch" / "blip2_features").exists()
-    assert json.loads((tmp_path / "timing.json").read_text())["rows"] == images
+    assert json.loads((tmp_path / "timing/blip2_features.json").read_text())["rows"] == images
     for name, (inode, changed) in kept.items():
         status = (tmp_path / "data" / "features" / name).stat()
         assert (status.st_ino, status.st_mtime_ns) == (inode, changed)

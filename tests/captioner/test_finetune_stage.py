@@ -121,7 +121,6 @@ def arguments(project: Path, out: Path) -> list[str]:
         "adapter": "lora",
         "metrics": "metrics.json",
         "curve": "curve.csv",
-        "timing": "timing.json",
     }
     named = {name: project / path for name, path in read.items()}
     named |= {name: out / path for name, path in written.items()}
@@ -166,7 +165,7 @@ def test_the_stage_writes_what_it_says(project, alone) -> None:
     share = metrics["parameters"]["trainable"] / metrics["parameters"]["total"]
     assert metrics["trainable_percent"] == pytest.approx(100 * share, abs=1e-4)
     assert [row["val_bleu"] != "" for row in curve_of(alone)] == [False, True, True]
-    timing = json.loads((alone / "timing.json").read_text())
+    timing = json.loads((project / "timing/finetune.json").read_text())
     assert timing["rows"] == 3 * 23
     grammar = read_grammar(alone / "lora")
     assert grammar is not None

@@ -225,7 +225,7 @@ def command(project_root: Path) -> list[str]:
     return [
         sys.executable, str(project_root / "stages" / "infer.py"),
         "--features", "features", "--catalog", "catalog", "--splits", "splits.parquet",
-        "--blip2", "blip2", "--captions", "captions/base.parquet", "--timing", "timing.json",
+        "--blip2", "blip2", "--captions", "captions/base.parquet",
     ]  # fmt: skip
 
 

@@ -40,7 +40,6 @@ def run(
     (directory / "params.yaml").write_text(yaml.safe_dump(params))
     outputs = OUTPUTS[stage] | {
         "metrics": f"{stage}.json",
-        "timing": f"timing_{stage}.json",
         "params": "params.yaml",
     }
     arguments = [part for name, file in outputs.items() for part in (f"--{name}", directory / file)]
@@ -102,7 +101,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
         ("truncated.jpg", "truncated"),
         ("zero.png", "empty_file"),
     ]
-    timing = json.loads((tmp_path / "timing_download.json").read_text())
+    timing = json.loads((tmp_path / "timing/download.json").read_text())
     assert (timing["stage"], timing["rows"]) == ("download", 5)
 
     done, _ = run("split", tmp_path, params)

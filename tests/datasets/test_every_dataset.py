@@ -76,7 +76,7 @@ MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 """How little of each data set is drawn; what it does not say is as in params.yaml."""
 WITHOUT_TRUTH = {"mit_states", "cgqa"}
-OUTPUTS = ("catalog", "truth", "rejected", "listed-pairs", "metrics", "timing")
+OUTPUTS = ("catalog", "truth", "rejected", "listed-pairs", "metrics")
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,7 @@ def test_it_is_downloaded(
     out = tmp_path / "out"
     paths = {f"--{name}": str(out / name) for name in OUTPUTS}
     paths["--params"] = str(tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "sys.argv", ["download.py", *(part for pair in paths.items() for part in pair)]
     )
@@ -144,7 +145,7 @@ def test_the_report_says_what_limits_its_figures(one: type[DataSet], params: Par
 def test_the_model_card_says_what_it_is(
     one: type[DataSet], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    shutil.copytree(ROOT / "tests" / "example_metrics", tmp_path / "metrics")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     exported = Exported(

@@ -53,7 +53,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "metrics").mkdir()
     for name in ("scores", "finetune", "download"):
-        shutil.copy(ROOT / "metrics" / f"{name}.json", root / "metrics")
+        shutil.copy(ROOT / "tests" / "example_metrics" / f"{name}.json", root / "metrics")
     captioner = miniature("opt")
     (root / "models").mkdir()
     save(captioner, root / "models" / "blip2")

@@ -154,7 +154,6 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
         "enhanced": out / "enhanced.parquet",
         "metrics": out / "enhance.json",
         "confusion": out / "confusion",
-        "timing": out / "timing.json",
         "params": tmp_path / "params.yaml",
     }
     run_stage(monkeypatch, "enhance", arguments)
@@ -213,7 +212,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     assert len(confusion) == 19
     assert {"truth": "mauve", "predicted": inputs.color[2]} in confusion
     assert (out / "confusion" / "material.csv").read_text() == "truth,predicted\n"
-    assert json.loads((out / "timing.json").read_text())["rows"] == 20
+    assert json.loads((tmp_path / "timing/enhance.json").read_text())["rows"] == 20
 
 
 def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):

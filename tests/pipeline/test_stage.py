@@ -13,6 +13,11 @@ import pytest
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def arguments(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["stage.py", *words])
 
@@ -44,8 +49,8 @@ def test_a_missing_or_unknown_path_ends_the_stage(
 
 def test_timing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    timing = tmp_path / "timing" / "split.json"
-    with run_stage("split", timing) as run:
+    timing = Path("timing/split.json")
+    with run_stage("split") as run:
         run.rows = 120
         assert not timing.exists()
     record = json.loads(timing.read_text())
@@ -70,9 +75,9 @@ def test_peak_memory_is_in_mib_on_every_system(
     monkeypatch.setattr(sys, "platform", system)
     usage = SimpleNamespace(ru_maxrss=held)
     monkeypatch.setattr("resource.getrusage", lambda who: usage)
-    with run_stage("split", tmp_path / "split.json"):
+    with run_stage("split"):
         pass
-    record = json.loads((tmp_path / "split.json").read_text())
+    record = json.loads(Path("timing/split.json").read_text())
     assert (record["peak_memory_mib"], record["peak_worker_memory_mib"]) == (3, 3)
 
 
@@ -86,35 +91,36 @@ def test_the_peak_of_a_gpu_that_was_used_is_recorded(
         max_memory_allocated=lambda device: peaks[device],
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    with run_stage("finetune", tmp_path / "used.json"):
+    with run_stage("finetune"):
         pass
-    assert json.loads((tmp_path / "used.json").read_text())["peak_device_memory_mib"] == 40
+    assert json.loads(Path("timing/finetune.json").read_text())["peak_device_memory_mib"] == 40
     cuda.is_initialized = lambda: False
-    with run_stage("finetune", tmp_path / "unused.json"):
+    with run_stage("finetune"):
         pass
-    assert "peak_device_memory_mib" not in json.loads((tmp_path / "unused.json").read_text())
+    assert "peak_device_memory_mib" not in json.loads(Path("timing/finetune.json").read_text())
 
 
 def test_a_stage_without_rows_has_a_rate_of_zero(tmp_path: Path) -> None:
-    with run_stage("weights", tmp_path / "weights.json"):
+    with run_stage("weights"):
         pass
-    record = json.loads((tmp_path / "weights.json").read_text())
+    record = json.loads(Path("timing/weights.json").read_text())
     assert (record["rows"], record["rows_per_second"]) == (0, 0)
 
 
 def test_a_failed_stage_writes_no_timing(tmp_path: Path) -> None:
-    timing = tmp_path / "split.json"
+    timing = Path("timing/split.json")
+    timing.parent.mkdir()
     timing.write_text("old")
-    with pytest.raises(ZeroDivisionError), run_stage("split", timing):
+    with pytest.raises(ZeroDivisionError), run_stage("split"):
         _ = 1 / 0
     assert timing.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [timing]
+    assert list(timing.parent.iterdir()) == [timing]
 
 
 def test_a_stage_says_what_it_does_under_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with run_stage("split", tmp_path / "split.json"):
+    with run_stage("split"):
         logging.getLogger("compositional_prompts.catalog").info("12 pairs")
         logging.getLogger("open_clip").info("chatter")
     written = capsys.readouterr().err
@@ -125,8 +131,8 @@ def test_a_stage_says_what_it_does_under_its_name(
 def test_what_is_computed_in_is_logged_and_timed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    timing = tmp_path / "infer.json"
-    with run_stage("infer", timing) as run:
+    timing = Path("timing/infer.json")
+    with run_stage("infer") as run:
         logging.getLogger().addHandler(caplog.handler)  # run_stage put its own in their place
         run.compute_in("bfloat16, attention in float32", "measured")
     assert json.loads(timing.read_text())["precision"] == "bfloat16, attention in float32"

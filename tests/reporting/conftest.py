@@ -317,20 +317,6 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
     }
     for name, document in documents.items():
         write_metrics(document, metrics / name)
-    for name in ("download", "split", "clip_embed", "infer-base", "infer-finetuned", "report"):
-        record = {
-            "stage": name,
-            "seconds": round(rng.uniform(1, 90), 2),
-            "rows": len(rows),
-            "rows_per_second": 12.5,
-            "peak_memory_mib": 640,
-            "peak_worker_memory_mib": 0,
-        }
-        if name == "clip_embed":
-            record["peak_device_memory_mib"] = 4321
-        if name.startswith("infer"):
-            record["precision"] = "bfloat16, attention in float32"
-        write_metrics(record, metrics / "timing" / f"{name}.json")
     write_csv(
         metrics / "plots/losses.csv",
         [

@@ -137,20 +137,6 @@ def test_items_that_feed_one_another_through_another_stage_are_an_error(tmp_path
         )
 
 
-def test_a_timing_belongs_to_its_stage(tmp_path: Path) -> None:
-    pipeline = read(
-        tmp_path,
-        "stages: {troika: {cmd: x}, infer: {cmd: x}, infer-all: {cmd: x}}",
-    )
-    names = [stage.name for stage in pipeline.stages]
-    assert pipeline.owner("infer-all@x") == pipeline.owner("infer-all") == "infer-all"
-    for record in ("infer", "infer@base", "infer-base"):
-        assert pipeline.owner(record) == "infer"
-        assert pipeline.position(record) == names.index("infer")
-    assert pipeline.owner("troika_predict") is None
-    assert pipeline.position("troika_predict") == 3
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -18,7 +18,7 @@ import yaml
 from compositional_prompts.files.outputs import MismatchedOutputsError, MissingOutputError
 from compositional_prompts.files.tables import SchemaError, read_table, write_table
 from compositional_prompts.reporting.content.published import TEXT_METRICS
-from compositional_prompts.reporting.stage_results import ReportInputError
+from compositional_prompts.results.stage_metrics import ReportInputError
 from compositional_prompts.scoring.score_table import SCORES
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +118,8 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     enhance = project.metrics("enhance.json")
     assert f"{100 * enhance['color']['pixel_accuracy']:.1f} %" in page.words
     assert "5,242,880" in page.words and "0.1398 %" in page.words
-    assert "infer-finetuned" in page.words
     assert project.paths.params.read_text().splitlines()[0] in " ".join(page.text)
     assert "Truncated" in page.words and "Rare pair" in page.words
-    assert "Peak, GPU" in page.words and "4,321" in page.words
-    assert "Computed in" in page.words and "attention in float32" in page.words
     assert "BLEU of validation captions, over 2 epochs" in " ".join(
         attributes.get("aria-label") or "" for _, attributes in page.elements
     )
@@ -151,8 +148,6 @@ def test_the_same_files_give_the_same_bytes_whatever_the_row_order(project: Any)
     figures = {path.name: path.read_bytes() for path in project.paths.figures.iterdir()}
     scores = read_table(project.paths.scores, SCORES)
     write_table(scores.take(list(reversed(range(scores.num_rows)))), project.paths.scores, SCORES)
-    timing = project.paths.metrics / "timing/report.json"
-    timing.write_text(timing.read_text().replace('"seconds": ', '"seconds": 9'))
     assert project.build() == first
     assert {path.name: path.read_bytes() for path in project.paths.figures.iterdir()} == figures
     assert project.build(seed=8) != first
@@ -257,7 +252,6 @@ def test_a_missing_table_is_named(project: Any, name: str) -> None:
             "line 3: train_loss must be a number or empty, found 'x'",
         ),
         ("plots/troika.csv", "epoch,train_loss,val_auc,val_hm\n,1,1,1\n", "line 2: epoch is empty"),
-        ("timing/split.json", '{"stage": "split"}', "must name stage, seconds and rows"),
     ],
 )
 def test_a_malformed_metric_is_named(project: Any, name: str, content: str, message: str) -> None:
@@ -287,16 +281,17 @@ def test_the_stage_runs_without_torch(project: Any) -> None:
     arguments = [
         f"--{name.replace('_', '-')}={getattr(paths, name)}" for name in paths.__dataclass_fields__
     ]
-    timing = paths.metrics / "timing/report.json"
     probe = (
         "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__');"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
     script = ROOT / "stages/report.py"
-    code = f"import sys; sys.argv = {[str(script), *arguments, f'--timing={timing}']!r}; {probe}"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = f"import sys; sys.argv = {[str(script), *arguments]!r}; {probe}"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.metrics
+    )
     assert finished.returncode == 0, finished.stderr
-    record = json.loads(timing.read_text())
+    record = json.loads((paths.metrics / "timing/report.json").read_text())
     assert record["stage"] == "report" and record["rows"] > 0
     assert paths.page.is_file()
 

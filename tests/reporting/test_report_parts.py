@@ -28,7 +28,7 @@ from compositional_prompts.reporting.drawing.charts import (
     write_chart,
 )
 from compositional_prompts.reporting.drawing.thumbnails import as_data_uris, write_contact_sheet
-from compositional_prompts.reporting.stage_results import ReportInputError, number, numbers
+from compositional_prompts.results.stage_metrics import ReportInputError, number, numbers
 
 TEXT = st.text(alphabet="ab_ .\n<é", max_size=30)
 
@@ -110,13 +110,7 @@ def test_numbers_read_as_words() -> None:
     assert formats.count(1234567) == "1,234,567"
     assert formats.percent(0.12345) == "12.3 %"
     assert formats.small_percent(5242880 / 3749922816) == "0.1398 %"
-    assert [formats.duration(s) for s in (4.25, 59.94, 185, 7620)] == [
-        "4.2 s",
-        "59.9 s",
-        "3 min 05 s",
-        "2 h 07 min",
-    ]
-    for form in (formats.count, formats.score, formats.percent, formats.duration):
+    for form in (formats.count, formats.score, formats.percent):
         assert form(None) == formats.UNKNOWN
     assert str(formats.breakable("a_b.<i>")) == "a_<wbr>b.<wbr>&lt;i&gt;"
 

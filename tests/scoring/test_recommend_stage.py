@@ -265,14 +265,13 @@ def test_the_stage_writes_its_outputs_and_says_the_warnings(
     arguments |= {
         "texts": out / "recommended.parquet",
         "metrics": out / "recommend.json",
-        "timing": out / "timing.json",
         "params": made.root / "params.yaml",
     }
     run_stage(monkeypatch, "recommend", arguments)
     assert read_table(out / "recommended.parquet", RECOMMENDED).num_rows == IMAGES
     metrics = json.loads((out / "recommend.json").read_text())
     assert metrics["validation"]["enhanced"]["right_words"] == 0.8333
-    assert json.loads((out / "timing.json").read_text())["rows"] == IMAGES
+    assert json.loads(Path("timing/recommend.json").read_text())["rows"] == IMAGES
     said = [f"recommend: {metrics['reason']}"]
     said += [f"recommend: warning: {sentence}" for sentence in metrics["warnings"]]
     assert capsys.readouterr().err.splitlines() == said

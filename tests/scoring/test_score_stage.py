@@ -174,7 +174,6 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         "scores": out / "scores.parquet",
         "metrics": out / "scores.json",
         "plots": out / "scores.csv",
-        "timing": out / "timing.json",
         "params": project / "params.yaml",
     }
     run_stage(monkeypatch, "score", arguments)
@@ -245,7 +244,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     assert len(means) == 14
     assert float(means["finetuned", "rougeL"]) == tuned["rougeL"]["mean"]
     assert float(means["base", "well_formed"]) == 0
-    assert json.loads((out / "timing.json").read_text())["rows"] == 8
+    assert json.loads((project / "timing/score.json").read_text())["rows"] == 8
 
 
 def test_inputs_are_joined_on_image_id(project):

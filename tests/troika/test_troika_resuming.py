@@ -157,7 +157,7 @@ def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     alone = Workspace(tmp_path / "alone")
     for one in (workspace, alone):
         one.set_params(batch_size=5, augment=True, **STILL)
-    stage = workspace.arguments("troika_train", "source", "metrics", "plots", "timing")
+    stage = workspace.arguments("troika_train", "source", "metrics", "plots")
     script = Path(__file__).with_name("training_run.py")
     done = subprocess.run(
         [*TOGETHER, str(script), "together", str(tmp_path / "run"), *stage],
@@ -191,7 +191,7 @@ def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.Mon
 
     expected_metrics = alone.train(monkeypatch)
     metrics = json.loads((workspace.root / "troika_train.json").read_text())
-    timing = json.loads((workspace.root / "troika_train_timing.json").read_text())
+    timing = json.loads((workspace.root / "timing/troika_train.json").read_text())
     assert timing["rows"] == expected_metrics.pop("rows")
     for name in ("train_loss", "best"):
         assert metrics.pop(name) == pytest.approx(expected_metrics.pop(name), abs=1.1e-4)

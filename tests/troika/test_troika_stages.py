@@ -128,7 +128,6 @@ class Workspace:
             "metrics": self.root / f"{stage}.json",
             "plots": self.root / "curve.csv",
             "source": ROOT / "models" / "troika_source" / "train",
-            "timing": self.root / f"{stage}_timing.json",
         }
         arguments = [str(ROOT / "stages" / f"{stage}.py"), "--params", str(self.params)]
         for name in ("catalog", "splits", "pairs", "clip", "model", *names):
@@ -142,16 +141,16 @@ class Workspace:
             patch.chdir(self.root)  # a stage keeps its checkpoints where it is called
             patch.setattr(sys, "argv", arguments)
             runpy.run_path(arguments[0], run_name="__main__")
-        timing = json.loads((self.root / f"{stage}_timing.json").read_text())
+        timing = json.loads((self.root / "timing" / f"{stage}.json").read_text())
         assert timing["stage"] == stage
         metrics: dict[str, Any] = json.loads((self.root / f"{stage}.json").read_text())
         return {**metrics, "rows": timing["rows"]}
 
     def train(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        return self.run("troika_train", monkeypatch, "source", "metrics", "plots", "timing")
+        return self.run("troika_train", monkeypatch, "source", "metrics", "plots")
 
     def predict(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        return self.run("troika_predict", monkeypatch, "prompts", "metrics", "timing")
+        return self.run("troika_predict", monkeypatch, "prompts", "metrics")
 
     def pixel_values(self, clip: Clip) -> torch.Tensor:
         images = [decode_rgb(encoded_image(sum(row[0].encode()))) for row in self.images]

@@ -41,7 +41,6 @@ class ResumableStage:
 @contextmanager
 def resumable_stage(
     name: str,
-    timing: Path,
     params: Section,
     seed: int | None,
     inputs: Sequence[Path],
@@ -54,7 +53,6 @@ def resumable_stage(
 
     Args:
         name: of the stage.
-        timing: where its timing is written.
         params: its section.
         seed: of what is random in it, if anything is.
         inputs: files and folders that it reads.
@@ -76,7 +74,7 @@ def resumable_stage(
         return
     script = Path(str(sys.modules["__main__"].__file__))
     with ExitStack() as stack:
-        run = stack.enter_context(run_stage(name, timing))
+        run = stack.enter_context(run_stage(name))
         if precision is not None:
             run.compute_in(str(precision), precision.reason)
         key = fingerprint(settings, inputs, [script, *imported_files(script)])

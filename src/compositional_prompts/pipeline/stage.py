@@ -17,6 +17,9 @@ from compositional_prompts.files.outputs import atomic_file
 
 log = logging.getLogger(__name__)
 
+TIMING = Path("timing")
+"""Where every stage leaves what its last run took; neither git nor DVC keeps it."""
+
 
 def path_arguments(
     description: str | None, *names: str, optional: tuple[str, ...] = ()
@@ -62,9 +65,10 @@ def log_as(name: str) -> None:
 
 
 @contextmanager
-def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
+def run_stage(name: str) -> Iterator[StageRun]:
     """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
 
+    It goes to ``timing/NAME.json`` and is no output: of two runs with equal results it differs.
     Where this process computed on a GPU, the peak of what it had allocated there is among it.
     Nothing is written when the block fails.
     """
@@ -90,5 +94,5 @@ def run_stage(name: str, timing: Path) -> Iterator[StageRun]:
             torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())
         ]
         record["peak_device_memory_mib"] = round(max(peaks) / 2**20)
-    with atomic_file(timing) as temporary:
+    with atomic_file(TIMING / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")

@@ -26,7 +26,7 @@ from compositional_prompts.reporting.drawing.charts import (
     render,
     write_chart,
 )
-from compositional_prompts.reporting.drawing.pipeline_graph import Pipeline, read_pipeline
+from compositional_prompts.reporting.drawing.pipeline_graph import read_pipeline
 from compositional_prompts.reporting.drawing.thumbnails import (
     as_data_uris,
     read_thumbnails,
@@ -35,10 +35,9 @@ from compositional_prompts.reporting.drawing.thumbnails import (
 from compositional_prompts.reporting.stage_results import (
     Curve,
     StageResults,
-    number,
-    numbers,
     read_results,
 )
+from compositional_prompts.results.stage_metrics import number, numbers
 
 CONTACT_SHEET = "dataset.jpg"
 _CONTACT_IMAGES = 32
@@ -119,7 +118,6 @@ def build_report(
         drawing=layout.draw([stage.name for stage in pipeline.stages], pipeline.edges),
         box_width=layout.BOX_WIDTH,
         box_height=layout.BOX_HEIGHT,
-        seconds=_seconds(pipeline, results),
         galleries=galleries,
         thumbnails=thumbnails,
         charts={
@@ -127,9 +125,6 @@ def build_report(
             for name, (chart, svg) in charts.items()
         },
         confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
-        timings=sorted(
-            results.timings, key=lambda timing: (pipeline.position(timing.stage), timing.stage)
-        ),
         limits=shown_limits,
         params_text=paths.params.read_text(encoding="utf-8"),
         versions=library_versions(),
@@ -194,16 +189,6 @@ def _chart(name: str, title: str, y_label: str, curve: Curve, columns: Mapping[s
     epochs = [epoch for epoch in curve["epoch"] if epoch is not None]
     series = [Series(label, curve[column]) for column, label in columns.items()]
     return Chart(name, title, y_label, epochs, series)
-
-
-def _seconds(pipeline: Pipeline, results: StageResults) -> dict[str, float]:
-    """Wall time of every stage, its variants together."""
-    seconds: dict[str, float] = {}
-    for timing in results.timings:
-        owner = pipeline.owner(timing.stage)
-        if owner is not None:
-            seconds[owner] = seconds.get(owner, 0.0) + timing.seconds
-    return seconds
 
 
 def _tables(results: StageResults) -> dict[str, tables.Table]:

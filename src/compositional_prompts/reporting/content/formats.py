@@ -29,23 +29,6 @@ def small_percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.4g} %"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as ``4.2 s``, ``3 min 05 s`` or ``2 h 07 min``."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def mebibytes(value: float | None) -> str:
-    """Memory in MiB, with thousands separators."""
-    return UNKNOWN if value is None else f"{value:,.0f} MiB"
-
-
 def words(name: str) -> str:
     """A metric's key as words: ``missing_label`` reads ``missing label``."""
     return name.replace("_", " ")
@@ -58,6 +41,6 @@ def breakable(text: str) -> Markup:
 
 FILTERS = {
     function.__name__: function
-    for function in (count, score, percent, small_percent, duration, mebibytes, words, breakable)
+    for function in (count, score, percent, small_percent, words, breakable)
 }
 """The functions above by the names that the templates call them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compositional_prompts.reporting.content.formats import UNKNOWN, count, percent, score, words
 from compositional_prompts.reporting.content.published import LOSSES, TEXT_METRICS
-from compositional_prompts.reporting.stage_results import Metrics, number, numbers
+from compositional_prompts.results.stage_metrics import Metrics, number, numbers
 
 CAPTIONERS: Mapping[str, str] = {"base": "Untrained", "finetuned": "Fine-tuned"}
 THE_REPORT = "The report"

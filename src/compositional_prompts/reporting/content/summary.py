@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from compositional_prompts.reporting.content.formats import count, percent, score, words
 from compositional_prompts.reporting.content.published import TEXT_METRICS
-from compositional_prompts.reporting.stage_results import StageResults, number
+from compositional_prompts.reporting.stage_results import StageResults
+from compositional_prompts.results.stage_metrics import number
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,23 +30,6 @@ class Pipeline:
     stages: tuple[PipelineStage, ...]
     edges: tuple[tuple[str, str], ...]
 
-    def position(self, timing_name: str) -> int:
-        """Where the stage that a timing record names stands; unknown ones come last."""
-        owner = self.owner(timing_name)
-        names = [stage.name for stage in self.stages]
-        return names.index(owner) if owner is not None else len(names)
-
-    def owner(self, timing_name: str) -> str | None:
-        """The stage that a timing record belongs to, or None.
-
-        The record of a variant is named after its stage: ``infer@base`` or ``infer-base``.
-        """
-        names = [stage.name for stage in self.stages]
-        if timing_name in names:
-            return timing_name
-        owners = [name for name in names if timing_name.startswith((f"{name}@", f"{name}-"))]
-        return max(owners, key=len, default=None)
-
 
 def read_pipeline(path: Path) -> Pipeline:
     """Read ``dvc.yaml`` as DVC does; the items of a matrix or foreach are one stage.

@@ -1,0 +1,1 @@
+"""What stages measured, and which of it decides."""

@@ -1,0 +1,318 @@
+"""Every command that README and documents print is run, or named with what runs it, and parsed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dvc.utils.serialize._yaml as dvc_yaml
+import pytest
+from accepted_commands import PARSERS, NotAcceptedError, check_accepted
+from dvc.cli import main as dvc
+from dvc_project import Project
+from printed_commands import (
+    COMMANDS,
+    EXAMPLES,
+    ROOT,
+    Command,
+    all_blocks,
+    all_commands,
+    commands,
+)
+from stand_in_project import make_stand_in
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+
+RUN = {
+    "cp params.yaml presets/sample.yaml",
+    "dvc checkout",
+    "dvc commit",
+    "dvc dag",
+    "dvc exp apply strict",
+    "dvc exp branch strict strict-threshold",
+    "dvc exp run --queue -S finetune.lora.r=4,8,16",
+    "dvc exp run -S enhance.threshold=0.25 -n strict",
+    "dvc exp run -S finetune.lora.r=8",
+    "dvc exp show",
+    "dvc exp show --only-changed",
+    "dvc metrics diff",
+    "dvc metrics show",
+    "dvc params diff",
+    "dvc plots diff",
+    "dvc pull",
+    "dvc pull --run-cache",
+    "dvc pull models/blip2_lora",
+    "dvc pull reports/index.html",
+    "dvc push --run-cache",
+    "dvc push -r storage --run-cache",
+    "dvc queue status",
+    "dvc remote add --local storage s3://bucket/compositional-prompts",
+    "dvc remote add -d public https://example.org/compositional-prompts",
+    "dvc remote add -d storage URL",
+    "dvc remote add -d storage s3://bucket/compositional-prompts",
+    "dvc repro",
+    "dvc repro --dry --allow-missing",
+    "dvc repro --pull",
+    "dvc repro -f download",
+    "dvc repro -s enhance",
+    "dvc repro finetune",
+    "dvc repro troika_predict",
+    "dvc status",
+    "git add .dvc/config",
+    "git commit -m 'Keep results in the team'\"'\"'s storage'",
+    "git push",
+}
+"""Run here, in the order of their document, on stages that only write small files."""
+
+ELSEWHERE = {
+    "compositional-prompts caption photos/ --json": (
+        "tests/deployment/test_caption_command.py::"
+        "test_a_folder_is_captioned_as_by_plain_transformers"
+    ),
+    "compositional-prompts caption photos/ --untrained --enhanced --scores": (
+        "tests/deployment/test_caption_command.py::test_what_is_asked_for_stands_below_the_caption"
+    ),
+    "compositional-prompts caption shoe.jpg": (
+        "tests/deployment/test_caption_command.py::test_a_single_file_gives_its_caption_alone"
+    ),
+    "compositional-prompts export shoes --merged": (
+        "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
+    ),
+    "compositional-prompts export shoes-lora": (
+        "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
+    ),
+    "compositional-prompts preset": (
+        "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
+    ),
+    "compositional-prompts preset footwear": (
+        "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
+    ),
+    "compositional-prompts preset sample": (
+        "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
+    ),
+    "compositional-prompts sync-deps": (
+        "tests/project/test_dvc_yaml.py::test_synchronising_changes_nothing"
+    ),
+}
+"""Run by another test: which one."""
+
+ONLY_PARSED = {
+    ".venv/bin/pip install -c constraints.txt -e '.[quantization]'": "downloads packages",
+    ".venv/bin/pip install -c constraints.txt torch torchvision --index-url "
+    "": "downloads packages",
+    "accelerate config": "asks its questions at a terminal",
+    "cp val_best.pt models/troika_source/reference": "copies a checkpoint that only its user has",
+    "dvc add models/troika_source/reference": "shares a checkpoint that only its user has",
+    "dvc exp run --queue -C photos": "an ending that a user adds to a command",
+    "dvc exp run --queue -S finetune.lora.r=4,8,16 -S finetune.learning_rate=0.002,0.005": (
+        "the grid of three beside it is run"
+    ),
+    "dvc gc -w": "asks before it deletes",
+    "dvc queue start": "leaves workers running",
+    "dvc queue start -j 2": "leaves workers running",
+    "git checkout --theirs dvc.lock metrics": "wants a merge with conflicts",
+    "git add dvc.lock metrics": "ends a merge with conflicts",
+    "git commit": "opens an editor",
+    "hf download ashraq/fashion-product-images-small --repo-type dataset "
+    "--include 'data/*.parquet'": "downloads photographs",
+    "make bench": "takes a quarter of an hour",
+    "make clean": "removes the environment",
+    "make help": "its texts are read by nobody but people",
+    "make install": "makes an environment of gigabytes",
+    "make lint": "is what CI runs beside the tests",
+    "make repro": "makes an environment, then what tests/end_to_end runs",
+    "make test": "runs this test",
+    "pip install dvc-s3": "downloads packages",
+    "pip install pre-commit": "downloads packages",
+    "pre-commit install": "is a program of its own, which a contributor may have",
+    "pytest -m 'not end_to_end'": "runs this test",
+    "pytest tests/enhancement": "is a part of the tests",
+    "python3 -m venv .venv": "makes an environment",
+    "source .venv/bin/activate": "is for a shell at a terminal",
+} | dict.fromkeys(
+    (
+        "python benchmarks/blip2_full_size.py",
+        "python benchmarks/caption.py --project . --threads 1",
+        "python benchmarks/cold_run.py",
+        "python benchmarks/cold_run.py --seeds 7 1 2",
+        "python benchmarks/evaluation.py",
+        "python benchmarks/feature_store.py",
+        "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
+        "--threads 1 --clock processor",
+        "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
+        "python benchmarks/troika_predict.py",
+        "python benchmarks/troika_train.py",
+    ),
+    "measures for minutes",
+)
+"""Not run by any test: why. Where :data:`PARSERS` has the program, its arguments are checked."""
+
+PRINTED = all_commands()
+
+
+def mentions_only(command: Command) -> bool:
+    """Running text that names a command, such as `dvc metrics`, and does not run it."""
+    words = command.words
+    if command.in_block or command.program not in PARSERS or words[-1].startswith("-"):
+        return False
+    if len(words) == 2 or words[-1].isupper():  # `compositional-prompts caption PHOTO`
+        try:
+            check_accepted(command.program, [*words[1:], "--help"])
+        except NotAcceptedError:
+            return False
+        return command.text not in {*RUN, *ELSEWHERE, *ONLY_PARSED}
+    return False
+
+
+def test_every_command_is_covered_once() -> None:
+    tables = {"RUN": RUN, "ELSEWHERE": ELSEWHERE, "ONLY_PARSED": ONLY_PARSED}
+    for command in PRINTED:
+        within = [name for name, table in tables.items() if command.text in table]
+        if not mentions_only(command):
+            assert len(within) == 1, f"{command.place}: {command.text} is in {within or 'no table'}"
+
+
+def test_what_is_covered_is_printed() -> None:
+    printed = {command.text for command in PRINTED}
+    assert not {*RUN, *ELSEWHERE, *ONLY_PARSED} - printed
+
+
+@pytest.mark.parametrize("test", sorted(set(ELSEWHERE.values())))
+def test_the_test_that_runs_a_command_exists(test: str) -> None:
+    path, name = test.split("::")
+    assert f"\ndef {name}(" in (ROOT / path).read_text()
+
+
+def parsed() -> list[str]:
+    found = [command for command in PRINTED if command.program in PARSERS]
+    return sorted({command.text for command in found if not mentions_only(command)})
+
+
+@pytest.mark.parametrize("text", parsed())
+def test_its_program_takes_a_command(text: str) -> None:
+    command = next(command for command in PRINTED if command.text == text)
+    check_accepted(command.program, command.words[1:])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "accelerate nothing",
+        "compositional-prompts caption",
+        "compositional-prompts export a --nothing",
+        "dvc repro --nothing",
+        "hf download a/b --nothing",
+        "make nothing",
+        "pip install --nothing torch",
+        "pytest tests/nothing",
+        "pytest --nothing",
+        "python benchmarks/finetune.py --nothing",
+        "python3 -m venv --nothing .venv",
+    ],
+)
+def test_a_program_refuses_what_it_does_not_know(command: str) -> None:
+    program, *arguments = command.split()
+    with pytest.raises(NotAcceptedError):
+        check_accepted(program, arguments)
+
+
+def test_a_block_says_what_it_is() -> None:
+    for block in all_blocks():
+        assert block.language in (*COMMANDS, *EXAMPLES), f"{block.document}:{block.line}"
+
+
+def test_commands_are_found_wherever_they_stand() -> None:
+    text = (
+        "Do `dvc status\n-q`, then see `infer`:\n```\nA=1 python benchmarks/caption.py \\\n"
+        "    --threads 1   # why\ngit add x && git commit -m 'a b' > log\n```\n"
+        "1. or\n   ```sh\n   dvc pull | head\n   ```\n```text\ndvc is no command here\n```\n"
+    )
+    found = [(one.line, one.text, one.in_block, one.to_file) for one in commands("x.md", text)]
+    assert found == [
+        (1, "dvc status -q", False, False),
+        (5, "python benchmarks/caption.py --threads 1", True, False),
+        (6, "git add x", True, False),
+        (6, "git commit -m 'a b'", True, True),
+        (10, "dvc pull", True, False),
+        (10, "head", True, False),
+    ]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """The project of stand-ins after a run, as its first user left it."""
+
+    project: Project
+    storage: Path
+    start: str
+
+    def reset(self) -> None:
+        """Undo what a document's commands did."""
+        self.project.git("checkout", "--quiet", "--force", "-B", "main", self.start)
+        (self.project.root / ".dvc" / "config.local").unlink(missing_ok=True)
+        shutil.rmtree(self.storage, ignore_errors=True)
+
+    def run(self, command: Command) -> None:
+        """Run it where it is printed for; its address of a remote is a folder here."""
+        words = [
+            str(self.storage) if word == "URL" or word.startswith("s3://") else word
+            for word in command.words
+        ]
+        if command.program == "dvc":
+            assert dvc(words[1:]) == 0
+        else:
+            self.project.run(*words)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    folder = tmp_path_factory.mktemp("printed")
+    project = make_stand_in(folder / "project", folder / "home")
+    project.git("init", "--quiet", "--bare", str(folder / "origin"))
+    project.git("remote", "add", "origin", str(folder / "origin"))
+    with pytest.MonkeyPatch.context() as patch:
+        # DVC in this process: a start of its own takes a second.
+        patch.chdir(project.root)
+        for name in set(os.environ) - set(project.environment()):
+            patch.delenv(name)
+        for name, value in project.environment().items():
+            patch.setenv(name, value)
+        # It parses params.yaml hundreds of times, half of a run.
+        patch.setattr(dvc_yaml, "parse_yaml", parsed_once(dvc_yaml.parse_yaml))
+        assert dvc(["repro", "--quiet"]) == 0
+        project.commit("Results")
+        project.git("push", "--quiet", "--set-upstream", "origin", "main")
+        yield StandIn(project, folder / "storage", project.git("rev-parse", "HEAD").strip())
+
+
+def parsed_once(parse: Any) -> Any:
+    kept = cache(parse)
+    return lambda text, path, typ="safe": deepcopy(kept(text, path, typ))
+
+
+def sessions() -> dict[str, list[Command]]:
+    """By document: its commands in its order, each where it is first printed."""
+    first: dict[str, Command] = {}
+    for command in PRINTED:
+        if command.text in RUN:
+            first.setdefault(command.text, command)
+    found: dict[str, list[Command]] = {}
+    for command in first.values():
+        found.setdefault(command.document, []).append(command)
+    return found
+
+
+@pytest.mark.parametrize("session", sessions().values(), ids=list(sessions()))
+def test_a_document_s_commands_run_in_its_order(session: list[Command], stand_in: StandIn) -> None:
+    stand_in.reset()
+    for command in session:
+        try:
+            stand_in.run(command)
+        except AssertionError as error:
+            raise AssertionError(f"{command.place}: {command.text} fails") from error
