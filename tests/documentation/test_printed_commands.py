@@ -71,6 +71,10 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
+    "compositional-prompts --version": ("tests/test_command_line.py::test_the_version_is_told"),
+    "compositional-prompts doctor": (
+        "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
+    ),
     "compositional-prompts caption photos/ --json": (
         "tests/deployment/test_caption_command.py::"
         "test_a_folder_is_captioned_as_by_plain_transformers"
