@@ -5,36 +5,32 @@ from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.project.whole_params import read_all_params
 from compositional_prompts.reporting.content.limits import limits
-from compositional_prompts.reporting.page import ReportPaths, build_report
+from compositional_prompts.reporting.page import PageSettings, ReportPaths, build_report
 from compositional_prompts.reporting.parameters import Report
 
 
 def main() -> None:
     paths = path_arguments(
         __doc__,
-        *("dvc_yaml", "catalog", "splits", "prompts", "captions", "scores", "metrics"),
+        *("dvc_yaml", "catalog", "truth", "rejected", "splits", "original", "prompts"),
+        *("captions", "recommended", "scores", "metrics"),
         *("page", "figures"),
     )
     params, base = read_params(paths.params, Report)
     everything = read_all_params(paths.params)
     with run_stage("report") as run:
         run.rows = build_report(
-            ReportPaths(
-                dvc_yaml=paths.dvc_yaml,
-                params=paths.params,
-                catalog=paths.catalog,
-                splits=paths.splits,
-                prompts=paths.prompts,
-                captions=paths.captions,
-                scores=paths.scores,
-                metrics=paths.metrics,
-                page=paths.page,
-                figures=paths.figures,
-            ),
+            ReportPaths(**{name: getattr(paths, name) for name in ReportPaths.__annotations__}),
             limits(everything.download, everything.weights, everything.blip2_features),
-            title=params.title,
-            gallery_images=params.gallery_images,
-            seed=base.seed,
+            PageSettings(
+                title=params.title,
+                gallery_images=params.gallery_images,
+                photos=params.photos,
+                vocabulary=everything.clip_embed.vocabulary,
+                threshold=everything.enhance.threshold,
+                seed=base.seed,
+                workers=base.workers,
+            ),
         )
 
 

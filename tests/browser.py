@@ -84,10 +84,13 @@ def check_page(page: Path, screenshots: Path | None = None) -> None:
 
 
 def _check_images(chrome: Chrome, page: Path) -> None:
-    broken, shown = chrome.execute_script(
-        "const images = [...document.images];"
-        "return [images.filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt),"
-        " images.length]"
+    # Those that wait until they are scrolled to are loaded now.
+    broken, shown = chrome.execute_async_script(
+        "const done = arguments[0], images = [...document.images];"
+        "images.forEach(i => { i.loading = 'eager'; });"
+        "Promise.allSettled(images.map(i => i.decode())).then(() => done("
+        " [images.filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt),"
+        "  images.length]))"
     )
     assert shown > 0, f"{page} shows no image"
     assert not broken, f"{page}: images did not load: {broken}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compositional_prompts import __version__
 from compositional_prompts.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +34,19 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     assert python("-c", script).stdout == "[]\n"
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["compositional-prompts", "--version"])
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"compositional-prompts {__version__}\n"
+
+
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    for name in ("caption", "export", "preset", "share", "sync-deps", "timing"):
+    commands = ("caption", "doctor", "export", "preset", "share", "sync-deps", "timing")
+    for name in commands:
         assert name in overview.stdout
     caption = command("caption", "--help").stdout
     for option in ("--json", "--untrained", "--enhanced", "--scores", "--adapter", "--grammar"):
@@ -82,7 +92,7 @@ def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     script = (
         "import sys; from compositional_prompts import __main__ as m; "
         "records = ({'path': str(n), 'caption': 'c' * 1000} for n in range(1000)); "
-        "m._caption = lambda _: m._print_records(records, False, True); "
+        "m._caption = lambda _: m._print_records(records, 'caption', True); "
         "sys.argv = ['compositional-prompts', 'caption', 'a.jpg']; m.main()"
     )
     done = subprocess.run(

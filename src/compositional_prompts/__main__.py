@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+from compositional_prompts import __version__
+from compositional_prompts.deployment.advice import NO_ADVICE, Advice, read_advice
 from compositional_prompts.deployment.printing import as_json, as_text, plain
 from compositional_prompts.deployment.trained_paths import (
     TrainedPaths,
@@ -19,6 +21,7 @@ from compositional_prompts.deployment.trained_paths import (
     captioner_in,
     read_trained_paths,
 )
+from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
@@ -27,6 +30,7 @@ from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.timing_table import timing_table
 from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.scoring.recommended_texts import CAPTION
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
@@ -35,6 +39,9 @@ BATCH_SIZE = 16
 
 DONE, SOME_ASIDE, NOTHING_DONE = 0, 1, 2
 """Exit statuses: all is done; some photos were set aside; nothing could be done."""
+
+UNSOUND = 1
+"""Exit status of ``doctor``: something would stop a run."""
 
 
 def _positive(text: str) -> int:
@@ -59,10 +66,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Caption photos with what the pipeline has trained, hand it on, and look after "
         "the pipeline itself.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
     _show_places(commands.choices)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for what would stop a run: parameters, installation, machine, data, the hub",
+        description="Look at parameters, installation, machine, project, data and, where a "
+        "parameter asks for it, the hub, by the checks that the stages make. A line each: OK, "
+        "warning or error, with what puts it right. Changes and downloads nothing.",
+        epilog="Exit status: 0 nothing stops a run, 1 something does.",
+    )
+    doctor.add_argument("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    doctor.set_defaults(run=_doctor)
     preset = commands.add_parser(
         "preset",
         help="make params.yaml the set-up of presets/NAME.yaml and print the difference",
@@ -99,10 +117,13 @@ def _add_caption(commands: Any) -> None:
     caption = commands.add_parser(
         "caption",
         help="caption photos with the trained adapter",
-        description="Caption photos with the newest trained adapter, as params.yaml says under "
-        "infer. Prints PATH<TAB>CAPTION a photo, the caption alone for a single file, as soon as "
-        "a batch is done. A photo that cannot be used is named with its reason on standard error "
-        "(and as a line of JSON), and the others go through.",
+        description="Describe photos by the recommended text: the caption by the newest trained "
+        "adapter, as params.yaml says under infer, where dvc repro has found captions at least as "
+        "right as enhanced prompts on labelled validation images; else the enhanced prompt by "
+        "Troika and CLIP, from which captions are learnt. Which of them, why, and what is wrong "
+        "with the captions, is said on standard error. Prints PATH<TAB>TEXT a photo, the text "
+        "alone for a single file, as soon as a batch is done. A photo that cannot be used is named "
+        "with its reason on standard error (and as a line of JSON), and the others go through.",
         epilog="Exit status: 0 all photos are captioned, 1 some were set aside, 2 nothing could "
         "be done.",
     )
@@ -111,7 +132,20 @@ def _add_caption(commands: Any) -> None:
         "photos", nargs="+", type=_photo, metavar="PHOTO",
         help="an image file, or a folder that is searched through all its subfolders",
     )  # fmt: skip
-    add("--json", action="store_true", help="print a line of JSON a photo")
+    add(
+        "--json", action="store_true",
+        help="print a line of JSON a photo: path, caption, recommended, source (caption or "
+        "enhanced), readable, and what else is asked for or was computed",
+    )  # fmt: skip
+    add(
+        "--readable", action="store_true",
+        help="print the text in a shop's words, as recommend.readable has it",
+    )  # fmt: skip
+    add(
+        "--caption-only", action="store_true",
+        help="print the caption whatever is recommended; Troika and CLIP need not be there, and "
+        "start and memory are less",
+    )  # fmt: skip
     add(
         "--untrained", action="store_true",
         help="add the caption of the model without the adapter (needs memory for both)",
@@ -233,6 +267,15 @@ def _timing(_: argparse.Namespace) -> int:
     return DONE
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    examination = _with_torch("compositional_prompts.diagnosis.examination", offline=False)
+    errors = 0
+    for finding in examination.examine(arguments.params):
+        print(finding, flush=True)
+        errors += finding.level == "error"
+    return UNSOUND if errors else DONE
+
+
 def _sync(_: argparse.Namespace) -> int:
     changed = sync_dependencies(Path())
     print("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
@@ -243,12 +286,17 @@ def _caption(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
     blip2 = arguments.blip2 or _trained(arguments).blip2
     adapter = arguments.adapter or _trained(arguments).adapter
-    needs = [captioner_in(blip2), adapter_in(adapter)]
-    if arguments.enhanced:
-        needs += _trained(arguments).pair_files
-    if arguments.enhanced or arguments.scores:
-        needs += _trained(arguments).word_files
-    require_outputs(*needs)
+    require_outputs(captioner_in(blip2), adapter_in(adapter))
+    advice = _advice(arguments, adapter)
+    wishes = Wishes(
+        arguments.untrained,
+        arguments.enhanced,
+        arguments.scores,
+        recommended=None if arguments.caption_only else advice.recommended,
+        readable=arguments.readable or not arguments.caption_only,
+    )
+    grammar = params.infer.grammar if arguments.grammar is None else arguments.grammar
+    require_outputs(*_suggesting(arguments, wishes, grammar))
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
         arguments.photos,
@@ -261,18 +309,48 @@ def _caption(arguments: argparse.Namespace) -> int:
         ),
         blip2=blip2,
         adapter=adapter,
-        wishes=captioning.Wishes(arguments.untrained, arguments.enhanced, arguments.scores),
+        wishes=wishes,
         batch_size=arguments.batch_size,
     )
     single = len(arguments.photos) == 1 and not arguments.photos[0].is_dir()
-    return _print_records(records, arguments.json, with_path=not single)
+    text = "caption" if arguments.caption_only else "recommended"
+    text = "readable" if arguments.readable else text
+    # Of what text is printed, the enhanced prompt may stand in the record all the same.
+    hidden = () if arguments.enhanced or arguments.json else ("enhanced",)
+    records = ({key: record[key] for key in record if key not in hidden} for record in records)
+    return _print_records(records, None if arguments.json else text, with_path=not single)
+
+
+def _advice(arguments: argparse.Namespace, adapter: Path) -> Advice:
+    """Which text is recommended; said, with what is wrong with captions, on standard error."""
+    if arguments.caption_only and arguments.trained is None:
+        return NO_ADVICE  # outside of a project
+    advice = read_advice(adapter, _trained(arguments))
+    if not arguments.caption_only:
+        what = "caption" if advice.recommended == CAPTION else "enhanced prompt"
+        _complain(f"the {what} is recommended: {advice.reason}")
+    for sentence in advice.warnings:
+        _complain(f"warning: {sentence}")
+    return advice
+
+
+def _suggesting(arguments: argparse.Namespace, wishes: Wishes, grammar: bool) -> Iterator[Path]:
+    """What it takes beside the captioner."""
+    pairs = wishes.names_pairs(grammar)
+    if pairs:
+        yield from _trained(arguments).pair_files
+    if pairs or wishes.scores:
+        yield from _trained(arguments).word_files
+    if wishes.reads_captions:
+        yield _trained(arguments).pairs
 
 
 def _trained(arguments: argparse.Namespace) -> TrainedPaths:
     return arguments.trained or read_trained_paths()  # the latter says why there are none
 
 
-def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_path: bool) -> int:
+def _print_records(records: Iterator[dict[str, Any]], text: str | None, with_path: bool) -> int:
+    """Print each as soon as it is there: one of its texts, or all of it as JSON."""
     captioned = aside = 0
     for record in records:
         if "error" in record:
@@ -281,10 +359,10 @@ def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_pat
             _complain(plain(f"{record['path']}: {record['error']}{detail}"))
         else:
             captioned += 1
-        if json_lines:
+        if text is None:
             print(as_json(record), flush=True)
         elif "caption" in record:
-            print(as_text(record, with_path), flush=True)
+            print(as_text(record, with_path, text), flush=True)
     if not captioned:
         return NOTHING_DONE
     return SOME_ASIDE if aside else DONE
@@ -312,10 +390,10 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _with_torch(name: str) -> Any:
+def _with_torch(name: str, *, offline: bool = True) -> Any:
     """A module that computes with torch: seconds to import, which other commands need not wait."""
-    # Nothing here needs the network: what is not on this machine is an error that says so.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if offline:  # what is not on this machine is an error that says so
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -26,10 +26,13 @@ IMAGE_AND_TEXT = ("polars", "torch._dynamo", "transformers", "peft")
 
 UNNEEDED = {
     "stages/check.py": (*MODELS, "polars", "matplotlib"),
+    "stages/check_data.py": (*MODELS, "polars", "matplotlib"),
     "stages/download.py": MODELS,
     "stages/split.py": MODELS,
     "stages/enhance.py": (*MODELS, "polars"),
+    "stages/recommend.py": (*MODELS, "polars", "matplotlib", "sacrebleu"),
     "stages/report.py": MODELS,
+    "stages/summary.py": (*MODELS, "polars", "matplotlib"),
     "stages/clip_embed.py": (*IMAGE_AND_TEXT, "accelerate", "sympy"),
     "stages/troika_predict.py": (*IMAGE_AND_TEXT, "accelerate", "sympy"),
     "stages/troika_train.py": IMAGE_AND_TEXT,

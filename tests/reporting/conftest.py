@@ -12,25 +12,36 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.project.whole_params import read_all_params
 from compositional_prompts.reporting.content.limits import limits
-from compositional_prompts.reporting.page import ReportPaths, build_report
+from compositional_prompts.reporting.page import PageSettings, ReportPaths, build_report
+from compositional_prompts.scoring.recommended_texts import RECOMMENDED
 from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("black", "white", "brown", "red", "blue", "green")
 MATERIALS = ("leather", "fabric", "rubber", "synthetic")
 OBJECTS = ("Sandals", "Boots.Ankle", "Shoes.Oxfords", "Shoes.Sneakers.and.Athletic.Shoes")
 ATTRIBUTES = ("Canvas", "Leather", "Suede", "Rubber")
+VOCABULARY = {
+    "color": (*COLORS, "yellow", "pink", "grey", "orange", "purple", "beige"),
+    "material": MATERIALS,
+}
+"""As params.yaml has it."""
+SPLIT_OF = ("test", "val", "train", "test")
+"""Of the images, in turn."""
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 
 DVC_YAML = """
@@ -98,11 +109,20 @@ class Project:
     paths: ReportPaths
     rows: Sequence[dict[str, Any]]
 
-    def build(self, title: str = "A report", gallery_images: int = 3, seed: int = 7) -> str:
+    def build(self, title: str = "A report", seed: int = 7, photos: int = 3000) -> str:
         """Build the report and return the page."""
         params = read_all_params(self.paths.params)
         shown = limits(params.download, params.weights, params.blip2_features)
-        build_report(self.paths, shown, title, gallery_images, seed)
+        settings = PageSettings(
+            title=title,
+            gallery_images=3,
+            photos=photos,
+            vocabulary=VOCABULARY,
+            threshold=0.2,
+            seed=seed,
+            workers=2,
+        )
+        build_report(self.paths, shown, settings)
         return self.paths.page.read_text(encoding="utf-8")
 
     def metrics(self, name: str) -> dict[str, Any]:
@@ -158,7 +178,11 @@ def write_project(root: Path, images: int = 24, seed: int = 0) -> Project:
         dvc_yaml=root / "dvc.yaml",
         params=root / "params.yaml",
         catalog=root / "data/catalog",
+        truth=root / "data/truth.parquet",
+        rejected=root / "data/rejected.parquet",
         splits=root / "data/splits.parquet",
+        original=root / "data/prompts/original.parquet",
+        recommended=root / "data/recommended.parquet",
         prompts=root / "data/prompts/enhanced.parquet",
         captions=root / "data/captions",
         scores=root / "data/scores.parquet",
@@ -188,8 +212,8 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
     splits = [
         dict.fromkeys(SPLITS.names)
         | {key: row[key] for key in ("image_id", "product_id", "attribute", "object")}
-        | {"caption_split": "test"}
-        for row in rows
+        | {"caption_split": SPLIT_OF[index % 4]}
+        for index, row in enumerate(rows)
     ]
     splits[1] |= {"attribute": None, "object": None}
     write_table(pa.Table.from_pylist(splits, SPLITS), paths.splits, SPLITS)
@@ -208,13 +232,16 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
             prompt |= {
                 group: row[group],
                 f"{group}_best": row[group],
-                f"{group}_score": 0.3,
+                f"{group}_score": 0.25 + rng.random() / 10,
                 f"{group}_margin": 0.1,
-                f"{group}_scores": [0.3, 0.2],
+                f"{group}_scores": [
+                    0.3 if word == row[group] else 0.2 for word in VOCABULARY[group]
+                ],
             }
         prompts.append(prompt)
     write_table(pa.Table.from_pylist(prompts, schema), paths.prompts, schema)
 
+    _write_photo_tables(paths, rows, rng)
     captions: dict[str, list[dict[str, Any]]] = {"base": [], "finetuned": []}
     scores = []
     for index, row in enumerate(rows):
@@ -244,6 +271,52 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
         table = pa.Table.from_pylist(entries, CAPTIONS)
         write_table(table, paths.captions / f"{name}.parquet", CAPTIONS)
     write_table(pa.Table.from_pylist(scores, SCORES), paths.scores, SCORES)
+
+
+def _write_photo_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Random) -> None:
+    """What only the list of photos needs; the truth has words of all but the last image."""
+    original = [
+        {
+            "image_id": row["image_id"],
+            "attribute": row["attribute"],
+            "object": row["object"],
+            "original_prompt": f"A photo of {row['attribute']}_{row['object']}",
+            "probability": 0.5,
+            "top_attributes": [row["attribute"], "Canvas"],
+            "top_objects": [row["object"], "Sandals"],
+            "top_probabilities": [0.2 + index / 100, 0.1],
+        }
+        for index, row in enumerate(rows)
+    ]
+    write_table(pa.Table.from_pylist(original, ORIGINAL_PROMPTS), paths.original, ORIGINAL_PROMPTS)
+    truth = [
+        {"image_id": row["image_id"], "group": group, "word": word}
+        for row in rows[:-1]
+        for group, vocabulary in VOCABULARY.items()
+        for word in [row[group] if rng.random() < 0.7 else rng.choice(vocabulary)]
+    ]
+    write_table(pa.Table.from_pylist(truth, TRUTH), paths.truth, TRUTH)
+    recommended = [
+        {
+            "image_id": row["image_id"],
+            "split": SPLIT_OF[index % 4],
+            "original": f"A photo of {row['attribute']}_{row['object']}",
+            "enhanced": prompt_of(row),
+            "caption": prompt_of(row),
+            "free_caption": f"=free {row['object']}" if index % 4 == 0 else None,
+            "recommended": prompt_of(row),
+            "source": "enhanced",
+            "readable": f"{row['color']} {row['material']} {row['object'].lower()}",
+        }
+        for index, row in enumerate(rows)
+    ]
+    recommended[0] |= {"recommended": HOSTILE, "readable": HOSTILE, "source": "caption"}
+    write_table(pa.Table.from_pylist(recommended, RECOMMENDED), paths.recommended, RECOMMENDED)
+    rejected = [
+        {"image_id": f"bad-{index}", "path": f"photos/{HOSTILE}{index}.jpg", "reason": "truncated"}
+        for index in range(2)
+    ]
+    pq.write_table(pa.Table.from_pylist(rejected), paths.rejected)
 
 
 def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
@@ -314,6 +387,7 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "best_epoch": 4,
         },
         "scores.json": {"base": text_scores(), "finetuned": text_scores()},
+        "recommend.json": {"source": "enhanced", "warnings": ["Label more photos <now>."]},
     }
     for name, document in documents.items():
         write_metrics(document, metrics / name)

@@ -76,15 +76,17 @@ def test_the_page_is_whole_and_its_own(built_project: Any) -> None:
                 assert not target.startswith("#") or target[1:] in ids
     style = (ROOT / "src/compositional_prompts/reporting/page.css").read_text(encoding="utf-8")
     assert "url(" not in style and "@import" not in style
-    assert not page.all("script")
+    data, script = page.all("script")[:2], page.all("script")[2:]
+    assert [one.get("type") for one in data] == ["application/json"] * 2 and script == [{}]
     policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert policy is not None and policy.startswith("default-src 'none'")
+    assert "'unsafe-eval'" not in policy and "script-src 'sha256-" in policy
     assert built_project.paths.page.stat().st_size < 5_000_000
 
 
 def test_text_from_data_is_text(built_project: Any) -> None:
     text = built_project.paths.page.read_text(encoding="utf-8")
-    assert "<script" not in text and "<b>" not in text
+    assert text.count("<script") == 3 and "<b>" not in text
     page = page_of(built_project)
     assert '<script>alert("x")</script> & <b>bold</b>' in page.words
 
@@ -125,6 +127,7 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     )
     assert {path.name for path in project.paths.figures.iterdir()} == {
         "bleu.svg",
+        "coverage.svg",
         "dataset.jpg",
         "loss.svg",
         "token_accuracy.svg",
@@ -162,7 +165,7 @@ def test_empty_galleries_say_so(project: Any) -> None:
     write_table(ties, project.paths.scores, SCORES)
     words = Page(project.build()).words
     assert "There is none: CLIP never found the photo nearer to a generated caption" in words
-    assert "There is none: CLIP never found the photo nearer to the ground truth" in words
+    assert "There is none: CLIP never found the photo nearer to the enhanced prompt" in words
 
 
 def test_nothing_known_and_nothing_trained_still_makes_a_page(project: Any) -> None:
@@ -202,9 +205,10 @@ def test_the_limits_follow_the_parameters(project: Any) -> None:
     assert "The photos are drawn, not taken" in words and "Frozen features" in words
     params = yaml.safe_load(project.paths.params.read_text())
     params["download"]["dataset"] = "folder"
+    params["download"]["folder"]["labels"] = "photos.csv"
     params["blip2_features"]["cache"] = False
     for model in ("clip", "blip2"):
-        params["weights"][model]["source"] = "hub"
+        params["weights"][model] |= {"source": "path", "name": "models/mine"}
     project.paths.params.write_text(yaml.safe_dump(params))
     words = Page(project.build()).words
     assert "Your labels are the truth" in words

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
@@ -83,6 +82,41 @@ def iterate_ids(directory: Path) -> Iterator[pa.StringArray]:
         yield batch.column("image_id")
 
 
+def iterate_images(
+    directory: Path, image_ids: Sequence[str], batch_size: int = 64
+) -> Iterator[pa.RecordBatch]:
+    """Stream some images by name, in the order of the catalog, holding no more than a batch.
+
+    Row groups that hold none of them are not read.
+
+    Yields:
+        Columns ``image_id`` and ``image`` of at most ``batch_size`` images.
+
+    Raises:
+        FileNotFoundError, SchemaError: as :func:`iterate_batches`.
+        ImageJoinError: an image_id is asked for twice, or is not in the catalog; the latter at
+            the end.
+    """
+    columns = ["image_id", "image"]
+    join = ImageJoin(image_ids, None, directory)
+    for shard in shard_files(directory):
+        with open_shard(shard) as file:
+            for group in range(file.num_row_groups):
+                ids = read_group(file, shard, group, ["image_id"]).column("image_id")
+                _, rows = join.find(ids.combine_chunks())
+                wanted = set(rows.tolist())
+                if not wanted:
+                    continue
+                first, position = _rows_before(file, group), 0
+                for batch in file.iter_batches(batch_size, row_groups=[group], columns=columns):
+                    mask = [row in wanted for row in range(position, position + len(batch))]
+                    if any(mask):
+                        declared = as_declared(batch, _schema(columns), shard, first + position)
+                        yield declared.filter(pa.array(mask))
+                    position += len(batch)
+    join.check()
+
+
 def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     """Read a few images by name; row groups that hold none of them are not read.
 
@@ -90,21 +124,11 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
         Columns ``image_id`` and ``image``, a row for each of ``image_ids``, in their order.
 
     Raises:
-        FileNotFoundError, SchemaError: as :func:`iterate_batches`.
-        ImageJoinError: an image_id is not in the catalog.
+        FileNotFoundError, SchemaError, ImageJoinError: as :func:`iterate_images`.
     """
-    columns = ["image_id", "image"]
-    wanted = pa.array(image_ids, pa.string())
-    found = [_schema(columns).empty_table()]
-    for shard in shard_files(directory):
-        with open_shard(shard) as file:
-            for group in range(file.num_row_groups):
-                ids = read_group(file, shard, group, ["image_id"]).column("image_id")
-                mask = pc.is_in(ids, wanted)
-                if pc.any(mask).as_py():
-                    found.append(read_group(file, shard, group, columns).filter(mask))
-    table = pa.concat_tables(found)
-    return table.take(image_rows(wanted, table.column("image_id").chunks, table=directory))
+    batches = list(iterate_images(directory, list(dict.fromkeys(image_ids))))
+    table = pa.Table.from_batches(batches, _schema(["image_id", "image"]))
+    return table.take(image_rows(image_ids, table.column("image_id").chunks, table=directory))
 
 
 def shard_files(directory: Path) -> list[Path]:

@@ -21,7 +21,8 @@ def _imported_modules(file: Path) -> Iterator[str]:
 def imported_files(script: Path, source: Path = PACKAGE.parent) -> list[Path]:
     """Every file of the package that ``script`` imports, directly or not, sorted.
 
-    Templates and style sheets that lie beside an imported module count as imported by it.
+    Templates, style sheets and scripts of a page that lie beside an imported module count as
+    imported by it.
     ``__init__.py`` files hold nothing that decides a result and are left out.
 
     Args:
@@ -41,6 +42,6 @@ def imported_files(script: Path, source: Path = PACKAGE.parent) -> list[Path]:
         path
         for folder in {file.parent for file in found}
         for path in folder.iterdir()
-        if path.suffix in (".jinja", ".css")
+        if path.suffix in (".jinja", ".css", ".js")
     }
     return sorted(found | beside)

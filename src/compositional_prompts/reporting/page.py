@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from PIL import Image
 
 from compositional_prompts.datasets.dataset import Caveat
 from compositional_prompts.files.outputs import atomic_directory, atomic_file
+from compositional_prompts.reporting.browsing.page_parts import PhotoParts, photo_parts
+from compositional_prompts.reporting.browsing.photo_records import PhotoTables
+from compositional_prompts.reporting.browsing.set_aside import read_set_aside
 from compositional_prompts.reporting.content import page_tables as tables
 from compositional_prompts.reporting.content import summary
 from compositional_prompts.reporting.content.confusion import tabulate
@@ -39,6 +43,8 @@ from compositional_prompts.reporting.stage_results import (
 )
 from compositional_prompts.results.stage_metrics import number, numbers
 
+log = logging.getLogger(__name__)
+
 CONTACT_SHEET = "dataset.jpg"
 _CONTACT_IMAGES = 32
 _TEMPLATES = Path(__file__).parent
@@ -51,13 +57,40 @@ class ReportPaths:
     dvc_yaml: Path
     params: Path
     catalog: Path
+    truth: Path
+    rejected: Path
     splits: Path
+    original: Path
     prompts: Path
     captions: Path
+    recommended: Path
     scores: Path
     metrics: Path
     page: Path
     figures: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PageSettings:
+    """What the page is to hold.
+
+    Attributes:
+        title: its heading.
+        gallery_images: most photos a gallery shows.
+        photos: most photos that can be looked up.
+        vocabulary: words of every attribute group.
+        threshold: the cosine above which a word is chosen.
+        seed: decides which photos are shown.
+        workers: threads that decode them; never changes a result.
+    """
+
+    title: str
+    gallery_images: int
+    photos: int
+    vocabulary: Mapping[str, Sequence[str]]
+    threshold: float
+    seed: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +101,12 @@ class PageChart:
     description: str
 
 
-def build_report(
-    paths: ReportPaths, shown_limits: Sequence[Caveat], title: str, gallery_images: int, seed: int
-) -> int:
-    """Write ``paths.page`` and the files of ``paths.figures``; return the images shown.
+def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: PageSettings) -> int:
+    """Write ``paths.page`` and the files of ``paths.figures``; return the photos in the list.
 
     ``figures`` holds ``dataset.jpg`` (a contact sheet) and an SVG for every chart that has a point
     to draw: ``loss.svg``, ``token_accuracy.svg``, ``bleu.svg``, ``troika_loss.svg``,
-    ``troika.svg``. Both
+    ``troika.svg``, ``coverage.svg``. Both
     outputs are the same bytes for the same inputs.
 
     Raises:
@@ -89,17 +120,19 @@ def build_report(
     results = read_results(paths.metrics)
     galleries = build_galleries(
         Tables(paths.splits, paths.prompts, paths.captions, paths.scores),
-        gallery_images,
+        settings.gallery_images,
         _CONTACT_IMAGES,
-        seed,
+        settings.seed,
     )
+    browsing = _photo_parts(paths, settings)
     uses = galleries.uses()
     if galleries.steps:
         # The first of these is shown once more, on top of the page.
         uses[galleries.steps[0].image_id] += 1
     images = read_thumbnails(paths.catalog, sorted({*uses, *galleries.contact_sheet}))
     thumbnails = as_data_uris({key: images[key] for key in uses}, uses)
-    charts = {chart.name: (chart, render(chart)) for chart in _charts(results) if chart.drawable}
+    all_charts = [*_charts(results), browsing.coverage_chart]
+    charts = {chart.name: (chart, render(chart)) for chart in all_charts if chart.drawable}
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -110,7 +143,10 @@ def build_report(
     )
     environment.filters.update(FILTERS)
     page = environment.get_template("page.html.jinja").render(
-        title=title,
+        title=settings.title,
+        warnings=results.warnings,
+        threshold=settings.threshold,
+        set_aside=read_set_aside(paths.rejected),
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
         sentence=summary.sentence(results),
         key_figures=summary.key_figures(results),
@@ -128,6 +164,7 @@ def build_report(
         limits=shown_limits,
         params_text=paths.params.read_text(encoding="utf-8"),
         versions=library_versions(),
+        **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
         **_tables(results),
         **_finetune_facts(results),
     )
@@ -136,7 +173,34 @@ def build_report(
     )
     with atomic_file(paths.page) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return len(uses)
+    size = paths.page.stat().st_size / 2**20
+    log.info("%s holds %d photos to look up and has %.1f MiB.", paths.page, browsing.photos, size)
+    return browsing.photos
+
+
+_PHOTO_PARTS = (
+    *("photo_data", "photo_thumbnails", "script", "content_policy"),
+    *("shown_sentence", "coverage_table"),
+)
+
+
+def _photo_parts(paths: ReportPaths, settings: PageSettings) -> PhotoParts:
+    return photo_parts(
+        PhotoTables(
+            splits=paths.splits,
+            original=paths.original,
+            prompts=paths.prompts,
+            captions=paths.captions,
+            recommended=paths.recommended,
+            scores=paths.scores,
+            truth=paths.truth,
+        ),
+        paths.catalog,
+        settings.vocabulary,
+        most=settings.photos,
+        seed=settings.seed,
+        workers=settings.workers,
+    )
 
 
 def _write_figures(
@@ -193,7 +257,7 @@ def _chart(name: str, title: str, y_label: str, curve: Curve, columns: Mapping[s
 
 def _tables(results: StageResults) -> dict[str, tables.Table]:
     flat = {key: v for key, v in results.download.items() if not isinstance(v, Mapping)}
-    return {
+    found = {
         "download_table": tables.counts_table("What came in", "", flat),
         "rejected_table": tables.counts_table(
             "Images that could not be read", "Reason", results.download, "rejected"
@@ -209,6 +273,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "agreement_table": tables.agreement_table(results.scores),
         "attributes_table": tables.attributes_table(results.scores),
     }
+    return {name: tables.known_part(table) for name, table in found.items()}
 
 
 _SHOWN_ABOVE: Sequence[str] = ("parameters.", "train_loss.", "val_loss.")

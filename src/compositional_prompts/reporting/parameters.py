@@ -12,3 +12,4 @@ class Report(Section):
 
     title: str
     gallery_images: Positive
+    photos: Positive

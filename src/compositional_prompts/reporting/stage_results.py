@@ -37,9 +37,24 @@ class StageResults:
     enhance: Metrics
     finetune: Metrics
     scores: Metrics
+    recommend: Metrics
     losses: Curve
     troika_curve: Curve
     confusions: Mapping[str, Confusion]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What stands in the way of using the texts, a sentence each.
+
+        Raises:
+            ReportInputError: it is not a list of sentences.
+        """
+        found = self.recommend.get("warnings", [])
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise ReportInputError(
+                f"metric warnings of recommend.json must be a list of sentences, found {found!r}."
+            )
+        return found
 
 
 def read_results(metrics: Path) -> StageResults:
@@ -58,6 +73,7 @@ def read_results(metrics: Path) -> StageResults:
         enhance=enhance,
         finetune=read_metrics(metrics / "finetune.json"),
         scores=read_metrics(metrics / "scores.json"),
+        recommend=read_metrics(metrics / "recommend.json"),
         losses=_read_curve(
             metrics / "plots/losses.csv",
             (

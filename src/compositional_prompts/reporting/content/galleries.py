@@ -26,6 +26,9 @@ from compositional_prompts.reporting.content.differences import Span, compare, p
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.scoring.score_table import SCORES
 
+ENHANCED = "Enhanced prompt (by machine)"
+"""What Troika and CLIP wrote is called on the page; ground truth are labels and truth alone."""
+
 _BATCH_ROWS = 65_536
 
 
@@ -184,7 +187,7 @@ def _compared(
     image_id: str, label: str | None, reference: str, captions: Mapping[str, str]
 ) -> Card:
     lines = [CardLine(name, compare(text, reference)) for name, text in captions.items()]
-    return Card(image_id, label, [*lines, CardLine("Enhanced prompt", plain(reference))])
+    return Card(image_id, label, [*lines, CardLine(ENHANCED, plain(reference))])
 
 
 def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
@@ -195,10 +198,10 @@ def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
         label,
         [
             CardLine("Generated caption", compare(caption, reference)),
-            CardLine("Ground truth", compare(reference, caption)),
+            CardLine(ENHANCED, compare(reference, caption)),
         ],
         note=f"CLIP cosine: caption {row['clip_caption']:.4f}, "
-        f"ground truth {row['clip_reference']:.4f}",
+        f"enhanced prompt {row['clip_reference']:.4f}",
     )
 
 
@@ -209,9 +212,9 @@ def _stepped(image_id: str, label: str, prompt: Mapping[str, Any], caption: str)
         image_id,
         label,
         [
-            CardLine("Ground truth label", plain(label)),
+            CardLine("Ground truth: the label", plain(label)),
             CardLine("Troika", compare(pair, label)),
-            CardLine("Enhanced by CLIP", plain(enhanced)),
+            CardLine(ENHANCED, plain(enhanced)),
             CardLine("BLIP-2", compare(caption, enhanced)),
         ],
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compositional_prompts.reporting.content.formats import UNKNOWN, count, percent, score, words
 from compositional_prompts.reporting.content.published import LOSSES, TEXT_METRICS
 from compositional_prompts.results.stage_metrics import Metrics, number, numbers
 
-CAPTIONERS: Mapping[str, str] = {"base": "Untrained", "finetuned": "Fine-tuned"}
+_FREE = "finetuned_free"
 THE_REPORT = "The report"
 
 _TEXT_METRICS = {
@@ -72,6 +72,42 @@ class Table:
     rows: Sequence[Row]
     groups: Sequence[tuple[str, int]] = ()
     reference: int = 0
+
+
+def captioners(scores: Metrics) -> dict[str, str]:
+    """The captioners that ``scores.json`` compares, and what they are called."""
+    if _FREE not in scores:
+        return {"base": "Untrained", "finetuned": "Fine-tuned"}
+    return {
+        "base": "Untrained",
+        _FREE: "Fine-tuned, written freely",
+        "finetuned": "Fine-tuned, by grammar",
+    }
+
+
+def known_part(table: Table) -> Table:
+    """``table`` without rows in which nothing is known, or nothing was counted (all of it is 0),
+    and without columns in which nothing is known; quoted figures alone keep no row.
+    """
+    own = len(table.columns) - table.reference
+    rows = [row for row in table.rows if set(row.cells[:own]) - {UNKNOWN} - {"0"}]
+    span = table.groups[0][1] if table.groups else len(table.columns)
+    kept = [
+        place
+        for place in range(span)
+        if any(set(row.cells[place::span]) - {UNKNOWN} for row in rows)
+    ]
+
+    def of(cells: Sequence[str]) -> list[str]:
+        return [cell for index, cell in enumerate(cells) if index % span in kept]
+
+    return replace(
+        table,
+        columns=of(table.columns),
+        rows=[Row(row.head, of(row.cells)) for row in rows],
+        groups=[(name, len(kept)) for name, _ in table.groups],
+        reference=len(kept) if table.reference else 0,
+    )
 
 
 def counts_table(caption: str, corner: str, metrics: Metrics, *keys: str) -> Table:
@@ -166,24 +202,25 @@ def loss_table(finetune: Metrics) -> Table:
 
 def text_metrics_table(scores: Metrics) -> Table:
     """Table 2: best, average and worst of every text metric, ours and the report's."""
+    names = captioners(scores)
     kinds = {"best": "Best", "mean": "Average", "worst": "Worst"}
     rows = [
         Row(
             name,
             [
                 score(number(scores, captioner, metric, kind))
-                for captioner in CAPTIONERS
+                for captioner in names
                 for kind in kinds
             ]
             + [_quoted(metric, kind) for kind in kinds],
         )
         for metric, name in _TEXT_METRICS.items()
     ]
-    groups = [*((name, 3) for name in CAPTIONERS.values()), (THE_REPORT, 3)]
+    groups = [*((name, 3) for name in names.values()), (THE_REPORT, 3)]
     return Table(
-        "Table 2. Generated captions against the enhanced prompts",
+        "Table 2. Generated captions against the enhanced prompts (by machine)",
         "Metric",
-        [*kinds.values()] * 3,
+        [*kinds.values()] * len(groups),
         rows,
         groups=groups,
         reference=3,
@@ -192,6 +229,7 @@ def text_metrics_table(scores: Metrics) -> Table:
 
 def agreement_table(scores: Metrics) -> Table:
     """Exact matches and CLIP's preferences of both captioners."""
+    names = captioners(scores)
     metrics: list[tuple[str, Callable[[float | None], str], tuple[str, ...]]] = [
         ("Images", count, ("images",)),
         ("Exact match", percent, ("exact_match",)),
@@ -201,23 +239,24 @@ def agreement_table(scores: Metrics) -> Table:
         ("CLIP prefers neither", count, ("clip_preference", "tie")),
     ]
     rows = [
-        Row(name, [form(number(scores, captioner, *keys)) for captioner in CAPTIONERS])
+        Row(name, [form(number(scores, captioner, *keys)) for captioner in names])
         for name, form, keys in metrics
     ]
-    return Table("Exact matches and CLIP preference", "", list(CAPTIONERS.values()), rows)
+    return Table("Exact matches and CLIP preference", "", list(names.values()), rows)
 
 
 def attributes_table(scores: Metrics) -> Table:
     """Accuracy of each part of the caption, of both captioners."""
+    names = captioners(scores)
     slots = dict.fromkeys(
-        slot for captioner in CAPTIONERS for slot in _mapping(scores, captioner, "attributes")
+        slot for captioner in names for slot in _mapping(scores, captioner, "attributes")
     )
     rows = [
         Row(
             _words(slot),
             [
                 percent(number(scores, captioner, "attributes", slot, key))
-                for captioner in CAPTIONERS
+                for captioner in names
                 for key in _ATTRIBUTE_METRICS
             ],
         )
@@ -226,9 +265,9 @@ def attributes_table(scores: Metrics) -> Table:
     return Table(
         "Accuracy of each part of the caption",
         "Part",
-        [*_ATTRIBUTE_METRICS.values()] * len(CAPTIONERS),
+        [*_ATTRIBUTE_METRICS.values()] * len(names),
         rows,
-        groups=[(name, len(_ATTRIBUTE_METRICS)) for name in CAPTIONERS.values()],
+        groups=[(name, len(_ATTRIBUTE_METRICS)) for name in names.values()],
     )
 
 

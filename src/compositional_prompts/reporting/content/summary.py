@@ -37,7 +37,10 @@ class KeyFigure:
 
 
 def key_figures(results: StageResults) -> list[KeyFigure]:
-    """Images, accuracy of the first group with known truth (color before others), Troika, BLEU."""
+    """Images, accuracy of the first group with known truth (color before others), Troika, BLEU.
+
+    What could not be measured, as without labels, is left out.
+    """
     figures = [_images(results)]
     group = _measured_group(results)
     if group is not None:
@@ -86,7 +89,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
             ],
         )
     )
-    return figures
+    return [figure for figure in figures if not figure.bars or figure.bars[0].value is not None]
 
 
 def sentence(results: StageResults) -> str | None:
@@ -112,7 +115,8 @@ def _images(results: StageResults) -> KeyFigure:
         if (value := number(results.download, name)) is not None
     ]
     rejected = sum((number(results.download, "rejected", key) or 0.0) for key in _reasons(results))
-    parts.append(f"{count(rejected)} set aside")
+    if rejected:
+        parts.append(f"{count(rejected)} set aside")
     return KeyFigure("Images", count(number(results.download, "images")), note=" · ".join(parts))
 
 
@@ -132,5 +136,10 @@ def _compared(
     form: Callable[[float | None], str],
     values: Sequence[tuple[str, float | None, bool]],
 ) -> KeyFigure:
-    bars = [Bar(name, value, form(value), ours) for name, value, ours in values]
+    # What is compared stands first, known or not; of the rest only what is known.
+    bars = [
+        Bar(name, value, form(value), ours)
+        for name, value, ours in values
+        if ours or value is not None
+    ]
     return KeyFigure(label, bars[0].text, bars)

@@ -1,4 +1,4 @@
-"""Line charts over epochs as SVG: the same bytes for the same numbers.
+"""Line charts as SVG: the same bytes for the same numbers.
 
 Matplotlib is imported only when a chart is drawn.
 """
@@ -32,21 +32,30 @@ _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)))
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart; ``values`` has one entry an epoch, None where nothing was measured."""
+    """One line of a chart.
+
+    ``values`` has one entry an epoch, None where nothing was measured; or one for each of ``x``,
+    where the line has places of its own.
+    """
 
     name: str
     values: Sequence[float | None]
+    x: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A line chart over epochs; ``name`` is its file name without suffix."""
+    """A line chart, over epochs unless ``x_label`` says over what.
+
+    ``name`` is its file name without suffix.
+    """
 
     name: str
     title: str
     y_label: str
     epochs: Sequence[float]
     series: Sequence[Series]
+    x_label: str = "epoch"
 
     @property
     def drawable(self) -> bool:
@@ -61,7 +70,8 @@ class Chart:
             known = [value for value in line.values if value is not None]
             if known:
                 parts.append(f"{line.name} goes from {known[0]:.3f} to {known[-1]:.3f}")
-        return f"{self.title}, over {len(self.epochs)} epochs: " + "; ".join(parts) + "."
+        over = f"{len(self.epochs)} epochs" if self.epochs else self.x_label
+        return f"{self.title}, over {over}: " + "; ".join(parts) + "."
 
 
 def render(chart: Chart) -> str:
@@ -95,21 +105,23 @@ def render(chart: Chart) -> str:
         for index, line in enumerate(chart.series):
             values = [math.nan if value is None else value for value in line.values]
             axes.plot(
-                chart.epochs,
+                chart.epochs if line.x is None else line.x,
                 values,
                 label=line.name,
                 color=_SERIES[index % len(_SERIES)],
-                linestyle=_DASHES[index % len(_DASHES)],
+                # Shifted by one with every round of colours, so that nine lines differ.
+                linestyle=_DASHES[(index + index // len(_SERIES)) % len(_DASHES)],
                 marker=_MARKERS[index % len(_MARKERS)],
                 markersize=3.2,
                 linewidth=1.7,
             )
         axes.set_title(chart.title, loc="left", fontsize=10, color=_INK, pad=10)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        if chart.epochs:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.margins(x=0.03)
         axes.legend(frameon=False, fontsize=8.5, handlelength=2.6)
         buffer = io.StringIO()

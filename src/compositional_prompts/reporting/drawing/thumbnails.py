@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.reading import read_images
+from compositional_prompts.catalog.reading import iterate_images, read_images
+from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.files.outputs import atomic_file
 
 PAGE_BUDGET = 4_000_000
 """Bytes of base64 that all thumbnails of the page may take together."""
 
+SMALL_BYTES = 1_500
+"""Bytes that a photo of the list takes on average at most, before base64."""
+
 _SIDES = (200, 160, 120, 90, 60)
+# Of the list, which holds thousands: smaller, and WebP, which has no tables to repeat.
+_SMALL_SIDES = (136, 112, 88, 64)
+_SMALL_QUALITY = 60
+_IN_FLIGHT = 64
 _CELL = (136, 102)
 _SPACE = 12
 _COLUMNS = 8
@@ -69,6 +77,55 @@ def as_data_uris(
         f"{sum(uses.values())} images at {_SIDES[-1]} pixels take {size:,} bytes, more than the "
         f"{budget:,} that the page allows: lower report.gallery_images."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPhoto:
+    """A photo of the list: the name of its file, and its small copy as base64 of a WebP."""
+
+    path: str
+    webp: str
+
+
+def read_small_photos(
+    catalog: Path, image_ids: Sequence[str], workers: int
+) -> dict[str, SmallPhoto]:
+    """Small copies of many photos, all of one side length, by their id.
+
+    It is the largest at which they take :data:`SMALL_BYTES` on average, or the smallest there is.
+    Memory holds the small copies and a batch of photos.
+
+    Raises:
+        MissingOutputError, DamagedOutputError, SchemaError, ImageJoinError: as
+            :func:`catalog.reading.iterate_images`.
+    """
+
+    def encoded() -> Iterator[tuple[str, str, bytes]]:
+        for batch in iterate_images(catalog, image_ids) if image_ids else ():
+            for image_id, image in zip(*(column.to_pylist() for column in batch), strict=True):
+                yield image_id, image["path"] or "", image["bytes"]
+
+    def reduce(row: tuple[str, str, bytes]) -> tuple[str, str, list[bytes]]:
+        image = decode_rgb(row[2])
+        return row[0], row[1], [_webp(_reduced(image, side)) for side in _SMALL_SIDES]
+
+    photos = list(map_in_threads(reduce, encoded(), workers=workers, in_flight=_IN_FLIGHT))
+    means = [
+        sum(len(copies[size]) for _, _, copies in photos) / max(len(photos), 1)
+        for size in range(len(_SMALL_SIDES))
+    ]
+    fitting = [size for size, mean in enumerate(means) if mean <= SMALL_BYTES]
+    chosen = fitting[0] if fitting else len(_SMALL_SIDES) - 1
+    return {
+        image_id: SmallPhoto(path, base64.b64encode(copies[chosen]).decode("ascii"))
+        for image_id, path, copies in photos
+    }
+
+
+def _webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=_SMALL_QUALITY, method=4)
+    return buffer.getvalue()
 
 
 def write_contact_sheet(images: Sequence[Image.Image], path: Path) -> None:
