@@ -26,7 +26,7 @@ from compositional_prompts.reporting.comparing.caption_changes import (
 )
 from compositional_prompts.reporting.comparing.revision_files import WORKSPACE, open_revision
 from compositional_prompts.reporting.content.formats import UNKNOWN, count, words
-from compositional_prompts.reporting.content.page_tables import Row, Table
+from compositional_prompts.reporting.content.page_tables import Row, Table, known_part
 from compositional_prompts.reporting.drawing.thumbnails import read_small_photos
 from compositional_prompts.reporting.page_environment import page_environment, page_style
 from compositional_prompts.results.stage_metrics import Metrics, numbers, read_metrics
@@ -97,7 +97,7 @@ def write_comparison(
         shown = most_telling(changes, settings.photos, settings.seed)
         ids = [row["image_id"] for row in shown]
         small = read_small_photos(other / report["catalog"], ids, settings.workers)
-        figures = figures_table(names, [_summary(folder / summary) for folder in (one, other)])
+        summaries = [_summary(folder / summary) for folder in (one, other)]
     text = script([LISTING, _SCRIPT])
     sentence = _sentence(len(changes.rows), changes.kinds, len(shown))
     rendered = (
@@ -111,7 +111,8 @@ def write_comparison(
             script=text,
             sentence=sentence,
             only=_only(names, changes.only_first, changes.only_second),
-            figures=figures,
+            figures=known_part(figures_table(names, summaries)),
+            without_figures=[name for name, one in zip(names, summaries, strict=True) if not one],
             kinds=[(kind, changes.kinds.get(kind, 0)) for kind in _KINDS],
             photo_data=as_json({"photos": shown, "places": changes.places, "names": names}),
             photo_thumbnails=as_json(
