@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compositional_prompts import __version__
 from compositional_prompts.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +34,18 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     assert python("-c", script).stdout == "[]\n"
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["compositional-prompts", "--version"])
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"compositional-prompts {__version__}\n"
+
+
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    for name in ("caption", "export", "preset", "sync-deps"):
+    for name in ("caption", "doctor", "export", "preset", "sync-deps"):
         assert name in overview.stdout
     caption = command("caption", "--help").stdout
     for option in ("--json", "--untrained", "--enhanced", "--scores", "--adapter", "--grammar"):

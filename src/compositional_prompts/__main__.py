@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+from compositional_prompts import __version__
 from compositional_prompts.deployment.printing import as_json, as_text, plain
 from compositional_prompts.deployment.trained_paths import (
     TrainedPaths,
@@ -36,6 +37,9 @@ BATCH_SIZE = 16
 DONE, SOME_ASIDE, NOTHING_DONE = 0, 1, 2
 """Exit statuses: all is done; some photos were set aside; nothing could be done."""
 
+UNSOUND = 1
+"""Exit status of ``doctor``: something would stop a run."""
+
 
 def _positive(text: str) -> int:
     number = int(text)
@@ -59,11 +63,22 @@ def _parser() -> argparse.ArgumentParser:
         description="Caption photos with what the pipeline has trained, hand it on, and look after "
         "the pipeline itself.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
     _show_places(commands.choices)
     _add_compare(commands)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for what would stop a run: parameters, installation, machine, data, the hub",
+        description="Look at parameters, installation, machine, project, data and, where a "
+        "parameter asks for it, the hub, by the checks that the stages make. A line each: OK, "
+        "warning or error, with what puts it right. Changes and downloads nothing.",
+        epilog="Exit status: 0 nothing stops a run, 1 something does.",
+    )
+    doctor.add_argument("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    doctor.set_defaults(run=_doctor)
     preset = commands.add_parser(
         "preset",
         help="make params.yaml the set-up of presets/NAME.yaml and print the difference",
@@ -221,6 +236,15 @@ def _timing(_: argparse.Namespace) -> int:
     return DONE
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    examination = _with_torch("compositional_prompts.diagnosis.examination", offline=False)
+    errors = 0
+    for finding in examination.examine(arguments.params):
+        print(finding, flush=True)
+        errors += finding.level == "error"
+    return UNSOUND if errors else DONE
+
+
 def _sync(_: argparse.Namespace) -> int:
     changed = sync_dependencies(Path())
     print("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
@@ -300,10 +324,10 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _with_torch(name: str) -> Any:
+def _with_torch(name: str, *, offline: bool = True) -> Any:
     """A module that computes with torch: seconds to import, which other commands need not wait."""
-    # Nothing here needs the network: what is not on this machine is an error that says so.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if offline:  # what is not on this machine is an error that says so
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

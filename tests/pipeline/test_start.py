@@ -26,6 +26,7 @@ IMAGE_AND_TEXT = ("polars", "torch._dynamo", "transformers", "peft")
 
 UNNEEDED = {
     "stages/check.py": (*MODELS, "polars", "matplotlib"),
+    "stages/check_data.py": (*MODELS, "polars", "matplotlib"),
     "stages/download.py": MODELS,
     "stages/split.py": MODELS,
     "stages/enhance.py": (*MODELS, "polars"),

@@ -100,6 +100,10 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
             {"weights.blip2": {"source": "hub", "name": "micro", "revision": None}},
             ["weights.blip2: ", "ORGANISATION/REPOSITORY", "found 'micro'"],
         ),
+        (
+            {"recommend.readable": {"template": "{attribute} {object}[ of {sole}]", "names": []}},
+            ["recommend.readable.template", "clip_embed.attributes", "sole"],
+        ),
         ({"split.fractions": {"train": 0.9, "val": 0.1, "test": 0}}, ["split.fractions.test: "]),
         ({"split.objects": ["a_b"]}, ["split.objects.0: ", "underscore"]),
         ({"base.launcher": " "}, ["base.launcher: must be a command"]),

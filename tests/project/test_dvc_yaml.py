@@ -165,8 +165,8 @@ WHOLE = {"params.yaml": None}
 CHECKS = [name for name in STAGES if WHOLE in STAGES[name].get("params", [])]
 
 
-PROOF = "data/checked/params.txt"
-"""What a check writes so that others wait for it; nobody reads it."""
+PROOFS = {"data/checked/params.txt", "data/checked/data.txt"}
+"""What checks write so that others wait for it; nobody reads it."""
 
 
 def declared(name: str) -> set[str]:
@@ -179,28 +179,36 @@ def test_nothing_runs_before_the_parameters_are_checked() -> None:
     """And a parameter changes nothing but what reads it: the check's output is always the same."""
     assert CHECKS == ["check"]
     assert STAGES["check"]["params"] == [WHOLE]
+    for first, others in (("check", set(STAGES)), ("check_data", set(STAGES) - QUICK)):
+        assert others <= {name.partition("@")[0] for name in behind(first)}
+
+
+QUICK = {"check", "download", "split"}
+
+
+def behind(name: str) -> set[str]:
+    """The stage and all that wait for it."""
     graph = load_index(ROOT / "dvc.yaml").graph
-    behind = {stage for stage in graph if stage.name == "check"}
+    behind = {stage for stage in graph if stage.name == name}
     while more := {stage for stage in graph if behind & set(graph.successors(stage))} - behind:
         behind |= more
-    assert behind == set(graph)
+    return {stage.addressing for stage in behind}
 
 
-def section_of(script: Path) -> set[str]:
-    """The section that a script gives to ``read_params``; none where a stage has no parameter."""
-    sections = [
+def sections_of(script: Path) -> set[str]:
+    """The sections that a script gives to ``read_params``."""
+    read = {
         node.args[1].id
         for node in ast.walk(ast.parse((ROOT / script).read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "read_params"
         and isinstance(node.args[1], ast.Name)
-    ]
-    assert len(sections) <= 1, f"{script} reads {len(sections)} sections, expected one"
+    }
     return {
         key
         for key, field in Params.model_fields.items()
-        if field.annotation is not None and field.annotation.__name__ in sections
+        if field.annotation is not None and field.annotation.__name__ in read
     }
 
 
@@ -250,9 +258,10 @@ def base_keys(script: Path) -> set[str]:
 def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     script = stage_script(STAGES[name])
     if name in CHECKS:
-        assert "read_params" not in (ROOT / script).read_text()
+        assert not sections_of(script)
         return
-    assert declared(name) == section_of(script) | (base_keys(script) - RESULT_NEUTRAL)
+    assert len(sections_of(script)) <= (3 if name == "check_data" else 1)
+    assert declared(name) == sections_of(script) | (base_keys(script) - RESULT_NEUTRAL)
 
 
 def typed_in(section: str) -> str:
@@ -344,7 +353,7 @@ def test_the_command_names_what_is_declared(name: str) -> None:
     for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
         below = [other for other in known if other == path or other.startswith(f"{path}/")]
         assert below, f"{name}: the command names {path}, which is not declared"
-    for path in known - {"params.yaml", "${item.weights}", PROOF}:
+    for path in known - {"params.yaml", "${item.weights}", *PROOFS}:
         above = [other for other in options if other == path or path.startswith(f"{other}/")]
         assert above, f"{name}: {path} is declared, but the command does not name it"
 

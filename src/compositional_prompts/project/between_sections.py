@@ -28,6 +28,7 @@ from compositional_prompts.enhancement.enhanced_prompts import check_group_names
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.weights.parameters import Blip2Source, Weights
 
 Finding = Iterator[str]
@@ -100,6 +101,13 @@ def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Fin
         yield f"clip_embed.attributes: {str(error).removeprefix('clip_embed.attributes: ')}"
 
 
+def _groups_that_there_are(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
+    try:
+        recommend.readable.of(list(clip_embed.vocabulary))
+    except ValueError as error:
+        yield f"recommend.readable.template, with the groups of clip_embed.attributes: {error}"
+
+
 def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
     if infer.grammar and _is_t5(weights.blip2):
         yield (
@@ -124,6 +132,7 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _titles_to_pretrain_on,
     _words_to_predict,
     _words_that_can_be_read_back,
+    _groups_that_there_are,
     _language_model_for_a_grammar,
 )
 

@@ -68,6 +68,28 @@ class TroikaTrain(Section):
         return self
 
 
+def training_fault(train_images: int, val_images: int, params: TroikaTrain) -> str | None:
+    """Why Troika cannot be trained with so many labelled images, or None."""
+    if params.source != "train" or not params.epochs:
+        return None
+    if not train_images:
+        return (
+            "There is no labelled training image (pair_split train): label some, or set "
+            "troika_train.epochs: 0 to name pairs by zero-shot CLIP."
+        )
+    if train_images < 2:
+        return (
+            "There is one labelled training image (pair_split train), and batch norm needs at "
+            "least 2: label more, or set troika_train.epochs: 0 to name pairs by zero-shot CLIP."
+        )
+    if params.early_stopping is not None and not val_images:
+        return (
+            "troika_train.early_stopping needs labelled validation images (pair_split val), and "
+            "there are none: set it to null."
+        )
+    return None
+
+
 class Feasibility(Section):
     vectors: Literal["clip", "glove"]
     glove: str | None

@@ -10,7 +10,6 @@ Source: Mancini et al., "Open World Compositional Zero-Shot Learning" (CompCos),
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.prompt.pair import spoken_prompt
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
-from compositional_prompts.troika.evaluation.glove import read_word_vectors
+from compositional_prompts.troika.evaluation.glove import label_vectors
 from compositional_prompts.troika.evaluation.judging import Judgements, World
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import Feasibility
@@ -63,32 +62,14 @@ def word_vectors(params: Feasibility, clip: Clip, names: Sequence[str]) -> Tenso
         vectors, source = embed_texts(clip, prompts, TEXT_BATCH).double(), "The CLIP text encoder"
     else:
         assert params.glove is not None  # the parameters' own check
-        vectors, source = _glove_vectors(Path(params.glove), names), params.glove
+        vectors = torch.from_numpy(label_vectors(Path(params.glove), names))
+        source = params.glove
     lengths = vectors.norm(dim=1)
     without = ~((lengths > 0) & lengths.isfinite())
     if bool(without.any()):
         name = names[int(without.nonzero()[0])]
         raise ValueError(f"{source} gives {name!r} a vector without direction: it resembles none.")
     return F.normalize(vectors, dim=1)
-
-
-def _glove_vectors(path: Path, names: Sequence[str]) -> Tensor:
-    words = {
-        name: [word for word in re.split(r"[.\-_\s]+", name.lower()) if word] for name in names
-    }
-    vectors = read_word_vectors(path, {word for name in names for word in words[name]})
-    missing = [
-        f"{word!r} ({name})" for name in words for word in words[name] if word not in vectors
-    ]
-    missing += [f"any word of {name!r}" for name in words if not words[name]]
-    if missing:
-        raise ValueError(
-            f"{path} (troika_predict.feasibility.glove) lacks {', '.join(missing)}: add the words "
-            f"to the file, rename the labels, or set vectors: clip."
-        )
-    return torch.from_numpy(
-        np.stack([np.mean([vectors[word] for word in words[name]], axis=0) for name in names])
-    )
 
 
 def pair_feasibility(attribute_vectors: Tensor, object_vectors: Tensor, seen: Tensor) -> Tensor:

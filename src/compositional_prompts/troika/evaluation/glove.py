@@ -7,7 +7,8 @@ words in a broken encoding that nobody asks for do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,29 @@ ARCHIVES = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7z
 
 class GloveError(ValueError):
     """The file is not what a text file of word vectors looks like."""
+
+
+def label_vectors(path: Path, labels: Sequence[str]) -> NDArray[np.float64]:
+    """The mean vector of the words of every label, float64 ``[labels, dimension]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        GloveError: as :func:`read_word_vectors`; or words are not in the file: all are named.
+    """
+    words = {
+        label: [word for word in re.split(r"[.\-_\s]+", label.lower()) if word] for label in labels
+    }
+    vectors = read_word_vectors(path, {word for label in labels for word in words[label]})
+    missing = [
+        f"{word!r} ({label})" for label in words for word in words[label] if word not in vectors
+    ]
+    missing += [f"any word of {label!r}" for label in words if not words[label]]
+    if missing:
+        raise GloveError(
+            f"{path} (troika_predict.feasibility.glove) lacks {', '.join(missing)}: add the words "
+            f"to the file, rename the labels, or set vectors: clip."
+        )
+    return np.stack([np.mean([vectors[word] for word in words[label]], axis=0) for label in labels])
 
 
 def read_word_vectors(path: Path, words: Collection[str]) -> dict[str, NDArray[np.float64]]:

@@ -31,7 +31,7 @@ from compositional_prompts.troika.evaluation.judging import Judgements, World, j
 from compositional_prompts.troika.model.model_folder import TrainedState
 from compositional_prompts.troika.model.network import BranchLogits, Troika
 from compositional_prompts.troika.model.shared_batch_norm import SharedBatchNorm, share_batch_norms
-from compositional_prompts.troika.parameters import TroikaTrain
+from compositional_prompts.troika.parameters import TroikaTrain, training_fault
 from compositional_prompts.troika.training.augmentation import random_maps, warp
 from compositional_prompts.troika.training.pixel_cache import Normalizer
 from compositional_prompts.troika.training.troika_curve import (
@@ -146,24 +146,6 @@ def validate(
     return czsl_metrics(Judgements.concatenate([judgements for _, judgements in parts]))
 
 
-def _check(train: Labelled, selection: Selection, params: TroikaTrain) -> None:
-    if not len(train):
-        raise TrainingError(
-            "There is no labelled training image (pair_split train): label some, or set "
-            "troika_train.epochs: 0 to name pairs by zero-shot CLIP."
-        )
-    if len(train) < 2 or params.batch_size < 2:
-        raise TrainingError(
-            f"{len(train)} training images in batches of troika_train.batch_size = "
-            f"{params.batch_size}: batch norm needs at least 2 images in a batch."
-        )
-    if params.early_stopping is not None and selection == "last_epoch":
-        raise TrainingError(
-            "troika_train.early_stopping needs labelled validation images (pair_split val), and "
-            "there are none: set it to null."
-        )
-
-
 class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
     """Training of all that Troika adds to CLIP; its images' pixels are what is loaded."""
 
@@ -188,7 +170,8 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         self.normalizer = normalizer
         self.seed = seed
         self.selection = selection_of(validation.seen.cpu()[validation.columns])
-        _check(train, self.selection, params)
+        if fault := training_fault(len(train), len(validation), params):
+            raise TrainingError(fault)
         module: nn.Module = model
         self.norms: list[SharedBatchNorm] = []
         if accelerator.num_processes > 1:

@@ -1,0 +1,1 @@
+"""What is amiss before a run: parameters, installation, machine, project, data and the hub."""
