@@ -75,6 +75,12 @@ ELSEWHERE = {
     "compositional-prompts doctor": (
         "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
     ),
+    "compositional-prompts compare main": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
+    "compositional-prompts compare main my-experiment --page compare.html": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
     "compositional-prompts caption photos/ --json": (
         "tests/deployment/test_caption_command.py::"
         "test_a_folder_is_captioned_as_by_plain_transformers"
@@ -153,6 +159,7 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
+        "python benchmarks/report_page.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
     ),

@@ -18,6 +18,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from compositional_prompts.__main__ import main
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.reporting.comparing.comparison_page import (
@@ -178,6 +179,25 @@ def test_the_workspace_is_compared_where_no_second_is_named(
         (tmp_path / "page.html").read_text().split('id="photo-data">')[1].split("</script>")[0]
     )
     assert {photo["kind"] for photo in shown["photos"]} <= {"worse", "better"}
+
+
+@pytest.mark.parametrize("second", [[], ["two", "--page", "other.html"]])
+def test_the_command_writes_the_page(
+    revisions: Revisions,
+    second: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(revisions.root)
+    monkeypatch.setattr("sys.argv", ["compositional-prompts", "compare", "one", *second])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    page = Path(second[-1] if second else "compare.html")
+    assert capsys.readouterr().out.startswith(f"{page}: 24 photos were captioned by both")
+    assert page.is_file()
+    page.unlink()
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ def test_a_photo_without_a_recommended_text_is_named(project: Any) -> None:
     path = project.paths.recommended
     table = read_table(path, RECOMMENDED)
     write_table(table.slice(1), path, RECOMMENDED)
-    with pytest.raises(MismatchedOutputsError, match=r"recommended\.parquet lacks image 'image-000'"):
+    with pytest.raises(
+        MismatchedOutputsError, match=r"recommended\.parquet lacks image 'image-000'"
+    ):
         project.build()
 
 
