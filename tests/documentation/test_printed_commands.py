@@ -71,6 +71,20 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
+    "compositional-prompts --version": "tests/test_command_line.py::test_the_version_is_told",
+    "compositional-prompts caption photos/ --json": (
+        "tests/deployment/test_caption_command.py::"
+        "test_a_folder_is_captioned_as_by_plain_transformers"
+    ),
+    "compositional-prompts caption photos/ --untrained --enhanced --scores": (
+        "tests/deployment/test_caption_command.py::test_what_is_asked_for_stands_below_the_caption"
+    ),
+    "compositional-prompts caption shoe.jpg": (
+        "tests/deployment/test_caption_command.py::test_a_single_file_gives_its_caption_alone"
+    ),
+    "compositional-prompts doctor": (
+        "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
+    ),
     "compositional-prompts export shoes --merged": (
         "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
     ),
