@@ -91,7 +91,7 @@ def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     script = (
         "import sys; from compositional_prompts import __main__ as m; "
         "records = ({'path': str(n), 'caption': 'c' * 1000} for n in range(1000)); "
-        "m._caption = lambda _: m._print_records(records, False, True); "
+        "m._caption = lambda _: m._print_records(records, 'caption', True); "
         "sys.argv = ['compositional-prompts', 'caption', 'a.jpg']; m.main()"
     )
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ def encoded(seed: int, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((24, 18), Image.Resampling.NEAREST).save(buffer, kind)
     return buffer.getvalue()
+
+
+def write_recommendation(root: Path, recommended: str, *warnings: str) -> None:
+    """What stage ``recommend`` says, as far as it is read after training."""
+    document = {"recommended": recommended, "reason": "So it was seen.", "warnings": warnings}
+    (root / "metrics" / "recommend.json").write_text(json.dumps(document))
 
 
 Run = Callable[..., tuple[int, str, str]]

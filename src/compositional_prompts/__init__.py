@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",
-    "Wishes": "deployment.captioning",
+    "ReadableText": "prompt.readable_text",
+    "Wishes": "deployment.wishes",
     "caption_photos": "deployment.captioning",
     "decode_rgb": "catalog.images",
     "iterate_batches": "catalog.reading",

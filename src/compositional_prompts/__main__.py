@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from compositional_prompts import __version__
+from compositional_prompts.deployment.advice import NO_ADVICE, Advice, read_advice
 from compositional_prompts.deployment.printing import as_json, as_text, plain
 from compositional_prompts.deployment.trained_paths import (
     TrainedPaths,
@@ -20,6 +21,7 @@ from compositional_prompts.deployment.trained_paths import (
     captioner_in,
     read_trained_paths,
 )
+from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
@@ -28,6 +30,7 @@ from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.timing_table import timing_table
 from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.scoring.recommended_texts import CAPTION
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
@@ -114,10 +117,13 @@ def _add_caption(commands: Any) -> None:
     caption = commands.add_parser(
         "caption",
         help="caption photos with the trained adapter",
-        description="Caption photos with the newest trained adapter, as params.yaml says under "
-        "infer. Prints PATH<TAB>CAPTION a photo, the caption alone for a single file, as soon as "
-        "a batch is done. A photo that cannot be used is named with its reason on standard error "
-        "(and as a line of JSON), and the others go through.",
+        description="Describe photos by the recommended text: the caption by the newest trained "
+        "adapter, as params.yaml says under infer, where dvc repro has found captions at least as "
+        "right as enhanced prompts on labelled validation images; else the enhanced prompt by "
+        "Troika and CLIP, from which captions are learnt. Which of them, why, and what is wrong "
+        "with the captions, is said on standard error. Prints PATH<TAB>TEXT a photo, the text "
+        "alone for a single file, as soon as a batch is done. A photo that cannot be used is named "
+        "with its reason on standard error (and as a line of JSON), and the others go through.",
         epilog="Exit status: 0 all photos are captioned, 1 some were set aside, 2 nothing could "
         "be done.",
     )
@@ -126,7 +132,20 @@ def _add_caption(commands: Any) -> None:
         "photos", nargs="+", type=_photo, metavar="PHOTO",
         help="an image file, or a folder that is searched through all its subfolders",
     )  # fmt: skip
-    add("--json", action="store_true", help="print a line of JSON a photo")
+    add(
+        "--json", action="store_true",
+        help="print a line of JSON a photo: path, caption, recommended, source (caption or "
+        "enhanced), readable, and what else is asked for or was computed",
+    )  # fmt: skip
+    add(
+        "--readable", action="store_true",
+        help="print the text in a shop's words, as recommend.readable has it",
+    )  # fmt: skip
+    add(
+        "--caption-only", action="store_true",
+        help="print the caption whatever is recommended; Troika and CLIP need not be there, and "
+        "start and memory are less",
+    )  # fmt: skip
     add(
         "--untrained", action="store_true",
         help="add the caption of the model without the adapter (needs memory for both)",
@@ -255,12 +274,17 @@ def _caption(arguments: argparse.Namespace) -> int:
     params = read_all_params(arguments.params)
     blip2 = arguments.blip2 or _trained(arguments).blip2
     adapter = arguments.adapter or _trained(arguments).adapter
-    needs = [captioner_in(blip2), adapter_in(adapter)]
-    if arguments.enhanced:
-        needs += _trained(arguments).pair_files
-    if arguments.enhanced or arguments.scores:
-        needs += _trained(arguments).word_files
-    require_outputs(*needs)
+    require_outputs(captioner_in(blip2), adapter_in(adapter))
+    advice = _advice(arguments, adapter)
+    wishes = Wishes(
+        arguments.untrained,
+        arguments.enhanced,
+        arguments.scores,
+        recommended=None if arguments.caption_only else advice.recommended,
+        readable=arguments.readable or not arguments.caption_only,
+    )
+    grammar = params.infer.grammar if arguments.grammar is None else arguments.grammar
+    require_outputs(*_suggesting(arguments, wishes, grammar))
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
         arguments.photos,
@@ -273,18 +297,48 @@ def _caption(arguments: argparse.Namespace) -> int:
         ),
         blip2=blip2,
         adapter=adapter,
-        wishes=captioning.Wishes(arguments.untrained, arguments.enhanced, arguments.scores),
+        wishes=wishes,
         batch_size=arguments.batch_size,
     )
     single = len(arguments.photos) == 1 and not arguments.photos[0].is_dir()
-    return _print_records(records, arguments.json, with_path=not single)
+    text = "caption" if arguments.caption_only else "recommended"
+    text = "readable" if arguments.readable else text
+    # Of what text is printed, the enhanced prompt may stand in the record all the same.
+    hidden = () if arguments.enhanced or arguments.json else ("enhanced",)
+    records = ({key: record[key] for key in record if key not in hidden} for record in records)
+    return _print_records(records, None if arguments.json else text, with_path=not single)
+
+
+def _advice(arguments: argparse.Namespace, adapter: Path) -> Advice:
+    """Which text is recommended; said, with what is wrong with captions, on standard error."""
+    if arguments.caption_only and arguments.trained is None:
+        return NO_ADVICE  # outside of a project
+    advice = read_advice(adapter, _trained(arguments))
+    if not arguments.caption_only:
+        what = "caption" if advice.recommended == CAPTION else "enhanced prompt"
+        _complain(f"the {what} is recommended: {advice.reason}")
+    for sentence in advice.warnings:
+        _complain(f"warning: {sentence}")
+    return advice
+
+
+def _suggesting(arguments: argparse.Namespace, wishes: Wishes, grammar: bool) -> Iterator[Path]:
+    """What it takes beside the captioner."""
+    pairs = wishes.names_pairs(grammar)
+    if pairs:
+        yield from _trained(arguments).pair_files
+    if pairs or wishes.scores:
+        yield from _trained(arguments).word_files
+    if wishes.reads_captions:
+        yield _trained(arguments).pairs
 
 
 def _trained(arguments: argparse.Namespace) -> TrainedPaths:
     return arguments.trained or read_trained_paths()  # the latter says why there are none
 
 
-def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_path: bool) -> int:
+def _print_records(records: Iterator[dict[str, Any]], text: str | None, with_path: bool) -> int:
+    """Print each as soon as it is there: one of its texts, or all of it as JSON."""
     captioned = aside = 0
     for record in records:
         if "error" in record:
@@ -293,10 +347,10 @@ def _print_records(records: Iterator[dict[str, Any]], json_lines: bool, with_pat
             _complain(plain(f"{record['path']}: {record['error']}{detail}"))
         else:
             captioned += 1
-        if json_lines:
+        if text is None:
             print(as_json(record), flush=True)
         elif "caption" in record:
-            print(as_text(record, with_path), flush=True)
+            print(as_text(record, with_path, text), flush=True)
     if not captioned:
         return NOTHING_DONE
     return SOME_ASIDE if aside else DONE

@@ -19,6 +19,7 @@ from trained_project import (
     set_params,
     write_adapter,
     write_clip,
+    write_recommendation,
 )
 
 from compositional_prompts.__main__ import main
@@ -41,7 +42,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", root)
     set_params(root / "params.yaml", infer={"num_beams": BEAMS, "max_new_tokens": TOKENS})
-    set_params(root / "params.yaml", infer={"precision": "float32"})
+    set_params(root / "params.yaml", infer={"precision": "float32", "grammar": False})
     set_params(
         root / "params.yaml",
         clip_embed={
@@ -54,6 +55,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "metrics").mkdir()
     for name in ("scores", "finetune", "download"):
         shutil.copy(ROOT / "tests" / "example_metrics" / f"{name}.json", root / "metrics")
+    write_recommendation(root, "caption")
     captioner = miniature("opt")
     (root / "models").mkdir()
     save(captioner, root / "models" / "blip2")

@@ -52,6 +52,7 @@ def lock(own_project: Path) -> dict[str, Any]:
         "download": stage([], ["data/catalog", "metrics/download.json"]),
         "finetune": stage(["data/catalog"], [ADAPTER, "metrics/finetune.json"]),
         "infer@finetuned": stage([ADAPTER], [CAPTIONS]),
+        "recommend": stage([CAPTIONS], ["data/recommended.parquet", "metrics/recommend.json"]),
         "score": stage([CAPTIONS], ["data/scores.parquet", "metrics/scores.json"]),
         "report": stage(["data/scores.parquet"], ["reports/index.html"]),
     }

@@ -13,7 +13,16 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from trained_project import BEAMS, PAIR_ROWS, SEGMENTS, Run, encoded, plain_captions, set_params
+from trained_project import (
+    BEAMS,
+    PAIR_ROWS,
+    SEGMENTS,
+    Run,
+    encoded,
+    plain_captions,
+    set_params,
+    write_recommendation,
+)
 
 from compositional_prompts.captioner.decoding.grammar_file import write_grammar
 from compositional_prompts.catalog.splitting.split_tables import PAIRS
@@ -36,7 +45,7 @@ def test_a_folder_is_captioned_as_by_plain_transformers(
     paths = photo_paths(photos)
     wanted = plain_captions(project, paths)
     assert len(set(wanted)) > 1
-    status, out, err = run("caption", photos, "--json", "--batch-size", "2")
+    status, out, err = run("caption", "--caption-only", photos, "--json", "--batch-size", "2")
     assert (status, err) == (0, "")
     assert records(out) == [
         {"path": str(path), "caption": caption} for path, caption in zip(paths, wanted, strict=True)
@@ -45,14 +54,14 @@ def test_a_folder_is_captioned_as_by_plain_transformers(
 
 def test_a_single_file_gives_its_caption_alone(project: Path, photos: Path, run: Run) -> None:
     (wanted,) = plain_captions(project, [photos / "a.png"], num_beams=1)
-    status, out, _ = run("caption", photos / "a.png", "--num-beams", "1")
+    status, out, _ = run("caption", "--caption-only", photos / "a.png", "--num-beams", "1")
     assert status == 0
     escaped = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", wanted)
     assert out == f"{escaped}\n"
 
 
 def test_several_photos_are_named_before_a_tab(project: Path, photos: Path, run: Run) -> None:
-    status, out, _ = run("caption", photos / "g.webp", photos / "a.png")
+    status, out, _ = run("caption", "--caption-only", photos / "g.webp", photos / "a.png")
     assert status == 0
     assert [line.split("\t")[0] for line in out.splitlines()] == [
         str(photos / "g.webp"),
@@ -63,7 +72,7 @@ def test_several_photos_are_named_before_a_tab(project: Path, photos: Path, run:
 def test_a_file_is_taken_whatever_its_name(project: Path, photos: Path, run: Run) -> None:
     odd = photos / "no extension"
     shutil.copy(photos / "a.png", odd)
-    status, out, _ = run("caption", odd, photos / "a.png", "--json")
+    status, out, _ = run("caption", "--caption-only", odd, photos / "a.png", "--json")
     assert status == 0
     first, second = records(out)
     assert first["caption"] == second["caption"]
@@ -81,7 +90,7 @@ def test_the_untrained_caption_is_the_base_models(project: Path, photos: Path, r
 def test_settings_are_those_of_infer(own_project: Path, photos: Path, run: Run) -> None:
     set_params(own_project / "params.yaml", infer={"length_penalty": -2.0})
     wanted = plain_captions(own_project, photo_paths(photos), length_penalty=-2.0)
-    _, out, _ = run("caption", photos, "--json")
+    _, out, _ = run("caption", "--caption-only", photos, "--json")
     assert [record["caption"] for record in records(out)] == wanted
 
 
@@ -110,7 +119,7 @@ def test_an_attribute_with_an_underscore_is_read_whole(
     table = pa.table([*columns, ["train"] * 3, [True] * 3, [1] * 3], schema=PAIRS)
     write_table(table, own_project / "data" / "pairs.parquet", PAIRS)
     set_params(own_project / "params.yaml", infer={"max_new_tokens": 60, "grammar": True})
-    status, out, err = run("caption", photos / "a.png", "--json", "--scores")
+    status, out, err = run("caption", "--caption-only", photos / "a.png", "--json", "--scores")
     assert (status, err) == (0, "")
     (record,) = records(out)
     assert record["caption"].startswith("A photo of High_Gloss_Boots with ")
@@ -188,7 +197,9 @@ def test_bad_photos_are_named_and_the_others_go_through(
     missing = photos / "missing.png"
     hollow = photos.parent / "hollow"
     hollow.mkdir()
-    status, out, err = run("caption", photos, missing, hollow, "--json", "--batch-size", "3")
+    status, out, err = run(
+        "caption", "--caption-only", photos, missing, hollow, "--json", "--batch-size", "3"
+    )
     assert status == 1
     found = {Path(record["path"]).name: record.get("error", "fine") for record in records(out)}
     assert found == {
@@ -215,14 +226,14 @@ def test_without_json_bad_photos_are_on_standard_error_only(
 ) -> None:
     bad = photos / "bad.png"
     bad.write_bytes(b"bad")
-    status, out, err = run("caption", bad, photos / "a.png")
+    status, out, err = run("caption", "--caption-only", bad, photos / "a.png")
     assert status == 1
     assert len(out.splitlines()) == 1
     assert err == f"compositional-prompts: {bad}: unreadable\n"
 
 
 def test_nothing_captioned_is_a_failure(project: Path, tmp_path: Path, run: Run) -> None:
-    status, out, err = run("caption", tmp_path / "nowhere.png")
+    status, out, err = run("caption", "--caption-only", tmp_path / "nowhere.png")
     assert (status, out) == (2, "")
     assert "nowhere.png: inaccessible" in err
 
@@ -230,7 +241,7 @@ def test_nothing_captioned_is_a_failure(project: Path, tmp_path: Path, run: Run)
 def test_a_photo_too_large_is_set_aside(own_project: Path, photos: Path, run: Run) -> None:
     set_params(own_project / "params.yaml", download={"max_pixels": 24 * 18})
     Image.new("RGB", (24, 19)).save(photos / "a.png")
-    status, out, _ = run("caption", photos, "--json")
+    status, out, _ = run("caption", "--caption-only", photos, "--json")
     assert status == 1
     assert [record.get("error") for record in records(out)] == ["too_many_pixels"] + [None] * 4
 
@@ -245,13 +256,13 @@ def test_a_name_that_is_not_utf8_or_would_break_a_line(
         path = photos.parent / name
         shutil.copy(photos / "a.png", path)
         paths.append(path)
-    status, out, _ = run("caption", *paths)
+    status, out, _ = run("caption", "--caption-only", *paths)
     assert status == 0
     assert [line.split("\t")[0] for line in out.splitlines()] == [
         f"{photos.parent}/caf\\udce9.png",
         f"{photos.parent}/two\\x0alines\\x09.png",
     ]
-    status, out, _ = run("caption", *paths, "--json")
+    status, out, _ = run("caption", "--caption-only", *paths, "--json")
     assert [record["path"] for record in records(out)] == [str(path) for path in paths]
 
 
@@ -309,12 +320,12 @@ def test_a_path_moved_in_dvc_yaml_is_moved(own_project: Path, photos: Path, run:
 def test_without_dvc_yaml_only_named_models_are_taken(
     own_project: Path, photos: Path, run: Run
 ) -> None:
-    _, wanted, _ = run("caption", photos)
+    _, wanted, _ = run("caption", "--caption-only", photos)
     (own_project / "dvc.yaml").unlink()
     named = ("--blip2", "models/blip2", "--adapter", "models/blip2_lora")
-    assert run("caption", photos, *named)[:2] == (0, wanted)
+    assert run("caption", "--caption-only", photos, *named)[:2] == (0, wanted)
     for options in ((), (*named, "--scores")):
-        status, _, error = run("caption", photos, *options)
+        status, _, error = run("caption", "--caption-only", photos, *options)
         assert status == 2
         assert error == (
             "compositional-prompts: dvc.yaml is missing: run from the root of the project.\n"
@@ -322,12 +333,109 @@ def test_without_dvc_yaml_only_named_models_are_taken(
 
 
 def test_models_elsewhere_are_taken(own_project: Path, photos: Path, run: Run) -> None:
-    _, wanted, _ = run("caption", photos)
+    _, wanted, _ = run("caption", "--caption-only", photos)
     shutil.move(own_project / "models" / "blip2", own_project / "base")
     shutil.move(own_project / "models" / "blip2_lora", own_project / "tuned")
     status, out, _ = run(
-        "caption", photos, "--blip2", own_project / "base", "--adapter", own_project / "tuned",
-        "--device", "cpu", "--precision", "float32",
+        "caption", "--caption-only", photos, "--blip2", own_project / "base",
+        "--adapter", own_project / "tuned", "--device", "cpu", "--precision", "float32",
     )  # fmt: skip
     assert (status, out) == (0, wanted)
     assert BEAMS > 1
+
+
+def advised(err: str) -> list[str]:
+    return [line.removeprefix("compositional-prompts: ") for line in err.splitlines()]
+
+
+@pytest.fixture
+def judged(own_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose metrics are of its adapter, and say that captions are recommended."""
+    monkeypatch.setattr("compositional_prompts.deployment.advice.metrics_tell_of", lambda *_: True)
+    set_params(own_project / "params.yaml", infer={"max_new_tokens": 60, "grammar": True})
+    return own_project
+
+
+def test_captions_that_are_recommended_are_printed(judged: Path, photos: Path, run: Run) -> None:
+    write_recommendation(judged, "caption", "Few photos.", "No labels.")
+    # Nothing that names pairs or scores words is needed for them.
+    shutil.rmtree(judged / "models" / "clip")
+    shutil.rmtree(judged / "models" / "troika")
+    status, out, err = run("caption", photos, "--json")
+    assert status == 0
+    assert advised(err) == [
+        "the caption is recommended: So it was seen.",
+        "warning: Few photos.",
+        "warning: No labels.",
+    ]
+    found = records(out)
+    assert len(found) == 5
+    for record in found:
+        assert record["recommended"] == record["caption"]
+        assert record["source"] == "caption"
+        assert "enhanced" not in record
+        attribute, name, color = re.findall(r"of (\w+)_(\w+) with (\w+) color", record["caption"])[
+            0
+        ]
+        assert record["readable"] == (
+            f"{attribute} {name} with {color} color and rubber material".lower()
+        )
+    _, out, _ = run("caption", photos / "a.png")
+    assert out == f"{found[0]['recommended']}\n"
+    _, out, _ = run("caption", photos / "a.png", "--readable")
+    assert out == f"{found[0]['readable']}\n"
+
+
+def test_enhanced_prompts_that_are_recommended_are_printed(
+    judged: Path, photos: Path, run: Run
+) -> None:
+    write_recommendation(judged, "enhanced")
+    readable = {"template": "{color} {object}", "names": [{"label": "Boots", "text": "BOOT"}]}
+    set_params(judged / "params.yaml", recommend={"min_labelled": 1, "readable": readable})
+    status, out, err = run("caption", photos, "--json")
+    assert status == 0
+    assert advised(err) == ["the enhanced prompt is recommended: So it was seen."]
+    for record in records(out):
+        enhanced = record["enhanced"]
+        assert record["recommended"] == enhanced["prompt"] != record["caption"]
+        assert record["source"] == "enhanced"
+        name = "BOOT" if enhanced["object"] == "Boots" else enhanced["object"].lower()
+        assert record["readable"] == f"{enhanced['words']['color'] or ''} {name}".strip()
+    wanted = [record["recommended"] for record in records(out)]
+    _, out, _ = run("caption", photos)
+    assert [line.split("\t")[1] for line in out.splitlines()] == wanted
+    _, out, err = run("caption", photos / "a.png", "--caption-only")
+    assert (err, out in {f"{text}\n" for text in wanted}) == ("", False)
+
+
+def test_a_caption_off_the_template_is_not_recommended(
+    judged: Path, photos: Path, run: Run
+) -> None:
+    status, out, _ = run("caption", photos / "a.png", "--json", "--no-grammar")
+    assert status == 0
+    (record,) = records(out)
+    assert (record["source"], record["recommended"]) == ("enhanced", record["enhanced"]["prompt"])
+    _, out, _ = run("caption", photos / "a.png", "--caption-only", "--readable", "--json",
+                    "--no-grammar")  # fmt: skip
+    (record,) = records(out)
+    assert record["readable"] == record["caption"]
+
+
+def test_of_an_unknown_adapter_the_enhanced_prompt_is_recommended(
+    own_project: Path, photos: Path, run: Run
+) -> None:
+    status, out, err = run("caption", photos / "a.png", "--json")
+    assert status == 0
+    assert records(out)[0]["source"] == "enhanced"
+    (said,) = advised(err)
+    assert said.startswith("the enhanced prompt is recommended: dvc.lock does not say that")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"recommended": "both", "reason": "", "warnings": []}']
+)
+def test_a_damaged_recommendation_is_named(judged: Path, photos: Path, run: Run, text: str) -> None:
+    (judged / "metrics" / "recommend.json").write_text(text)
+    status, _, err = run("caption", photos)
+    assert status == 2
+    assert "metrics/recommend.json" in err and "dvc repro -f -s recommend" in err

@@ -98,7 +98,8 @@ def test_the_licence_is_claimed_only_for_what_was_made_here(own_project: Path) -
 
 
 def test_a_local_data_set_is_not_taken_for_one_of_the_hub(own_project: Path) -> None:
-    set_params(own_project / "params.yaml", download={"dataset": "folder"})
+    words = {"attributes": ["Canvas"], "objects": ["Boots"]}
+    set_params(own_project / "params.yaml", download={"dataset": "folder"}, split=words)
     text = card(own_project)
     assert "datasets" not in matter(text)
     assert "the exporter's own photographs" in text

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from small_catalog import write_catalog
+from trained_project import set_params
 
 import compositional_prompts
 
@@ -29,6 +30,7 @@ def printed(
 ) -> str:
     """What the notebook prints where it lies: in the folder docs of a project after training."""
     write_catalog(own_project / "data" / "catalog", 3)
+    set_params(own_project / "params.yaml", infer={"grammar": True})
     (own_project / "docs").mkdir()
     shutil.copy(NOTEBOOK, own_project / "docs")
     monkeypatch.chdir(own_project / "docs")

@@ -98,7 +98,7 @@ def commands(document: str, text: str) -> list[Command]:
         program, _, arguments = code.partition(" ")
         if Path(program).name in PROGRAMS and arguments:
             line = prose.count("\n", 0, match.start()) + 1
-            found += _of_line(document, line, code.removesuffix("..."), in_block=False)
+            found += commands_of_line(document, line, code.removesuffix("..."), in_block=False)
     return sorted(found, key=lambda command: command.line)
 
 
@@ -117,11 +117,21 @@ def _of_block(block: Block) -> Iterator[Command]:
             joined = joined[:-1]
             number += 1
             continue
-        yield from _of_line(block.document, number, joined, in_block=True)
+        yield from commands_of_line(block.document, number, joined, in_block=True)
         number, joined = number + 1, ""
 
 
-def _of_line(document: str, line: int, text: str, in_block: bool) -> Iterator[Command]:
+def commands_of_line(
+    document: str, line: int, text: str, in_block: bool = True
+) -> Iterator[Command]:
+    """The simple commands of a line of shell.
+
+    Args:
+        document: where it stands.
+        line: of the document, from 1.
+        text: the line, with continuations joined.
+        in_block: as of :class:`Command`.
+    """
     words: list[str] = []
     lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;<>")
     lexer.whitespace_split = True

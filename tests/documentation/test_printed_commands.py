@@ -81,6 +81,7 @@ ELSEWHERE = {
     "compositional-prompts compare main my-experiment --page compare.html": (
         "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
     ),
+    "compositional-prompts --version": "tests/test_command_line.py::test_the_version_is_told",
     "compositional-prompts caption photos/ --json": (
         "tests/deployment/test_caption_command.py::"
         "test_a_folder_is_captioned_as_by_plain_transformers"
@@ -90,6 +91,9 @@ ELSEWHERE = {
     ),
     "compositional-prompts caption shoe.jpg": (
         "tests/deployment/test_caption_command.py::test_a_single_file_gives_its_caption_alone"
+    ),
+    "compositional-prompts doctor": (
+        "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
     ),
     "compositional-prompts export shoes --merged": (
         "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
@@ -175,7 +179,8 @@ def mentions_only(command: Command) -> bool:
     words = command.words
     if command.in_block or command.program not in PARSERS or words[-1].startswith("-"):
         return False
-    if len(words) == 2 or words[-1].isupper():  # `compositional-prompts caption PHOTO`
+    group = words[1] in ("exp", "metrics", "plots", "queue", "remote")
+    if len(words) in (2, 2 + group) or words[-1].isupper():
         try:
             check_accepted(command.program, [*words[1:], "--help"])
         except NotAcceptedError:

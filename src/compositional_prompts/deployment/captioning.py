@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,11 @@ from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
 from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.trained_paths import read_trained_paths
+from compositional_prompts.deployment.wishes import NOTHING_BESIDE, Wishes
 from compositional_prompts.files.outputs import rounded
 from compositional_prompts.project.whole_params import Params, checked
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED
 
 if TYPE_CHECKING:
     from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
@@ -33,22 +34,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 """What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for
 beside it; as JSON can hold it."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is wanted beside the captions.
-
-    Attributes:
-        untrained: the caption of the model without the adapter (and without a grammar); takes
-            memory for a second language model.
-        enhanced: the prompt by Troika and CLIP that such a photo would have been trained on.
-        scores: cosines of all words of the attribute groups, and the caption's words by place.
-    """
-
-    untrained: bool = False
-    enhanced: bool = False
-    scores: bool = False
 
 
 class PhotoCaptioner:
@@ -79,20 +64,22 @@ class PhotoCaptioner:
         self._pairs: PairNamer | None = None
         self._words: WordScorer | None = None
         self._template: PromptTemplate | None = None
+        self._wishes = wishes
+        self._readable = params.recommend.readable.of(tuple(params.clip_embed.vocabulary))
         self._prepare: dict[str, Callable[[Image.Image], Tensor]] = {
             "captioner": self._captioner.preprocess
         }
         if wishes.untrained:
             self._untrained = load_captioner(blip2, device, precision, "language")
-        if wishes.enhanced or wishes.scores:
+        names_pairs = wishes.names_pairs(params.infer.grammar)
+        if names_pairs or wishes.scores:
             # Here, since captions alone do without open_clip, whose import takes a second.
             from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
-            from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
             paths = read_trained_paths()
             self._words = WordScorer(paths.clip, params.clip_embed, device)
             self._prepare["words"] = self._words.preprocess
-            if wishes.enhanced:
+            if names_pairs:
                 self._pairs = PairNamer(
                     paths.troika_clip,
                     paths.troika,
@@ -101,11 +88,14 @@ class PhotoCaptioner:
                     params.troika_predict.block_mib,
                 )
                 self._prepare["pairs"] = self._pairs.preprocess
-            if wishes.scores:
-                attributes = Vocabulary.read(paths.pairs).attributes
-                self._template = PromptTemplate(
-                    tuple(params.clip_embed.vocabulary), params.enhance.fallback, attributes
-                )
+        if wishes.reads_captions:
+            from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+
+            self._template = PromptTemplate(
+                tuple(params.clip_embed.vocabulary),
+                params.enhance.fallback,
+                Vocabulary.read(read_trained_paths().pairs).attributes,
+            )
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
         """An RGB image to what each of the models takes."""
@@ -133,6 +123,9 @@ class PhotoCaptioner:
                 record["untrained"] = caption
         if self._words is not None:
             self._add_suggestions(records, batch, self._words)
+        if self._template is not None:
+            for record in records:
+                self._add_recommendation(record, self._template.read_slots(record["caption"]))
         return records
 
     def _captions(
@@ -165,13 +158,30 @@ class PhotoCaptioner:
             prompts = enhanced_prompts(pairs, scores, scorer.words, self._params.enhance)
             for record, prompt in zip(records, prompts, strict=True):
                 record["enhanced"] = rounded(prompt)
-        if self._template is not None:
+        if self._wishes.scores:
             for row, record in enumerate(records):
-                record["slots"] = self._template.read_slots(record["caption"])
                 record["scores"] = {
                     group: dict(zip(words, rounded(scores[group][row].tolist()), strict=True))
                     for group, words in scorer.words.items()
                 }
+
+    def _add_recommendation(self, record: Record, slots: Mapping[str, str | None] | None) -> None:
+        """What is made of the words in the caption's places, None where it is off the template."""
+        if self._wishes.scores:
+            record["slots"] = slots
+        if self._wishes.recommended is not None:
+            own = self._wishes.recommended == CAPTION and slots is not None
+            record["recommended"] = record["caption"] if own else record["enhanced"]["prompt"]
+            record["source"] = CAPTION if own else ENHANCED
+            slots = slots if own else _slots_of(record["enhanced"])
+        if self._wishes.readable:
+            record["readable"] = record["caption"] if slots is None else self._readable.write(slots)
+
+
+def _slots_of(enhanced: Mapping[str, Any]) -> dict[str, str | None]:
+    """The words of an enhanced prompt, by place."""
+    pair = {"attribute": enhanced["attribute"], "object": enhanced["object"]}
+    return pair | dict(enhanced["words"])
 
 
 def caption_photos(
@@ -180,7 +190,7 @@ def caption_photos(
     *,
     blip2: Path,
     adapter: Path,
-    wishes: Wishes = Wishes(),
+    wishes: Wishes = NOTHING_BESIDE,
     batch_size: int = 16,
 ) -> Iterator[Record]:
     """Caption the photos of files and folders.

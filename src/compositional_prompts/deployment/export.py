@@ -23,7 +23,13 @@ from compositional_prompts.captioner.model.blip2_model import (
 from compositional_prompts.captioner.model.lora import CONFIG_FILE, load_adapter
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_of
-from compositional_prompts.deployment.model_card import PIPELINE, BaseModel, Exported, write_card
+from compositional_prompts.deployment.model_card import (
+    PIPELINE,
+    READABLE_FILE,
+    BaseModel,
+    Exported,
+    write_card,
+)
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.pipeline.section import QUANTIZED, Precision, PrecisionChoice
@@ -49,7 +55,8 @@ def export(
     """Write the adapter, or the merged model, with all that captioning with it takes.
 
     Beside the weights (safetensors) lie processor, tokenizer, ``generation_config.json`` with the
-    settings of ``infer``, ``README.md``, and the grammar of captions where the adapter has one.
+    settings of ``infer``, those of readable texts, ``README.md``, and the grammar of captions where
+    the adapter has one.
     Of the adapters it is the best epoch's; the last one's stays behind. The card has results where
     ``metrics/`` is of this adapter.
 
@@ -100,6 +107,7 @@ def export(
         grammar = read_grammar(adapter)
         if grammar is not None:
             shutil.copyfile(adapter / GRAMMAR_FILE, directory / GRAMMAR_FILE)
+        _write_readable(params, directory / READABLE_FILE)
         exported = Exported(
             name=out.resolve().name,
             merged=merged,
@@ -114,6 +122,17 @@ def export(
         write_card(exported, params, directory)
         for path in directory.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only
+
+
+def _write_readable(params: Params, path: Path) -> None:
+    """The arguments of ReadableText."""
+    readable = params.recommend.readable
+    settings = {
+        "groups": list(params.clip_embed.vocabulary),
+        "template": readable.template,
+        "names": {name.label: name.text for name in readable.names},
+    }
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_place(out: Path, force: bool) -> None:

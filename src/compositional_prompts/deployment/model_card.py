@@ -21,12 +21,21 @@ from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
 
+READABLE_FILE: Final = "readable.json"
+"""How readable texts are written, in an export."""
+
 PIPELINE: Final = "compositional-prompts"
 """What every card names as its maker, in its text and among its tags."""
 
 TEMPLATE: Final = "model_card.md.jinja"
 HUB: Final = "https://huggingface.co"
-CAPTIONERS: Final = ("base", "finetuned")
+CAPTIONERS: Final = {
+    "base": "untrained",
+    "finetuned_free": "this model",
+    "finetuned": "this model, by the grammar",
+}
+"""Captioners of the metrics, and what the table of results calls them: what this folder writes in
+plain transformers, which know no grammar, is what was written freely."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         FileNotFoundError: a metrics file of what was measured is not there.
     """
     data = params.download.chosen
-    scores, finetuned, downloaded = (
+    scores, finetuned, downloaded, recommendation = (
         json.loads(path.read_text()) if exported.measured else {}
         for path in read_trained_paths().card_files
     )
@@ -149,7 +158,11 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         training=params.finetune,
         scores=scores,
         split=SCORED_SPLIT,
+        columns=_columns(scores),
         results=_results(scores) if scores else [],
+        recommendation=recommendation,
+        readable=params.recommend.readable,
+        readable_file=READABLE_FILE,
         generated=exported.measured and data.generated,
         licence=_licence(license_id, exported, None if generated else data),
     )
@@ -234,12 +247,23 @@ def _headline(scores: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Type, name and value of the figures that the hub lists."""
     if not scores:
         return []
-    finetuned = scores["finetuned"]
+    finetuned = scores[_as_by_transformers(scores)]
     return [
         ("bleu", "mean sentence BLEU", finetuned["bleu"]["mean"]),
         ("rouge", "mean ROUGE-L", finetuned["rougeL"]["mean"]),
         ("exact_match", "exact match", finetuned["exact_match"]),
     ]
+
+
+def _as_by_transformers(scores: Mapping[str, Any]) -> str:
+    """Whose captions are those of plain transformers."""
+    return "finetuned_free" if "finetuned_free" in scores else "finetuned"
+
+
+def _columns(scores: Mapping[str, Any]) -> list[str]:
+    """The head of the table of results."""
+    names = {**CAPTIONERS, _as_by_transformers(scores): "this model"}
+    return [names[captioner] for captioner in CAPTIONERS if captioner in scores]
 
 
 def _example(grammar: Sequence[Sequence[str]] | None) -> str | None:
@@ -269,19 +293,20 @@ def _adapter(config: Mapping[str, Any]) -> dict[str, Any]:
     return shown | ({"with": ", ".join(kinds)} if kinds else {})
 
 
-def _results(scores: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of the table of results."""
+def _results(scores: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of results: the name, and a cell a column."""
+    captioners = [name for name in CAPTIONERS if name in scores]
 
-    def row(name: str, *keys: str, percent: bool) -> dict[str, str]:
-        cells = {"name": name}
-        for captioner in CAPTIONERS:
+    def row(name: str, *keys: str, percent: bool) -> list[str]:
+        cells = [name]
+        for captioner in captioners:
             value: Any = scores[captioner]
             for key in keys:
                 value = value[key]
             if value is None:
-                cells[captioner] = "-"
+                cells.append("-")
             else:
-                cells[captioner] = f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+                cells.append(f"{100 * value:.1f} %" if percent else f"{value:.3f}")
         return cells
 
     rows = [
@@ -293,9 +318,9 @@ def _results(scores: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
     for place in scores["finetuned"]["attributes"]:
         rows.append(
-            row(f"{place} right", "attributes", place, "accuracy_vs_enhanced", percent=True)
+            row(f"{place} as enhanced", "attributes", place, "accuracy_vs_enhanced", percent=True)
         )
-        known = (scores[name]["attributes"][place]["accuracy_vs_truth"] for name in CAPTIONERS)
+        known = (scores[name]["attributes"][place]["accuracy_vs_truth"] for name in captioners)
         if any(share is not None for share in known):
             rows.append(
                 row(f"{place} true", "attributes", place, "accuracy_vs_truth", percent=True)

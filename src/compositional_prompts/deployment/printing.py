@@ -18,10 +18,16 @@ def as_json(record: Mapping[str, Any]) -> str:
     return encodable(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
-def as_text(record: Mapping[str, Any], with_path: bool) -> str:
-    """``path<TAB>caption``, or the caption alone; an indented line for whatever is beside it."""
-    caption = plain(record["caption"])
-    first = f"{plain(record['path'])}\t{caption}" if with_path else caption
+def as_text(record: Mapping[str, Any], with_path: bool, text: str) -> str:
+    """``path<TAB>text``, or the text alone; an indented line for whatever was asked for beside it.
+
+    Args:
+        record: of a photo with a caption.
+        with_path: whether the path is printed.
+        text: which of the record's texts: ``caption``, ``recommended`` or ``readable``.
+    """
+    shown = plain(record[text])
+    first = f"{plain(record['path'])}\t{shown}" if with_path else shown
     return "\n".join([first, *(f"    {name:<12}{text}" for name, text in _details(record))])
 
 

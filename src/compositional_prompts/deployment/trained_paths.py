@@ -17,6 +17,7 @@ _ARGUMENTS = {
     "scores": ("score", "metrics"),
     "finetuning": ("finetune", "metrics"),
     "downloaded": ("download", "metrics"),
+    "recommendation": ("recommend", "metrics"),
 }
 """Of each, the stage that writes it and the argument that names it."""
 
@@ -35,6 +36,7 @@ class TrainedPaths:
         scores: metrics of the captions.
         finetuning: metrics of the adapter's training.
         downloaded: metrics of the data set.
+        recommendation: which text is recommended, and why.
     """
 
     adapter: Path
@@ -46,6 +48,7 @@ class TrainedPaths:
     scores: Path
     finetuning: Path
     downloaded: Path
+    recommendation: Path
 
     @property
     def pair_files(self) -> tuple[Path, ...]:
@@ -60,7 +63,7 @@ class TrainedPaths:
     @property
     def card_files(self) -> tuple[Path, ...]:
         """The metrics that a model card tells."""
-        return self.scores, self.finetuning, self.downloaded
+        return self.scores, self.finetuning, self.downloaded, self.recommendation
 
 
 def read_trained_paths(dvc_file: Path = DVC_FILE) -> TrainedPaths:
