@@ -71,10 +71,6 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
-    "compositional-prompts --version": ("tests/test_command_line.py::test_the_version_is_told"),
-    "compositional-prompts doctor": (
-        "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
-    ),
     "compositional-prompts compare main": (
         "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
     ),
