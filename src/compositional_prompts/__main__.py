@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caption(commands)
     _add_export(commands)
     _show_places(commands.choices)
+    _add_compare(commands)
     doctor = commands.add_parser(
         "doctor",
         help="look for what would stop a run: parameters, installation, machine, data, the hub",
@@ -233,6 +234,38 @@ def _add_share(commands: Any) -> None:
     for action in (push, pull, verify):
         action.add_argument("-r", "--remote", help="name of a remote; default: DVC's default one")
     share.set_defaults(run=_share)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="show the captions of two revisions side by side on one page",
+        description="Write a page, one file as the report is, with the fine-tuned captions of two "
+        "revisions on the photos that both captioned: what changed, what is better and worse by "
+        "labels and truth, and the figures of both. Nothing is checked out; what DVC's cache "
+        "lacks is named with the command that fetches it.",
+    )
+    add = compare.add_argument
+    add("first", metavar="REV_A", help="a commit, branch, tag, or experiment")
+    add("second", metavar="REV_B", nargs="?", help="another; default: the workspace")
+    add("--page", type=Path, default=Path("compare.html"), help="default: %(default)s")
+    add("--photos", type=_positive, help="most photos on the page; default: report.photos")
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    compare.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    # Here, since it imports what draws pages, which other commands need not wait for.
+    comparing = importlib.import_module("compositional_prompts.reporting.comparing.comparison_page")
+    params = read_all_params(arguments.params)
+    settings = comparing.ComparisonSettings(
+        photos=arguments.photos or params.report.photos,
+        seed=params.base.seed,
+        workers=params.base.workers,
+    )
+    said = comparing.write_comparison(arguments.first, arguments.second, arguments.page, settings)
+    print(f"{arguments.page}: {said}")
+    return DONE
 
 
 def _preset(arguments: argparse.Namespace) -> int:

@@ -71,6 +71,26 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
+    "compositional-prompts compare main": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
+    "compositional-prompts compare main my-experiment --page compare.html": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
+    "compositional-prompts --version": "tests/test_command_line.py::test_the_version_is_told",
+    "compositional-prompts caption photos/ --json": (
+        "tests/deployment/test_caption_command.py::"
+        "test_a_folder_is_captioned_as_by_plain_transformers"
+    ),
+    "compositional-prompts caption photos/ --untrained --enhanced --scores": (
+        "tests/deployment/test_caption_command.py::test_what_is_asked_for_stands_below_the_caption"
+    ),
+    "compositional-prompts caption shoe.jpg": (
+        "tests/deployment/test_caption_command.py::test_a_single_file_gives_its_caption_alone"
+    ),
+    "compositional-prompts doctor": (
+        "tests/diagnosis/test_doctor.py::test_a_sound_project_ends_with_0"
+    ),
     "compositional-prompts export shoes --merged": (
         "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
     ),
@@ -139,6 +159,7 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
+        "python benchmarks/report_page.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
     ),
