@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caption(commands)
     _add_export(commands)
     _show_places(commands.choices)
+    _add_compare(commands)
     doctor = commands.add_parser(
         "doctor",
         help="look for what would stop a run: parameters, installation, machine, data, the hub",
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter that stays as it is, such as download.ut_zappos.path; may be repeated",
     )  # fmt: skip
     preset.set_defaults(run=_preset)
+    _add_share(commands)
     timing = commands.add_parser(
         "timing", help="show time and memory of every stage's last run in this folder"
     )
@@ -206,6 +208,66 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(run=_export, trained=None)
 
 
+def _add_share(commands: Any) -> None:
+    share = commands.add_parser(
+        "share",
+        help="push or fetch what was run, so that nothing is computed twice, or check a remote",
+        description="Push to a remote of DVC, fetch from it, or check there, DVC's records of all "
+        "runs and every object that they name. `dvc push --run-cache` pushes the objects of the "
+        "workspace alone.",
+        epilog="Exit status: 0 all is whole, 1 some records are not and were left out.",
+    )
+    actions = share.add_subparsers(dest="action", required=True)
+    push = actions.add_parser("push", help="push every run, its objects before its record")
+    pull = actions.add_parser(
+        "pull", help="fetch the records, by which `dvc repro --pull` finds what was run"
+    )
+    pull.add_argument("--all", action="store_true", help="and all outputs that they name")
+    verify = actions.add_parser("verify", help="check that what records name is there and sound")
+    verify.add_argument(
+        "--content", action="store_true", help="read every object and check its MD5 (a download)"
+    )
+    verify.add_argument(
+        "--remove", action="store_true",
+        help="remove what is damaged and records that are not whole; push then brings them again",
+    )  # fmt: skip
+    for action in (push, pull, verify):
+        action.add_argument("-r", "--remote", help="name of a remote; default: DVC's default one")
+    share.set_defaults(run=_share)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="show the captions of two revisions side by side on one page",
+        description="Write a page, one file as the report is, with the fine-tuned captions of two "
+        "revisions on the photos that both captioned: what changed, what is better and worse by "
+        "labels and truth, and the figures of both. Nothing is checked out; what DVC's cache "
+        "lacks is named with the command that fetches it.",
+    )
+    add = compare.add_argument
+    add("first", metavar="REV_A", help="a commit, branch, tag, or experiment")
+    add("second", metavar="REV_B", nargs="?", help="another; default: the workspace")
+    add("--page", type=Path, default=Path("compare.html"), help="default: %(default)s")
+    add("--photos", type=_positive, help="most photos on the page; default: report.photos")
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    compare.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    # Here, since it imports what draws pages, which other commands need not wait for.
+    comparing = importlib.import_module("compositional_prompts.reporting.comparing.comparison_page")
+    params = read_all_params(arguments.params)
+    settings = comparing.ComparisonSettings(
+        photos=arguments.photos or params.report.photos,
+        seed=params.base.seed,
+        workers=params.base.workers,
+    )
+    said = comparing.write_comparison(arguments.first, arguments.second, arguments.page, settings)
+    print(f"{arguments.page}: {said}")
+    return DONE
+
+
 def _preset(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         print(described_presets(PRESETS))
@@ -215,6 +277,22 @@ def _preset(arguments: argparse.Namespace) -> int:
             or "params.yaml is so already."
         )
     return DONE
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    sharing = importlib.import_module("compositional_prompts.project.run_sharing")
+    if arguments.action == "push":
+        shared, copied = sharing.push_runs(arguments.remote), "pushed"
+    elif arguments.action == "pull":
+        shared, copied = sharing.pull_runs(arguments.remote, arguments.all), "fetched"
+    else:
+        shared = sharing.verify_runs(arguments.remote, arguments.content, arguments.remove)
+        copied = ""
+    for sentence in shared.incomplete:
+        _complain(sentence)
+    news = f"; {shared.copied} records and {shared.objects} objects {copied}" if copied else ""
+    print(f"{shared.records} runs are whole{news}.")
+    return SOME_ASIDE if shared.incomplete else DONE
 
 
 def _timing(_: argparse.Namespace) -> int:

@@ -71,6 +71,12 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
+    "compositional-prompts compare main": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
+    "compositional-prompts compare main my-experiment --page compare.html": (
+        "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
     "compositional-prompts --version": "tests/test_command_line.py::test_the_version_is_told",
     "compositional-prompts caption photos/ --json": (
         "tests/deployment/test_caption_command.py::"
@@ -156,6 +162,7 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
+        "python benchmarks/report_page.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
     ),

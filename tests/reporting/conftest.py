@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -423,6 +423,12 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
                 for row in rows
             ],
         )
+
+
+@pytest.fixture(scope="session")
+def write_report_project() -> Callable[[Path], Project]:
+    """:func:`write_project`, for modules that need a project of their own."""
+    return write_project
 
 
 @pytest.fixture

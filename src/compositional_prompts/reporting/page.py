@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -19,7 +18,6 @@ from compositional_prompts.reporting.browsing.set_aside import read_set_aside
 from compositional_prompts.reporting.content import page_tables as tables
 from compositional_prompts.reporting.content import summary
 from compositional_prompts.reporting.content.confusion import tabulate
-from compositional_prompts.reporting.content.formats import FILTERS
 from compositional_prompts.reporting.content.galleries import Galleries, Tables, build_galleries
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing import layout
@@ -36,6 +34,7 @@ from compositional_prompts.reporting.drawing.thumbnails import (
     read_thumbnails,
     write_contact_sheet,
 )
+from compositional_prompts.reporting.page_environment import page_environment, page_style
 from compositional_prompts.reporting.stage_results import (
     Curve,
     StageResults,
@@ -47,7 +46,6 @@ log = logging.getLogger(__name__)
 
 CONTACT_SHEET = "dataset.jpg"
 _CONTACT_IMAGES = 32
-_TEMPLATES = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,39 +132,35 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
     all_charts = [*_charts(results), browsing.coverage_chart]
     charts = {chart.name: (chart, render(chart)) for chart in all_charts if chart.drawable}
 
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    page = environment.get_template("page.html.jinja").render(
-        title=settings.title,
-        warnings=results.warnings,
-        threshold=settings.threshold,
-        set_aside=read_set_aside(paths.rejected),
-        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        sentence=summary.sentence(results),
-        key_figures=summary.key_figures(results),
-        pipeline=pipeline,
-        drawing=layout.draw([stage.name for stage in pipeline.stages], pipeline.edges),
-        box_width=layout.BOX_WIDTH,
-        box_height=layout.BOX_HEIGHT,
-        galleries=galleries,
-        thumbnails=thumbnails,
-        charts={
-            name: PageChart(Markup(inline(chart, svg)), chart.description)
-            for name, (chart, svg) in charts.items()
-        },
-        confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
-        limits=shown_limits,
-        params_text=paths.params.read_text(encoding="utf-8"),
-        versions=library_versions(),
-        **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
-        **_tables(results),
-        **_finetune_facts(results),
+    page = (
+        page_environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=settings.title,
+            warnings=results.warnings,
+            threshold=settings.threshold,
+            set_aside=read_set_aside(paths.rejected),
+            style=page_style(),
+            sentence=summary.sentence(results),
+            key_figures=summary.key_figures(results),
+            pipeline=pipeline,
+            drawing=layout.draw([stage.name for stage in pipeline.stages], pipeline.edges),
+            box_width=layout.BOX_WIDTH,
+            box_height=layout.BOX_HEIGHT,
+            galleries=galleries,
+            thumbnails=thumbnails,
+            charts={
+                name: PageChart(Markup(inline(chart, svg)), chart.description)
+                for name, (chart, svg) in charts.items()
+            },
+            confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
+            limits=shown_limits,
+            params_text=paths.params.read_text(encoding="utf-8"),
+            versions=library_versions(),
+            **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
+            **_tables(results),
+            **_finetune_facts(results),
+        )
     )
     _write_figures(
         {name: svg for name, (_, svg) in charts.items()}, galleries, images, paths.figures

@@ -1,0 +1,1 @@
+"""Two revisions of the project side by side, on the same photos."""
