@@ -322,6 +322,17 @@ def test_git_ignores_what_dvc_keeps_and_nothing_else() -> None:
     assert ignored == [name for name, output in zip(names, outputs, strict=True) if output.cached]
 
 
+def test_every_run_is_recorded() -> None:
+    """What DVC asks of a stage before it keeps a record of its runs, by which they are shared."""
+    for stage in load_index(ROOT / "dvc.yaml").stages:
+        assert stage.cmd and stage.deps and stage.outs, stage.addressing
+        assert not stage.always_changed
+        for path in (*stage.deps, *stage.outs):
+            assert path.protocol == "local" and path.def_path, (stage.addressing, path)
+        for out in stage.outs:
+            assert out.is_in_repo and not out.persist, (stage.addressing, out)
+
+
 def test_nothing_that_differs_between_equal_runs_is_an_output() -> None:
     assert "timing" not in (ROOT / "dvc.yaml").read_text()
     ignored = (ROOT / ".gitignore").read_text().splitlines()
