@@ -82,6 +82,9 @@ ELSEWHERE = {
         "tests/deployment/test_caption_command.py::"
         "test_a_folder_is_captioned_as_by_plain_transformers"
     ),
+    "compositional-prompts caption photos/ --readable": (
+        "tests/deployment/test_caption_command.py::test_captions_that_are_recommended_are_printed"
+    ),
     "compositional-prompts caption photos/ --untrained --enhanced --scores": (
         "tests/deployment/test_caption_command.py::test_what_is_asked_for_stands_below_the_caption"
     ),

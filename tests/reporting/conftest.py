@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -215,8 +216,8 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
         entries = [
             dict.fromkeys(CATALOG.names)
             | row
-            | {"image": {"bytes": draw_photo(rng), "path": f"{row['image_id']}.jpg"}}
-            for row in part
+            | {"image": {"bytes": draw_photo(rng, size), "path": f"{row['image_id']}.jpg"}}
+            for row, size in zip(part, itertools.cycle(((68, 51), (51, 68))), strict=False)
         ]
         path = paths.catalog / f"part-{shard:05d}.parquet"
         write_table(pa.Table.from_pylist(entries, CATALOG), path, CATALOG)
