@@ -363,7 +363,8 @@ def test_the_command_names_what_is_declared(name: str) -> None:
     data = {path for path in definition["deps"] if not is_source(path)}
     known = data | set(written_by(definition))
     words = definition["cmd"].split()
-    options = {word for word in words[2:] if not word.startswith(("--", "${item."))}
+    given = words[words.index(str(stage_script(definition))) + 1 :]
+    options = {word for word in given if not word.startswith(("--", "${item."))}
     for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
         below = [other for other in known if other == path or other.startswith(f"{path}/")]
         assert below, f"{name}: the command names {path}, which is not declared"
