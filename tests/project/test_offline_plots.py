@@ -52,7 +52,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_nothing_is_loaded_from_a_host(page: Path) -> None:
     text = page.read_text()
-    assert re.findall(r"""<(?:script|link)[^>]+(?:src|href)=|(?:src|href)=["']https?:""", text) == []
+    assert (
+        re.findall(r"""<(?:script|link)[^>]+(?:src|href)=|(?:src|href)=["']https?:""", text) == []
+    )
     assert "{plot_divs}" not in text and "{scripts}" not in text
 
 
