@@ -175,6 +175,7 @@ ONLY_PARSED = {
     "make help": "its texts are read by nobody but people",
     "make install": "makes an environment of gigabytes",
     "make lint": "is what CI runs beside the tests",
+    "make lock": "asks the package index, with a program that a contributor may have",
     "make repro": "makes an environment, then what tests/end_to_end runs",
     "make test": "runs this test",
     "pip install dvc-s3": "downloads packages",
@@ -183,6 +184,7 @@ ONLY_PARSED = {
     "pytest -m 'not end_to_end'": "runs this test",
     "pytest tests/enhancement": "is a part of the tests",
     "python3 -m venv .venv": "makes an environment",
+    "uv sync --extra dev": "makes an environment, from uv.lock, which a test compares",
     "source .venv/bin/activate": "is for a shell at a terminal",
 } | dict.fromkeys(
     (
