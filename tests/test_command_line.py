@@ -45,7 +45,8 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    for name in ("caption", "doctor", "export", "preset", "sync-deps"):
+    commands = ("caption", "doctor", "export", "preset", "share", "sync-deps", "timing")
+    for name in commands:
         assert name in overview.stdout
     caption = command("caption", "--help").stdout
     for option in ("--json", "--untrained", "--enhanced", "--scores", "--adapter", "--grammar"):

@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter that stays as it is, such as download.ut_zappos.path; may be repeated",
     )  # fmt: skip
     preset.set_defaults(run=_preset)
+    _add_share(commands)
     timing = commands.add_parser(
         "timing", help="show time and memory of every stage's last run in this folder"
     )
@@ -207,6 +208,34 @@ def _add_export(commands: Any) -> None:
     export.set_defaults(run=_export, trained=None)
 
 
+def _add_share(commands: Any) -> None:
+    share = commands.add_parser(
+        "share",
+        help="push or fetch what was run, so that nothing is computed twice, or check a remote",
+        description="Push to a remote of DVC, fetch from it, or check there, DVC's records of all "
+        "runs and every object that they name. `dvc push --run-cache` pushes the objects of the "
+        "workspace alone.",
+        epilog="Exit status: 0 all is whole, 1 some records are not and were left out.",
+    )
+    actions = share.add_subparsers(dest="action", required=True)
+    push = actions.add_parser("push", help="push every run, its objects before its record")
+    pull = actions.add_parser(
+        "pull", help="fetch the records, by which `dvc repro --pull` finds what was run"
+    )
+    pull.add_argument("--all", action="store_true", help="and all outputs that they name")
+    verify = actions.add_parser("verify", help="check that what records name is there and sound")
+    verify.add_argument(
+        "--content", action="store_true", help="read every object and check its MD5 (a download)"
+    )
+    verify.add_argument(
+        "--remove", action="store_true",
+        help="remove what is damaged and records that are not whole; push then brings them again",
+    )  # fmt: skip
+    for action in (push, pull, verify):
+        action.add_argument("-r", "--remote", help="name of a remote; default: DVC's default one")
+    share.set_defaults(run=_share)
+
+
 def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
@@ -248,6 +277,22 @@ def _preset(arguments: argparse.Namespace) -> int:
             or "params.yaml is so already."
         )
     return DONE
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    sharing = importlib.import_module("compositional_prompts.project.run_sharing")
+    if arguments.action == "push":
+        shared, copied = sharing.push_runs(arguments.remote), "pushed"
+    elif arguments.action == "pull":
+        shared, copied = sharing.pull_runs(arguments.remote, arguments.all), "fetched"
+    else:
+        shared = sharing.verify_runs(arguments.remote, arguments.content, arguments.remove)
+        copied = ""
+    for sentence in shared.incomplete:
+        _complain(sentence)
+    news = f"; {shared.copied} records and {shared.objects} objects {copied}" if copied else ""
+    print(f"{shared.records} runs are whole{news}.")
+    return SOME_ASIDE if shared.incomplete else DONE
 
 
 def _timing(_: argparse.Namespace) -> int:

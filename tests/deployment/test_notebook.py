@@ -50,7 +50,7 @@ def test_every_part_speaks(printed: str) -> None:
     for group in ("color", "material"):
         assert f"\n{group} → " in printed
         assert group in words
-    for start in ("untrained: ", "fine-tuned: A photo of ", "bleu ", "rouge1 "):
+    for start in ("untrained: ", "fine-tuned: ", "bleu ", "rouge1 ", "recommended: ", "readable: "):
         assert f"\n{start}" in printed
 
 

@@ -114,6 +114,17 @@ def test_right_wrong_and_unknown_are_all_there_is(page: Chrome, built_project: A
     assert found(page) < counts[1]
 
 
+def test_an_upright_photo_is_shown_whole(page: Chrome) -> None:
+    boxes = page.execute_script(
+        "return [...document.querySelectorAll('#found .picture, .gallery .picture')].map(p => {"
+        " const box = p.getBoundingClientRect();"
+        " return [box.height, p.firstElementChild.getBoundingClientRect().height, box.width];})"
+    )
+    assert len(boxes) > PHOTOS
+    for height, image, width in boxes:
+        assert image <= height + 1 and height == pytest.approx(0.75 * width, abs=2)
+
+
 def test_probability_and_order(page: Chrome) -> None:
     page.find_element(By.NAME, "least").send_keys("30")
     assert found(page) == PHOTOS - 10

@@ -259,6 +259,9 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "dropped_table": tables.counts_table(
             "Images left out for their labels", "Reason", results.download, "dropped"
         ),
+        "passed_over_table": tables.counts_table(
+            "Files that are no images", "Kind", results.download, "passed_over"
+        ),
         "split_table": tables.counts_table("How it was split", "", results.split),
         "troika_table": tables.troika_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),

@@ -112,7 +112,7 @@ def _images(results: StageResults) -> KeyFigure:
     parts = [
         f"{count(value)} {name}"
         for name in ("products", "pairs")
-        if (value := number(results.download, name)) is not None
+        if (value := number(results.download, name))
     ]
     rejected = sum((number(results.download, "rejected", key) or 0.0) for key in _reasons(results))
     if rejected:
