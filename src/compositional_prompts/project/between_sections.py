@@ -27,7 +27,6 @@ from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.enhancement.enhanced_prompts import check_group_names
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
-from compositional_prompts.prompt.readable_text import ReadableTemplateError, check_places
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.weights.parameters import Blip2Source, Weights
@@ -106,7 +105,10 @@ def _groups_that_there_are(clip_embed: ClipEmbed, recommend: Recommend) -> Findi
     try:
         recommend.readable.of(list(clip_embed.vocabulary))
     except ValueError as error:
-        yield f"recommend.readable.template, with the groups of clip_embed.attributes: {error}"
+        yield (
+            f"recommend.readable.template, with the groups of clip_embed.attributes: {error} "
+            "Correct it, or null writes every group."
+        )
 
 
 def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
@@ -127,19 +129,6 @@ def _is_t5(source: Blip2Source) -> bool:
     return source.source == "hub" and "-t5" in source.name.lower()
 
 
-def _places_of_readable_texts(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
-    template = recommend.readable.template
-    if template is None:
-        return
-    try:
-        check_places(template, list(clip_embed.vocabulary))
-    except ReadableTemplateError as error:
-        yield (
-            f"recommend.readable.template: {error} Correct it, or null writes every group of "
-            "clip_embed.attributes."
-        )
-
-
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
     _gpu_for_few_bits,
@@ -148,7 +137,6 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _words_that_can_be_read_back,
     _groups_that_there_are,
     _language_model_for_a_grammar,
-    _places_of_readable_texts,
 )
 
 
