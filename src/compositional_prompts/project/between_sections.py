@@ -27,6 +27,7 @@ from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.enhancement.enhanced_prompts import check_group_names
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
+from compositional_prompts.prompt.readable_text import ReadableTemplateError, check_places
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.weights.parameters import Blip2Source, Weights
@@ -101,16 +102,6 @@ def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Fin
         yield f"clip_embed.attributes: {str(error).removeprefix('clip_embed.attributes: ')}"
 
 
-def _groups_that_there_are(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
-    try:
-        recommend.readable.of(list(clip_embed.vocabulary))
-    except ValueError as error:
-        yield (
-            f"recommend.readable.template, with the groups of clip_embed.attributes: {error} "
-            "Correct it, or null writes every group."
-        )
-
-
 def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
     if infer.grammar and _is_t5(weights.blip2):
         yield (
@@ -129,14 +120,27 @@ def _is_t5(source: Blip2Source) -> bool:
     return source.source == "hub" and "-t5" in source.name.lower()
 
 
+def _places_of_readable_texts(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
+    template = recommend.readable.template
+    if template is None:
+        return
+    try:
+        check_places(template, list(clip_embed.vocabulary))
+    except ReadableTemplateError as error:
+        yield (
+            f"recommend.readable.template: {error} Correct it, or null writes every group of "
+            "clip_embed.attributes."
+        )
+
+
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
     _gpu_for_few_bits,
     _titles_to_pretrain_on,
     _words_to_predict,
     _words_that_can_be_read_back,
-    _groups_that_there_are,
     _language_model_for_a_grammar,
+    _places_of_readable_texts,
 )
 
 
