@@ -276,7 +276,7 @@ def train_as_the_pipeline(
                 **GRAMMAR,
                 seed=seed,
                 adapter=adapter,
-                curve=Path(folder) / "curve.csv",
+                curve=Path(folder) / "curve",
             )
         captioner = load_captioner(blip2, device, params.precision, half="language")
         load_adapter(captioner, adapter)

@@ -22,7 +22,7 @@ INPUTS = ("catalog", "splits", "pairs", "clip", "source")
 
 
 def main() -> None:
-    paths = path_arguments(__doc__, *INPUTS, "model", "metrics", "plots")
+    paths = path_arguments(__doc__, *INPUTS, "model", "metrics", "curve")
     params, base = read_params(paths.params, TroikaTrain)
     group = join_processes(resolve_device(base.device))
     params, computed = with_fixed_precision(params, group)
@@ -34,13 +34,14 @@ def main() -> None:
             report = train(
                 paths.catalog, paths.splits, paths.pairs, paths.clip, paths.model, params, base,
                 accelerator=group, checkpoints=stage.checkpoints(base.checkpoint_seconds),
+                curve=paths.curve,
             )  # fmt: skip
         elif group.is_main_process:
             report = import_reference(paths.source, paths.pairs, paths.clip, paths.model, params)
         else:
             return
         if group.is_main_process:
-            write_curve(TroikaEpoch, report.records, paths.plots)
+            write_curve(TroikaEpoch, report.records, paths.curve)
             write_metrics(report.metrics | {"precision": str(computed)}, paths.metrics)
         stage.run.rows = report.rows
 

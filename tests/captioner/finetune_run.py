@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from curve_files import curve_bytes
 from killed_runs import Watched, killed_at_random
 from memory_inputs import MemoryInputs
 from micro_blip2 import LORA, QUERIES, WORDS, miniature
@@ -81,7 +82,7 @@ def train(
         settings(precision, dropout),
         seed=3,
         adapter=folder / "lora",
-        curve=folder / "curve.csv",
+        curve=folder / "curve",
         checkpoints=checkpoints,
         pairs=[("Canvas", "Sandals")],
         words={"color": ["white"]},
@@ -95,8 +96,9 @@ def train(
 def written(folder: Path) -> dict[str, bytes]:
     """Everything that a run writes, byte for byte."""
     files = [folder / "lora" / name for name in WRITTEN]
-    files += [folder / "curve.csv", folder / "metrics.json"]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    files += [folder / "metrics.json"]
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    return files | curve_bytes(folder / "curve")
 
 
 def killed(folder: Path) -> int:

@@ -111,7 +111,8 @@ def test_every_caption_is_valid(
     for caption in captions:
         prompt = template.parse(caption)
         assert prompt is not None
-        assert (prompt.attribute, prompt.object) in pairs
+        assert prompt.attribute in attributes
+        assert prompt.object in objects
         for group, word in prompt.words.items():
             assert word is None or word in words[group]
 

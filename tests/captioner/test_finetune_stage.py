@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import runpy
 import subprocess
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
+from curve_files import curve_rows
 from finetune_run import train
 from killed_runs import script_environment
 from micro_blip2 import QUERIES, miniature, save
@@ -120,7 +120,7 @@ def arguments(project: Path, out: Path) -> list[str]:
     written = {
         "adapter": "lora",
         "metrics": "metrics.json",
-        "curve": "curve.csv",
+        "curve": "curve",
     }
     named = {name: project / path for name, path in read.items()}
     named |= {name: out / path for name, path in written.items()}
@@ -128,8 +128,7 @@ def arguments(project: Path, out: Path) -> list[str]:
 
 
 def curve_of(out: Path) -> list[dict[str, str]]:
-    with (out / "curve.csv").open() as file:
-        return list(csv.DictReader(file))
+    return curve_rows(out / "curve")
 
 
 def loss_of(project: Path, out: Path) -> float:

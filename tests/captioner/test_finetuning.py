@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -10,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from curve_files import curve_rows
 from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature, save
 from peft import PeftModel
@@ -116,7 +116,7 @@ def run(tmp_path, store, name="lora", captioner=None, train=TRAIN, val=VAL, seed
         settings(**changes),
         seed=seed,
         adapter=tmp_path / name,
-        curve=tmp_path / f"{name}.csv",
+        curve=tmp_path / f"{name}-curve",
         pairs=PAIRS,
         words=COLORS,
         **options,
@@ -125,8 +125,7 @@ def run(tmp_path, store, name="lora", captioner=None, train=TRAIN, val=VAL, seed
 
 
 def curve_of(tmp_path, name="lora") -> list[dict[str, str]]:
-    with (tmp_path / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+    return curve_rows(tmp_path / f"{name}-curve")
 
 
 def tensors_of(tmp_path, name="lora") -> dict[str, torch.Tensor]:

@@ -13,15 +13,15 @@ ROOT = Path(__file__).parents[2]
 WRITER = "write_outputs.sh"
 SOURCES = ("src/", "stages/")
 _WRITER = """\
-# Outputs that follow from nothing but params.yaml, each in the form that its name asks for.
+# Outputs that follow from their names alone, each in the form that its name asks for: a changed
+# parameter then runs its stage again, and no stage after that.
 set -e
-number=$(cksum < params.yaml | cut -d ' ' -f 1)
 write() {
     case $1 in
-        *.json) echo "{\\"number\\": $number}" ;;
-        *.csv) printf '%s\\n' "COLUMNS" "$(echo COLUMNS | sed "s/[^,]*/$number/g")" ;;
+        *.json) echo '{"number": 1}' ;;
+        *.csv) printf '%s\\n' "COLUMNS" "$(echo COLUMNS | sed 's/[^,]*/1/g')" ;;
         *.tsv) write "${1%.tsv}.csv" | tr , '\\t' ;;
-        *) echo "$1 $number" ;;
+        *) echo "$1" ;;
     esac
 }
 for path; do

@@ -41,15 +41,17 @@ RUN = {
     "dvc exp run -S finetune.lora.r=8",
     "dvc exp show",
     "dvc exp show --only-changed",
+    "dvc gc --all-commits --all-experiments --dry",
+    "dvc gc --workspace --dry",
     "dvc metrics diff",
+    "dvc metrics show metrics/curves/finetune/metrics.json",
+    "dvc plots show Losses Troika",
+    "dvc metrics diff --targets metrics/scores.json metrics/troika.json",
     "dvc params diff",
     "dvc plots diff",
-    "dvc pull",
-    "dvc pull --run-cache",
-    "dvc pull models/blip2_lora",
     "dvc pull reports/index.html",
+    "dvc pull weights split troika_train finetune",
     "dvc push --run-cache",
-    "dvc push -r storage --run-cache",
     "dvc queue status",
     "dvc remote add --local storage s3://bucket/compositional-prompts",
     "dvc remote add -d public https://example.org/compositional-prompts",
@@ -109,6 +111,21 @@ ELSEWHERE = {
     "compositional-prompts preset sample": (
         "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
     ),
+    "compositional-prompts share pull": (
+        "tests/project/test_run_sharing.py::test_a_read_only_web_address_is_enough"
+    ),
+    "compositional-prompts share pull --all": (
+        "tests/project/test_run_sharing.py::test_everything_can_be_fetched_before_the_network_goes"
+    ),
+    "compositional-prompts share push": (
+        "tests/project/test_run_sharing.py::test_nothing_is_computed_twice"
+    ),
+    "compositional-prompts share push -r storage": (
+        "tests/project/test_run_sharing.py::test_a_read_only_web_address_is_enough"
+    ),
+    "compositional-prompts share verify": (
+        "tests/project/test_run_sharing.py::test_a_damaged_remote_is_told_and_repaired"
+    ),
     "compositional-prompts sync-deps": (
         "tests/project/test_dvc_yaml.py::test_synchronising_changes_nothing"
     ),
@@ -132,8 +149,8 @@ ONLY_PARSED = {
     "dvc gc -w": "asks before it deletes",
     "dvc queue start": "leaves workers running",
     "dvc queue start -j 2": "leaves workers running",
-    "git checkout --theirs dvc.lock metrics": "wants a merge with conflicts",
-    "git add dvc.lock metrics": "ends a merge with conflicts",
+    "git checkout --theirs dvc.lock metrics/summary.json": "wants a merge with conflicts",
+    "git add dvc.lock metrics/summary.json": "ends a merge with conflicts",
     "git commit": "opens an editor",
     "hf download ashraq/fashion-product-images-small --repo-type dataset "
     "--include 'data/*.parquet'": "downloads photographs",

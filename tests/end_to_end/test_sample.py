@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 from browser import check_page
+from curve_files import curve_rows
 from dvc_project import Project, ran
 
 pytestmark = pytest.mark.end_to_end
@@ -80,8 +80,7 @@ def test_metrics_have_the_promised_names(sample_run: Project) -> None:
 
 
 def test_losses_fall_and_are_plotted(sample_run: Project) -> None:
-    with (sample_run.root / "metrics" / "plots" / "losses.csv").open() as file:
-        curve = list(csv.DictReader(file))
+    curve = curve_rows(sample_run.root / "metrics" / "curves" / "finetune")
     assert [int(row["epoch"]) for row in curve] == list(range(1, len(curve) + 1))
     assert len(curve) == sample_run.metrics("finetune")["epochs"]
     assert float(curve[-1]["train_loss"]) < float(curve[0]["train_loss"]) / 2

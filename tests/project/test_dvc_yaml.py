@@ -16,7 +16,9 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from compositional_prompts.captioner.training.caption_curve import CaptionEpoch
 from compositional_prompts.compute.imported_files import imported_files
+from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.files.scratch import SCRATCH
 from compositional_prompts.pipeline.dvc_file import load_index, read_outputs
 from compositional_prompts.pipeline.stage import TIMING
@@ -27,6 +29,7 @@ from compositional_prompts.project.source_dependencies import (
     sync_dependencies,
 )
 from compositional_prompts.project.whole_params import Params, read_all_params
+from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 
 ROOT = Path(__file__).parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -360,7 +363,8 @@ def test_the_command_names_what_is_declared(name: str) -> None:
     data = {path for path in definition["deps"] if not is_source(path)}
     known = data | set(written_by(definition))
     words = definition["cmd"].split()
-    options = {word for word in words[2:] if not word.startswith(("--", "${item."))}
+    given = words[words.index(str(stage_script(definition))) + 1 :]
+    options = {word for word in given if not word.startswith(("--", "${item."))}
     for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
         below = [other for other in known if other == path or other.startswith(f"{path}/")]
         assert below, f"{name}: the command names {path}, which is not declared"
@@ -409,13 +413,13 @@ def test_plots_show_whatever_attribute_groups_there_are(
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(document))
     for path, columns in (
         *((f"confusion/{group}.csv", "image_id,truth,predicted") for group in groups),
-        ("losses.csv", "epoch,train_loss,val_loss"),
-        ("troika.csv", "epoch,val_auc,val_hm"),
         ("scores.csv", "captioner,metric,mean"),
     ):
         file = tmp_path / "metrics/plots" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{columns}\n1,2,3\n")
+    write_curve(CaptionEpoch, [CaptionEpoch(1, *([0.5] * 7))], tmp_path / "metrics/curves/finetune")
+    write_curve(TroikaEpoch, [], tmp_path / "metrics/curves/troika_train")  # nothing was trained
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
     shown = subprocess.run(

@@ -192,7 +192,9 @@ def test_alternatives_are_all_the_prompts_there_can_be():
     )
     assert segments == [
         ["A photo of "],
-        ["Canvas_Sandals", "Suede_Boots"],
+        ["Canvas", "Suede"],
+        ["_"],
+        ["Sandals", "Boots"],
         [" with "],
         ["red", "navy blue", "an unspecified", "{undefined}"],
         [" color and "],

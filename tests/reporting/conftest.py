@@ -160,6 +160,17 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+EPOCHS = range(1, 6)
+
+
+def write_curve(folder: Path, figures: dict[str, dict[int, float]]) -> None:
+    for name, values in figures.items():
+        path = folder / "plots/metrics" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = (f"{step}\t{value}\n" for step, value in values.items())
+        path.write_text(f"step\t{name}\n" + "".join(rows))
+
+
 def write_project(root: Path, images: int = 24, seed: int = 0) -> Project:
     """A project of ``images`` images in two shards, all of them captioned; one has no label."""
     rng = random.Random(seed)
@@ -392,26 +403,23 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
     }
     for name, document in documents.items():
         write_metrics(document, metrics / name)
-    write_csv(
-        metrics / "plots/losses.csv",
-        [
-            {
-                "epoch": epoch,
-                "train_loss": 2 / epoch,
-                "val_loss": 2.2 / epoch,
-                "train_token_accuracy": 1 - 0.5 / epoch,
-                "val_token_accuracy": "" if epoch == 1 else 1 - 0.6 / epoch,
-                "val_bleu": 0.9 - 0.3 / epoch if epoch % 2 == 0 else "",
-            }
-            for epoch in range(1, 6)
-        ],
+    write_curve(
+        metrics / "curves/finetune",
+        {
+            "train_loss": {epoch: 2 / epoch for epoch in EPOCHS},
+            "val_loss": {epoch: 2.2 / epoch for epoch in EPOCHS},
+            "train_token_accuracy": {epoch: 1 - 0.5 / epoch for epoch in EPOCHS},
+            "val_token_accuracy": {epoch: 1 - 0.6 / epoch for epoch in EPOCHS[1:]},
+            "val_bleu": {epoch: 0.9 - 0.3 / epoch for epoch in EPOCHS if epoch % 2 == 0},
+        },
     )
-    write_csv(
-        metrics / "plots/troika.csv",
-        [
-            {"epoch": e, "train_loss": 3 / e, "val_auc": 0.1 * e, "val_hm": 0.12 * e, "extra": 1}
-            for e in range(1, 6)
-        ],
+    write_curve(
+        metrics / "curves/troika_train",
+        {
+            "train_loss": {epoch: 3 / epoch for epoch in EPOCHS},
+            "val_auc": {epoch: 0.1 * epoch for epoch in EPOCHS},
+            "val_hm": {epoch: 0.12 * epoch for epoch in EPOCHS},
+        },
     )
     for name, vocabulary in (("color", COLORS), ("material", MATERIALS)):
         write_csv(

@@ -180,8 +180,8 @@ def test_nothing_known_and_nothing_trained_still_makes_a_page(project: Any) -> N
     project.change_metrics("finetune.json", {})
     project.change_metrics("scores.json", {"base": {}, "finetuned": {"bleu": None}})
     project.change_metrics("download.json", {"images": 24, "rejected": {}})
-    curve = project.paths.metrics / "plots/troika.csv"
-    curve.write_text("epoch,train_loss,val_auc,val_hm\n")
+    for path in (project.paths.metrics / "curves/troika_train/plots/metrics").iterdir():
+        path.write_text(f"step\t{path.stem}\n")
     for path in (project.paths.metrics / "plots/confusion").iterdir():
         path.unlink()
     words = Page(project.build()).words
@@ -220,7 +220,12 @@ def test_the_limits_follow_the_parameters(project: Any) -> None:
     "name",
     [
         *("download.json", "split.json", "troika_train.json", "troika.json", "enhance.json"),
-        *("finetune.json", "scores.json", "plots/losses.csv", "plots/troika.csv"),
+        *(
+            "finetune.json",
+            "scores.json",
+        ),
+        "curves/finetune/plots/metrics/val_bleu.tsv",
+        "curves/troika_train/plots/metrics/val_hm.tsv",
         "plots/confusion/color.csv",
     ],
 )
@@ -242,20 +247,19 @@ def test_a_missing_table_is_named(project: Any, name: str) -> None:
     assert raised.value.paths == (missing,)
 
 
+LOSS = "curves/troika_train/plots/metrics/train_loss.tsv"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("scores.json", "{", "scores.json is not JSON"),
         ("scores.json", "[1]", "must hold a JSON object, found list"),
         ("scores.json", '{"base": {"bleu": {"mean": "x"}}}', "base.bleu.mean must be a number"),
-        ("plots/losses.csv", "epoch,loss\n", "column 'train_loss' is missing; found epoch, loss"),
-        ("plots/troika.csv", "", "column 'epoch' is missing; found nothing"),
-        (
-            "plots/troika.csv",
-            "epoch,train_loss,val_auc,val_hm\n1,2,3,4\n2,x,3,4\n",
-            "line 3: train_loss must be a number or empty, found 'x'",
-        ),
-        ("plots/troika.csv", "epoch,train_loss,val_auc,val_hm\n,1,1,1\n", "line 2: epoch is empty"),
+        (LOSS, "step\tloss\n", "column 'train_loss' is missing; found step, loss"),
+        (LOSS, "", "column 'step' is missing; found nothing"),
+        (LOSS, "step\ttrain_loss\n1\t2\n2\tx\n", "line 3: expected two numbers, found '2' and 'x'"),
+        (LOSS, "step\ttrain_loss\n\t1\n", "line 2: expected two numbers, found '' and '1'"),
     ],
 )
 def test_a_malformed_metric_is_named(project: Any, name: str, content: str, message: str) -> None:

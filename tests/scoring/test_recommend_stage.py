@@ -185,7 +185,7 @@ def test_few_training_images_are_said(made: Run) -> None:
     made.train_images = 48
     (warning,) = made.recommend().metrics["warnings"]
     assert warning.startswith("The captioner learnt from 48 images, and under 500 it")
-    assert "more photos would help" in warning
+    assert "more photos would help" in warning and "infer.num_beams: 1" in warning
 
 
 def test_captions_off_the_template_are_replaced_and_said(made: Run) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from curve_files import curve_bytes
 from killed_runs import script_environment
 from safetensors.torch import load_file
 from troika.test_troika_stages import Workspace
@@ -126,8 +127,9 @@ def test_the_stage_goes_on_where_it_was_also_after_another_parameter_was_tried(
         left = list((workspace.root / "scratch").glob("troika_train/*"))
         assert len(left) == len(rates) // 2  # of the other parameter
         files = [workspace.model.parent / file for file in outputs]
-        files += [workspace.root / "troika_train.json", workspace.root / "curve.csv"]
-        written[name] = [file.read_bytes() for file in files]
+        files += [workspace.root / "troika_train.json"]
+        curve = curve_bytes(workspace.root / "curve").values()
+        written[name] = [*(file.read_bytes() for file in files), *curve]
     assert rows["resumed"] == rows["whole"] - 8  # the batch of the step before the break
     assert written["resumed"] == written["whole"]
 
@@ -157,7 +159,7 @@ def test_processes_together_train_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     alone = Workspace(tmp_path / "alone")
     for one in (workspace, alone):
         one.set_params(batch_size=5, augment=True, **STILL)
-    stage = workspace.arguments("troika_train", "source", "metrics", "plots")
+    stage = workspace.arguments("troika_train", "source", "metrics", "curve")
     script = Path(__file__).with_name("training_run.py")
     done = subprocess.run(
         [*TOGETHER, str(script), "together", str(tmp_path / "run"), *stage],

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from curve_files import curve_rows
 from PIL import Image
 from trained_project import write_clip
 
@@ -126,7 +127,7 @@ class Workspace:
         """The script of a stage and what it is called with."""
         paths = {
             "metrics": self.root / f"{stage}.json",
-            "plots": self.root / "curve.csv",
+            "curve": self.root / "curve",
             "source": ROOT / "models" / "troika_source" / "train",
         }
         arguments = [str(ROOT / "stages" / f"{stage}.py"), "--params", str(self.params)]
@@ -147,7 +148,7 @@ class Workspace:
         return {**metrics, "rows": timing["rows"]}
 
     def train(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        return self.run("troika_train", monkeypatch, "source", "metrics", "plots")
+        return self.run("troika_train", monkeypatch, "source", "metrics", "curve")
 
     def predict(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return self.run("troika_predict", monkeypatch, "prompts", "metrics")
@@ -196,11 +197,11 @@ def test_train_and_predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     assert trained["images"] == {"train": 16, "val": 7}
     assert trained["pairs"] == {"seen": 4, "all": 6}
     assert (trained["epochs"], trained["selection"], trained["rows"]) == (2, "val_auc", 46)
-    lines = (workspace.root / "curve.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["epoch", "1", "2"]
-    best = lines[trained["best_epoch"]].split(",")
-    assert float(best[1]) == trained["best"]["train_loss"]
-    assert float(best[2]) == trained["best"]["val_auc"]
+    rows = curve_rows(workspace.root / "curve")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = rows[trained["best_epoch"] - 1]
+    assert float(best["train_loss"]) == trained["best"]["train_loss"]
+    assert float(best["val_auc"]) == trained["best"]["val_auc"]
 
     predicted = workspace.predict(monkeypatch)
     assert predicted["rows"] == len(workspace.images)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from curve_files import curve_bytes, curve_rows
 from safetensors.torch import load_file, save_file
 from troika.training_run import (
     INDICES,
@@ -208,13 +210,11 @@ def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> Non
     outcome = fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0)
     assert (outcome.selection, outcome.state.best_epoch) == ("last_epoch", 2)
     assert outcome.records[0].val_attribute_accuracy is None
-    write_curve(TroikaEpoch, outcome.records, tmp_path / "curve.csv")
-    lines = (tmp_path / "curve.csv").read_text().splitlines()
-    assert lines[0] == (
-        "epoch,train_loss,val_auc,val_hm,val_best_seen,val_best_unseen,"
-        "val_attribute_accuracy,val_object_accuracy"
-    )
-    assert lines[1] == f"1,{round(outcome.records[0].train_loss, 4)},,,,,,"
+    write_curve(TroikaEpoch, outcome.records, tmp_path)
+    validation = (field.name for field in fields(TroikaEpoch) if field.name.startswith("val_"))
+    loss, *others = (curve_rows(tmp_path)[0][name] for name in ("train_loss", *validation))
+    assert loss == str(round(outcome.records[0].train_loss, 4))
+    assert set(others) == {""}
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,31 @@ def test_damaged_directories_are_refused_by_name(tmp_path: Path) -> None:
         load_model(directory, VOCABULARY, clip)
 
 
-def test_the_curve_of_no_epoch_is_a_header(tmp_path: Path) -> None:
-    write_curve(TroikaEpoch, [], tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text().count("\n") == 1
+def test_a_curve_has_a_file_a_figure_in_the_layout_of_dvclive(tmp_path: Path) -> None:
+    write_curve(TroikaEpoch, [], tmp_path)
+    empty = curve_bytes(tmp_path)
+    assert empty["plots/metrics/val_auc.tsv"] == b"step\tval_auc\n"
+    assert json.loads(empty["metrics.json"]) == {}
     record = TroikaEpoch(1, 0.123456, 0.5, 1.0, 1.0, 0.0, None, 0.25)
-    write_curve(TroikaEpoch, [record], tmp_path / "c.csv")
-    assert (tmp_path / "c.csv").read_text().splitlines()[1] == "1,0.1235,0.5,1.0,1.0,0.0,,0.25"
+    write_curve(TroikaEpoch, [record], tmp_path)
+    files = curve_bytes(tmp_path)
+    assert files.keys() == empty.keys()
+    assert files["plots/metrics/train_loss.tsv"] == b"step\ttrain_loss\n1\t0.1235\n"
+    assert files["plots/metrics/val_attribute_accuracy.tsv"] == b"step\tval_attribute_accuracy\n"
+    last = json.loads(files["metrics.json"])
+    assert (last["step"], last["train_loss"], last["val_object_accuracy"]) == (1, 0.1235, 0.25)
+    assert "val_attribute_accuracy" not in last
+
+
+def test_the_curve_grows_while_training_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "compositional_prompts.compute.training_run.write_curve",
+        lambda kind, records, folder: seen.append(len(records)),
+    )
+    clip, params = tiny_clip(), make_params()
+    model = new_model(clip, params)
+    fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0, curve=tmp_path)
+    assert seen == list(range(params.epochs + 1))

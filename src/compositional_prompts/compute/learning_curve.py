@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from compositional_prompts.files.outputs import atomic_file
 
@@ -58,23 +58,34 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "max": max(values), "mean": sum(values) / len(values)}
 
 
-def write_curve(kind: type[Record], records: Sequence[Record], path: Path) -> None:
-    """Write a curve as CSV: 4 decimals, or 4 digits of what is small; a missing value is empty.
+def write_curve(kind: type[Record], records: Sequence[Record], folder: Path) -> None:
+    """Write a curve in the layout of DVCLive, which ``dvc plots`` and editors draw while it grows.
+
+    ``plots/metrics/NAME.tsv`` has a row ``step<TAB>value`` for every epoch in which the figure was
+    measured, and ``metrics.json`` the last value of each. Each file is replaced whole, and the
+    same records give the same bytes. 4 decimals, or 4 digits of what is small.
 
     Args:
-        kind: of the records, whose fields are the columns.
-        records: possibly none.
-        path: where to.
+        kind: of the records, whose fields but the epoch are the figures.
+        records: possibly none: then every figure has its head alone.
+        folder: made if it is not there.
     """
 
-    def written(name: str, value: Any) -> Any:
+    def written(name: str, value: float) -> str | int | float:
         if not isinstance(value, float):
             return value
         return f"{value:.4g}" if name in SMALL else round(value, 4)
 
-    names = [field.name for field in fields(kind)]
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        for record in records:
-            writer.writerow({name: written(name, getattr(record, name)) for name in names})
+    latest: dict[str, float] = {}
+    for name in (field.name for field in fields(kind) if field.name != "epoch"):
+        values = [(record.epoch, getattr(record, name)) for record in records]
+        rows = [(step, written(name, value)) for step, value in values if value is not None]
+        if rows:
+            latest[name] = float(rows[-1][1])
+        with atomic_file(folder / "plots" / "metrics" / f"{name}.tsv") as temporary:
+            lines = [("step", name), *rows]
+            temporary.write_text("".join(f"{step}\t{value}\n" for step, value in lines))
+    if records:
+        latest["step"] = records[-1].epoch
+    with atomic_file(folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(latest, indent=2) + "\n")

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -29,7 +30,12 @@ from compositional_prompts.compute.checkpoints import (
     spread_like,
     whole,
 )
-from compositional_prompts.compute.learning_curve import Record, best_epoch, should_stop
+from compositional_prompts.compute.learning_curve import (
+    Record,
+    best_epoch,
+    should_stop,
+    write_curve,
+)
 from compositional_prompts.compute.processes import any_process
 from compositional_prompts.compute.progress import progress
 
@@ -183,22 +189,31 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         """The trained tensors as they are now, whole, on the CPU. All processes must ask."""
         return {name: whole(tensor) for name, tensor in self.tensors().items()}
 
-    def run(self) -> None:
+    def run(self, curve: Path | None = None) -> None:
         """Go on from the last checkpoint, if there is one, and train to the end.
 
         The end is the last epoch, or when nothing has become better for long enough.
+
+        Args:
+            curve: folder of :func:`write_curve`, written after every epoch by the main process.
 
         Raises:
             CheckpointError: the checkpoint is damaged.
             TrainingError: a loss is not finite.
         """
         self._resume()
+        self._show(curve)
         while self.epoch <= self.params.epochs and not should_stop(
             self.records, self.value, self.params.early_stopping
         ):
             self._train_epoch()
             self._end_epoch()
+            self._show(curve)
             self._save_if_due()
+
+    def _show(self, curve: Path | None) -> None:
+        if curve is not None and self.accelerator.is_main_process:
+            write_curve(self.record_type, self.records, curve)
 
     def _train_epoch(self) -> None:
         batches, size = self.batches(), self.params.gradient_accumulation

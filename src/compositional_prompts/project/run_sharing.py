@@ -270,11 +270,12 @@ def _whole_records(
     for name, identifiers in outputs.items():
         gone = sorted({part for one in identifiers for part in parts[one]} - there)
         if gone:
-            command = str(_parsed(of.read(name) or b"{}").get("cmd", ""))
+            command = str(_parsed(of.read(name) or b"{}").get("cmd", "")).split()
+            script = next((word for word in command if word.endswith(".py")), " ".join(command[:2]))
             bad = set(gone) & set(damaged)
             what = f"{len(bad)} damaged" if bad else "missing"
             amiss.append(
-                f"A run of `{' '.join(command.split()[:2])}` is incomplete: {len(gone)} objects "
+                f"A run of `{script}` is incomplete: {len(gone)} objects "
                 f"are {what if len(bad) in (0, len(gone)) else f'missing or damaged ({what})'}, "
                 f"such as {of.objects.oid_to_path(gone[0])}."
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compositional_prompts.prompt.pair import PREFIX, SEPARATOR, Pair, original_prompt, pair_name
+from compositional_prompts.prompt.pair import PREFIX, SEPARATOR, Pair, original_prompt
 
 WITH = " with "
 FALLBACKS: Mapping[Literal["unspecified", "undefined"], str] = {
@@ -126,13 +126,16 @@ class PromptTemplate:
     ) -> list[list[str]]:
         """Every prompt there can be, as the texts that may stand in each of its places.
 
+        Any attribute may go with any object: held to the pairs, a writer that begins with a wrong
+        attribute is not free to name the right object any more.
+
         Args:
             pairs: attribute and object of the pairs that may be named; repeats count once.
             words: the words of each group; both wordings for a missing word are added.
 
         Returns:
             Segments: one alternative of each, joined in order, is a prompt that :meth:`parse`
-            reads, and every prompt of these pairs and words is among them.
+            reads, and every prompt of these attributes, objects and words is among them.
 
         Raises:
             PromptError: there is no pair, a name is empty, or a word cannot be read back.
@@ -143,7 +146,8 @@ class PromptTemplate:
             raise PromptError("the enhanced prompt needs at least one pair, found none.")
         for attribute, object_ in names:
             self._check_pair(attribute, object_)
-        segments = [[PREFIX], [pair_name(*pair) for pair in names], [WITH]]
+        attributes, objects = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
+        segments = [[PREFIX], attributes, [SEPARATOR], objects, [WITH]]
         for group, end in zip(self.groups, self._ends, strict=True):
             segments += [[*dict.fromkeys(words[group]), *FALLBACKS.values()], [end]]
         segments[-1] = [segments[-1][0].removesuffix("\n")]

@@ -75,23 +75,25 @@ def read_results(metrics: Path) -> StageResults:
         scores=read_metrics(metrics / "scores.json"),
         recommend=read_metrics(metrics / "recommend.json"),
         losses=_read_curve(
-            metrics / "plots/losses.csv",
+            metrics / "curves/finetune/plots/metrics",
             (
-                *("epoch", "train_loss", "val_loss"),
+                *("train_loss", "val_loss"),
                 *("train_token_accuracy", "val_token_accuracy", "val_bleu"),
             ),
         ),
         troika_curve=_read_curve(
-            metrics / "plots/troika.csv", ("epoch", "train_loss", "val_auc", "val_hm")
+            metrics / "curves/troika_train/plots/metrics", ("train_loss", "val_auc", "val_hm")
         ),
         confusions=_read_confusions(metrics, enhance),
     )
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and fields of every row of a CSV that has at least these columns."""
+def _rows(
+    path: Path, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and fields of every row of a table that has at least these columns."""
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, delimiter=delimiter)
         found = reader.fieldnames or []
         missing = [column for column in columns if column not in found]
         if missing:
@@ -106,23 +108,31 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
             raise ReportInputError(f"{path}, line {reader.line_num}: {error}.", path) from error
 
 
-def _read_curve(path: Path, columns: Sequence[str]) -> Curve:
+def _read_curve(folder: Path, figures: Sequence[str]) -> Curve:
+    """Figures by name, and the epochs that any of them was measured in; None where one was not."""
+    measured = {name: _read_figure(folder / f"{name}.tsv", name) for name in figures}
+    epochs = sorted({epoch for values in measured.values() for epoch in values})
+    curve: dict[str, list[float | None]] = {"epoch": list(epochs)}
+    return curve | {
+        name: [values.get(epoch) for epoch in epochs] for name, values in measured.items()
+    }
+
+
+def _read_figure(path: Path, name: str) -> dict[float, float | None]:
+    """The values of a figure by epoch; None for those that are not finite."""
     require_outputs(path)
-    curve: dict[str, list[float | None]] = {column: [] for column in columns}
-    for line, row in _rows(path, columns):
-        for column in columns:
-            text = row[column]
-            try:
-                value = float(text) if text else None
-            except ValueError as error:
-                raise ReportInputError(
-                    f"{path}, line {line}: {column} must be a number or empty, found {text!r}.",
-                    path,
-                ) from error
-            curve[column].append(value if value is None or math.isfinite(value) else None)
-        if curve["epoch"][-1] is None:
-            raise ReportInputError(f"{path}, line {line}: epoch is empty, expected a number.", path)
-    return curve
+    figure = {}
+    for line, row in _rows(path, ("step", name), delimiter="\t"):
+        try:
+            step, value = float(row["step"]), float(row[name])
+        except ValueError as error:
+            raise ReportInputError(
+                f"{path}, line {line}: expected two numbers, found {row['step']!r} and "
+                f"{row[name]!r}.",
+                path,
+            ) from error
+        figure[step] = value if math.isfinite(value) else None
+    return figure
 
 
 def _read_confusions(metrics: Path, enhance: Metrics) -> dict[str, Confusion]:

@@ -45,7 +45,6 @@ from compositional_prompts.captioner.training.caption_curve import (
 )
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import seed_everything
-from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.files.outputs import atomic_directory
@@ -303,7 +302,7 @@ def finetune(
         words: those of each attribute group: the grammar of captions, which lies by the adapter.
         seed: of the adapter, the order of the batches, and dropout.
         adapter: folder to write, in PEFT's layout; :data:`LAST` inside it holds the last epoch's.
-        curve: CSV file to write, a row an epoch (the fields of :class:`CaptionEpoch`).
+        curve: folder of the curve (:func:`write_curve`), a step an epoch.
         val_inputs: where validation images are read, if those of ``inputs`` are augmented.
         accelerator: the processes that train together; by default this one alone.
         checkpoints: where to go on from and what to write on the way; by default nothing.
@@ -351,14 +350,13 @@ def finetune(
             accelerator=accelerator,
             checkpoints=checkpoints or Checkpoints(None, 0),
         )
-        run.run()
+        run.run(curve)
         last = run.trained()
     if accelerator.is_main_process:
         with atomic_directory(adapter) as directory:
             save_adapter(adapted, run.best, directory)
             save_adapter(adapted, last, directory / LAST)
             write_grammar(grammar, directory)
-        write_curve(CaptionEpoch, run.records, curve)
     accelerator.wait_for_everyone()
     metrics = {
         "parameters": parameters,

@@ -96,6 +96,7 @@ def train(
     *,
     accelerator: Accelerator | None = None,
     checkpoints: Checkpoints | None = None,
+    curve: Path | None = None,
 ) -> TrainingReport:
     """Train on the images whose ``pair_split`` is train and write the model directory.
 
@@ -114,6 +115,7 @@ def train(
             one writes.
         checkpoints: where to go on from and what to write on the way; by default nothing. Images
             are decoded again: that is little beside an epoch, and they would fill the disk.
+        curve: folder of the curve, which grows with every epoch; by default none.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
@@ -162,6 +164,7 @@ def train(
         base.seed,
         accelerator=accelerator,
         checkpoints=checkpoints,
+        curve=curve,
     )
     if accelerator.is_main_process:
         save_model(model_directory, vocabulary, clip, config, outcome.state)

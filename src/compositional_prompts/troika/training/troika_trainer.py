@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -267,6 +268,7 @@ def fit(
     *,
     accelerator: Accelerator | None = None,
     checkpoints: Checkpoints | None = None,
+    curve: Path | None = None,
 ) -> TrainingOutcome:
     """Train ``model`` in place, at least one epoch, and keep the best and the last tensors.
 
@@ -284,6 +286,7 @@ def fit(
         seed: of order, augmentation and dropout.
         accelerator: the processes that train together; by default this one alone.
         checkpoints: where to go on from and what to write on the way; by default nothing.
+        curve: folder of the curve (:func:`write_curve`), a step an epoch; by default none.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
@@ -301,6 +304,6 @@ def fit(
         accelerator=accelerator,
         checkpoints=checkpoints or Checkpoints(None, 0),
     )
-    run.run()
+    run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
     return TrainingOutcome(state, run.records, run.selection, run.images)
