@@ -24,7 +24,7 @@ from compositional_prompts.deployment.trained_paths import (
 from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError
-from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
+from compositional_prompts.pipeline.error_messages import INTERRUPTED, TRACEBACK, message_of
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
@@ -446,6 +446,9 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         sys.exit(arguments.run(arguments))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has seen enough; nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from micro_blip2 import LORA, miniature
 from peft.tuners.lora import LoraLayer
 
-from compositional_prompts.captioner.model.lora import FewBitsDropout, add_adapter
+from compositional_prompts.captioner.model.lora import FewBitsDropout, add_adapter, load_adapter
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.97])
@@ -48,3 +50,13 @@ def test_an_adapter_has_it() -> None:
     dropouts = [dropout for layer in layers for dropout in layer.lora_dropout.values()]
     assert dropouts
     assert all(type(one) is FewBitsDropout and one.p == 0.25 for one in dropouts)
+
+
+def test_an_adapter_is_made_and_taken_up_without_warnings(tmp_path: Path) -> None:
+    """PEFT asks transformers for names that it is about to give up; users can do nothing there."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted = add_adapter(miniature("opt"), LORA)
+        adapted.save_pretrained(str(tmp_path))
+        load_adapter(miniature("opt"), tmp_path)
+    assert [str(one.message) for one in told if "gradient_checkpointing" in str(one.message)] == []

@@ -17,6 +17,7 @@ from micro_blip2 import miniature
 from trained_project import Run, write_adapter
 
 from compositional_prompts.deployment import adapter_metrics
+from compositional_prompts.deployment.advice import read_advice
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 
 ADAPTER = "models/blip2_lora"
@@ -24,7 +25,8 @@ CAPTIONS = "data/captions/finetuned.parquet"
 
 
 def metrics_tell_of(adapter: Path) -> bool:
-    return adapter_metrics.metrics_tell_of(adapter, read_trained_paths())
+    paths = read_trained_paths()
+    return adapter_metrics.metrics_tell_of(adapter, paths, paths.card_files)
 
 
 def by_dvc(path: Path) -> str:
@@ -92,6 +94,16 @@ def test_metrics_of_something_else(change: Callable[[Any], Any], lock: dict[str,
     if Path("dvc.lock").exists():
         write(lock)
     assert not metrics_tell_of(Path(ADAPTER))
+
+
+def test_what_is_recommended_is_known_where_nothing_was_scored_again(lock: dict[str, Any]) -> None:
+    paths = read_trained_paths()
+    lock["stages"]["score"]["deps"][0]["md5"] = "0"
+    write(lock)
+    assert read_advice(Path(ADAPTER), paths).reason == "So it was seen."
+    lock["stages"]["recommend"]["deps"][0]["md5"] = "0"
+    write(lock)
+    assert read_advice(Path(ADAPTER), paths).reason.startswith("dvc.lock does not say that")
 
 
 def test_the_card_of_another_adapter_has_none_of_the_last_runs_results(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from browser import check_page
 from curve_files import curve_rows
 from dvc_project import Project, ran
 
+from compositional_prompts.prompt.template import PromptTemplate
+
 pytestmark = pytest.mark.end_to_end
 
 UP_TO_DATE = "Data and pipelines are up to date."
-DOWNSTREAM_OF_ENHANCE = {"enhance", "finetune", "infer@finetuned", "score", "report"}
+DOWNSTREAM_OF_ENHANCE = {
+    "check", "enhance", "finetune", "infer@finetuned", "score", "recommend", "summary", "report"
+}  # fmt: skip
+SHOP_PRODUCTS, SHOP_PHOTOS = 25, 60
 CZSL = {"best_seen", "best_unseen", "best_hm", "auc", "attribute_accuracy", "object_accuracy"}
 
 
@@ -116,7 +123,7 @@ def test_results_are_read_from_git_alone(bare_clone: Project, sample_run: Projec
 
 def test_a_title_rewrites_the_report_only(workspace: Project) -> None:
     workspace.change({"report.title": "Shoes <by> any other name"})
-    assert ran(workspace.dvc("repro")) == ["report"]
+    assert ran(workspace.dvc("repro")) == ["check", "report"]
     page = (workspace.root / "reports" / "index.html").read_text()
     assert "Shoes &lt;by&gt; any other name" in page
 
@@ -124,7 +131,11 @@ def test_a_title_rewrites_the_report_only(workspace: Project) -> None:
 def test_a_threshold_recomputes_only_what_follows_from_it(workspace: Project) -> None:
     workspace.change({"enhance.threshold": 0.45})
     status = json.loads(workspace.dvc("status", "--json"))
-    assert set(status) == {"enhance", "report"}  # the report shows params.yaml
+    assert set(status) == {
+        "check",
+        "enhance",
+        "report",
+    }  # the check reads, the report shows params.yaml
     workspace.change({"finetune.epochs": 1})
     before = workspace.cached_outputs()
     output = workspace.dvc("repro")
@@ -177,3 +188,71 @@ def test_runs_repeat_exactly(workspace: Project) -> None:
     output = workspace.dvc("repro", "--force", "--single-item", "--no-run-cache", *stages)
     assert ran(output) == list(stages)
     assert workspace.cached_outputs() == before
+
+
+def write_shop(catalog: Path, root: Path) -> dict[str, str]:
+    """Some of the sample's photos as a shop has them: files, and a CSV of labels in its own style.
+
+    Returns:
+        The object of every photo, as a prompt writes it.
+    """
+    photos = pl.read_parquet(catalog / "*.parquet").with_columns(
+        nth=pl.int_range(pl.len()).over("product_id")
+    )
+    several = photos.filter(pl.len().over("product_id") > 1)
+    products = several["product_id"].unique(maintain_order=True)
+    chosen = products.gather_every(len(products) // SHOP_PRODUCTS).head(SHOP_PRODUCTS)
+    shop = several.filter(pl.col("product_id").is_in(chosen.to_list()))
+    shop = shop.sort("nth", maintain_order=True).head(SHOP_PHOTOS)
+    assert shop["product_id"].n_unique() == SHOP_PRODUCTS
+    assert shop.height == SHOP_PHOTOS
+    (root / "photos").mkdir()
+    lines, objects = ["image_path,product_id,attribute,object"], {}
+    for row in shop.iter_rows(named=True):
+        name = f"{row['image_id']}.png"
+        (root / "photos" / name).write_bytes(row["image"]["bytes"])
+        attribute, object_ = (row[key].replace(".", " ").lower() for key in ("attribute", "object"))
+        lines.append(f"{name},{row['product_id']},{attribute},{object_}")
+        objects[name] = object_.replace(" ", ".")
+    (root / "photos.csv").write_text("\n".join(lines) + "\n")
+    return objects
+
+
+def test_every_one_of_sixty_own_photos_gets_a_text_and_poor_captions_are_said(
+    workspace: Project,
+) -> None:
+    objects = write_shop(workspace.root / "data" / "catalog", workspace.root)
+    workspace.change(
+        {
+            "download.dataset": "folder",
+            "download.folder.path": "photos",
+            "download.folder.labels": "photos.csv",
+            "finetune.epochs": 2,  # captions are poor after 12 too
+            "finetune.caption_every": None,
+            "infer.num_beams": 1,
+        }
+    )
+    output = workspace.dvc("repro", "recommend")
+    assert "weights" not in ran(output)
+    texts = pl.read_parquet(workspace.root / "data" / "recommended.parquet")
+    assert sorted(texts["image_id"]) == sorted(objects)
+    assert texts["caption"].null_count() == 0
+    read = PromptTemplate(["color", "material"]).read_slots
+    right = 0
+    for image_id, text in texts.select("image_id", "recommended").iter_rows():
+        slots = read(text)
+        assert slots is not None
+        right += slots["object"] == objects[image_id]
+    assert right >= 50
+    advice = workspace.metrics("recommend")
+    assert advice["recommended"] == "enhanced"
+    assert any("learnt from" in sentence for sentence in advice["warnings"])
+    for sentence in advice["warnings"]:
+        assert f"recommend: warning: {sentence}" in output
+    image_id = texts["image_id"][0]
+    said = workspace.run(
+        *(sys.executable, "-m", "compositional_prompts", "caption", f"photos/{image_id}")
+    )
+    assert texts["recommended"][0] in said.splitlines()
+    for sentence in advice["warnings"]:
+        assert f"compositional-prompts: warning: {sentence}" in said

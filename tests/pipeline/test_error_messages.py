@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from compositional_prompts.catalog.reading import shard_files
@@ -149,3 +152,68 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "IndexError" in done.stderr
+
+
+def ended(main: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """What a script with these arguments leaves to its caller."""
+    monkeypatch.setattr(sys, "argv", ["stages/train.py", *arguments])
+    monkeypatch.delenv("COMPOSITIONAL_PROMPTS_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as left:
+        run_script(main)
+    return left.value.code
+
+
+def fails(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+def test_a_damaged_input_is_named_whatever_library_met_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project / "data" / "splits.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1 and no more")
+    given = ("--other=nowhere", "--splits", "data/splits.parquet")
+    told = ended(lambda: pq.read_table(path), monkeypatch, *given)
+    assert told.startswith("train: data/splits.parquet is damaged (")
+    assert told.endswith("Run `dvc repro -f -s split`.")
+    assert "\n" not in told
+
+
+def test_an_interruption_is_no_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(fails(KeyboardInterrupt()), monkeypatch) == 130
+    assert capsys.readouterr().err == "train: interrupted\n"
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "lower the batch_size"),
+        (MemoryError(), "memory ran out (MemoryError): lower"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), "lower the batch"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "data/x"), "the disk is full"),
+    ],
+)
+def test_memory_and_disk_that_run_out_are_told_with_what_helps(
+    error: Exception, said: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ended(fails(error), monkeypatch)
+    assert told.startswith("train: ") and said in told and "\n" not in told
+
+
+def test_a_full_disk_explains_what_a_library_says_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    told = ended(fails(RuntimeError("unexpected pos 64 vs 0")), monkeypatch)
+    assert told.startswith("train: the disk is full (unexpected pos 64 vs 0)")

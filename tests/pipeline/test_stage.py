@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,3 +139,23 @@ def test_what_is_computed_in_is_logged_and_timed(
         run.compute_in("bfloat16, attention in float32", "measured")
     assert json.loads(timing.read_text())["precision"] == "bfloat16, attention in float32"
     assert "computing in bfloat16, attention in float32: measured" in caplog.text
+
+
+def test_a_stage_says_what_it_is_for_and_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Path("metrics/read.json")
+    read.parent.mkdir()
+    read.write_text("{}")
+    os.utime(read, (1, 1))
+    arguments(
+        monkeypatch, "--catalog", "data/catalog", "--metrics=metrics", "--out=metrics/out.json",
+        "--read", "metrics/read.json", "--absent", "nowhere",
+    )  # fmt: skip
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "Stage split: who is where.\n\nMore.")
+    with run_stage("split"):
+        Path("data/catalog").mkdir(parents=True)
+        Path("metrics/out.json").write_text("{}")
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "split: who is where."
+    assert re.fullmatch(r"split: done in \d\.\d s; wrote data/catalog, metrics/out\.json", last)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from transformers import (
     OPTConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
@@ -273,7 +275,7 @@ def pretrain_blip2(
         tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
         total = 0.0
         batches = random_batches(len(captions), batch_size, generator)
-        for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}"):
+        for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}", announced=True):
             with autocast(device, precision):
                 queries = attend_queries(model, image_embeds[chosen].to(device).float())
                 said = caption_logits(model, queries, tokens.select(chosen).to(device))
@@ -289,5 +291,7 @@ def pretrain_blip2(
 
 def save_micro_captioner(captioner: Captioner, directory: Path) -> None:
     """Write model, tokenizer and processor in transformers' layout into ``directory``."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # a log would keep every step of it
     captioner.model.save_pretrained(directory, safe_serialization=True)
     captioner.processor.save_pretrained(directory)

@@ -202,9 +202,10 @@ def caption_in_shards(
     Raises:
         ValueError: a shard in ``folder`` holds other images: it is another run's.
     """
+    logger.info("images to caption: %d", len(image_ids))
     tables = [CAPTIONS.empty_table()]
     starts = range(0, len(image_ids), shard_images)
-    for number, start in enumerate(progress(starts, "shards")):
+    for number, start in enumerate(progress(starts, "shards", announced=True)):
         ids = list(image_ids[start : start + shard_images])
         path = folder / f"captions-{number:05d}.parquet"
         if path.is_file():

@@ -36,7 +36,9 @@ def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, work
     batches = decoded_batches(catalog, clip.preprocess, batch_size, workers)
     with atomic_file(out) as temporary:
         try:
-            for image_ids, images in progress(batches, "vectors", -(-total // batch_size)):
+            for image_ids, images in progress(
+                batches, "batches of vectors", -(-total // batch_size)
+            ):
                 vectors = embed_images(clip, torch.stack(images)).numpy()
                 schema = image_embeddings(vectors.shape[1])
                 if writer is None:

@@ -193,7 +193,7 @@ def _train_image_tower(
         order = torch.randperm(len(images), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
         total = 0.0
-        for chosen in progress(batches, f"CLIP images, epoch {epoch}/{epochs}"):
+        for chosen in progress(batches, f"CLIP images, epoch {epoch}/{epochs}", announced=True):
             batch = normalised(images[chosen])
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
@@ -280,7 +280,7 @@ def _train_text_tower(
         order = torch.randperm(len(tokens), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
         total = 0.0
-        for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}"):
+        for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}", announced=True):
             images = F.normalize(mixing(image_features[chosen]), dim=-1)
             texts = encode_texts(model, tokens[chosen].to(device))
             loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]

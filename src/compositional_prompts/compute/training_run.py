@@ -224,7 +224,9 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         self.module.train()
         loaded = self.load(share for step in left for share in step)
         label = f"epoch {self.epoch}/{self.params.epochs}"
-        for step in progress(left, label) if self.accelerator.is_main_process else left:
+        for step in (
+            progress(left, label, announced=True) if self.accelerator.is_main_process else left
+        ):
             for number, share in enumerate(step, start=1):
                 with nullcontext() if number == len(step) else self._apart():
                     self.accelerator.backward(self.loss(share, next(loaded), step))

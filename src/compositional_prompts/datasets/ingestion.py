@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from compositional_prompts.compute.progress import progress
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.tables import required, write_table
+
+log = logging.getLogger(__name__)
 
 REJECTED = pa.schema(
     [
@@ -91,6 +94,7 @@ def ingest(
                 pairs.add((row.attribute, row.object))
         _check_rejected(selection, aside, images, params.max_rejected)
         write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
+    _log_rows(selection, aside, images, rejected)
     metrics = {
         "images": images,
         "labelled": labelled,
@@ -106,17 +110,30 @@ def ingest(
     return metrics
 
 
+def _log_rows(
+    selection: Selection, aside: Sequence[Mapping[str, str]], images: int, rejected: Path
+) -> None:
+    dropped = "".join(f", {n} dropped ({why})" for why, n in selection.dropped.items() if n)
+    log.info("%d images of %s%s", images, selection.source, dropped)
+    if aside:
+        log.warning("warning: %d images are set aside: %s; %s", len(aside), _first(aside), rejected)
+
+
+def _first(aside: Sequence[Mapping[str, str]]) -> str:
+    return "; ".join(f"{row['path']} ({row['reason']})" for row in aside[:3])
+
+
 def _check_rejected(
     selection: Selection, aside: Sequence[Mapping[str, str]], images: int, allowed: MaxRejected
 ) -> None:
     total = images + len(aside)
     counts = ", ".join(f"{count} {reason}" for reason, count in _counts(aside).items())
     if not allowed.allows(len(aside), total):
-        examples = "; ".join(f"{row['path']} ({row['reason']})" for row in aside[:3])
         raise IngestionError(
             f"{selection.source}: {len(aside)} of {total} images cannot be used ({counts}), more "
             f"than download.max_rejected allows (a share of {allowed.share:g}, and at least "
-            f"{allowed.count}). First: {examples}. Repair or remove them, or raise share or count."
+            f"{allowed.count}). First: {_first(aside)}. Repair or remove "
+            "them, or raise share or count."
         )
     if not images:
         dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +14,16 @@ from compositional_prompts.pipeline.yaml_file import read_yaml
 LOCK: Final = Path("dvc.lock")
 
 
-def metrics_tell_of(adapter: Path, paths: TrainedPaths) -> bool:
-    """Whether this adapter was trained last, and its captions scored last, by its content.
+def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path]) -> bool:
+    """Whether this adapter was trained last, and ``files`` made of it last, by its content.
 
     A copy of the trained adapter counts as that. Where ``dvc.lock`` is not there, or the metrics
     are not as it says, nothing is known of them.
+
+    Args:
+        adapter: its folder.
+        paths: where the trained adapter lies.
+        files: metrics of it, or of what was made with it.
     """
     if not LOCK.is_file():
         return False
@@ -29,13 +35,15 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths) -> bool:
         if any(dependency["path"] == trained for dependency in stage.get("deps", ())):
             outs = (out["path"] for out in stage.get("outs", ()))
             between |= {path for path in outs if not path.startswith("metrics/")}
+    wanted = between | {path.as_posix() for path in files}
     return (
         made.get(trained) == _folder_md5(adapter)
-        and all(made.get(path.as_posix()) == _md5(path) for path in paths.card_files)
+        and all(made.get(path.as_posix()) == _md5(path) for path in files)
         # Else something was trained, or captioned, and what comes after it not run again.
         and all(
             dependency.get("md5") == made[dependency["path"]]
             for stage in stages
+            if any(out["path"] in wanted for out in stage.get("outs", ()))
             for dependency in stage.get("deps", ())
             if dependency["path"] in between
         )

@@ -42,7 +42,7 @@ def read_advice(adapter: Path, paths: TrainedPaths) -> Advice:
         DamagedOutputError: the metrics are not as ``recommend`` writes them.
     """
     path = paths.recommendation
-    if not metrics_tell_of(adapter, paths):
+    if not metrics_tell_of(adapter, paths, [path]):
         return Advice(
             ENHANCED,
             f"{LOCK} does not say that {path} is of {adapter}, so nothing shows that its captions "

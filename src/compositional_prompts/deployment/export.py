@@ -90,7 +90,8 @@ def export(
     completed = _token_rows(captioner)
     described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
     config = json.loads((adapter / CONFIG_FILE).read_text())
-    measured = metrics_tell_of(adapter, read_trained_paths())
+    trained = read_trained_paths()
+    measured = metrics_tell_of(adapter, trained, trained.card_files)
     if not measured:
         logger.warning(
             "%s: its card has no results, since %s does not say that metrics/ is of it",

@@ -5,15 +5,23 @@ from __future__ import annotations
 import contextlib
 import dis
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
 
 TRACEBACK = "COMPOSITIONAL_PROMPTS_TRACEBACK"
 """Environment variable: anything in it, and errors come with their traceback."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+_FULL = 2**20
+"""Bytes left on a disk that count as none."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -48,10 +56,53 @@ def is_explained(error: BaseException) -> bool:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``; an error that people can act on is its message and exit status 1."""
+    """Run a stage's ``main``; an error that people can act on is its message and exit status 1.
+
+    Where a library fails without naming its file, the stage's inputs are searched for a damaged
+    one. An interruption is no error: what was done so far is taken up by the next run.
+    """
+    name = Path(sys.argv[0]).stem
     try:
         main()
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
-        if os.environ.get(TRACEBACK) or not is_explained(error):
+        if os.environ.get(TRACEBACK):
             raise
-        sys.exit(f"{Path(sys.argv[0]).stem}: {message_of(error)}")
+        told = _told(error)
+        if told is None:
+            raise
+        sys.exit(f"{name}: {told}")
+
+
+def argument_paths(arguments: Sequence[str]) -> list[Path]:
+    """The paths that a script was given: ``--name PATH`` or ``--name=PATH``."""
+    words = [word.partition("=")[2] if word.startswith("--") else word for word in arguments]
+    return [Path(word) for word in words if word]
+
+
+def _told(error: Exception) -> str | None:
+    """What is told of an error; None where it is a bug."""
+    if reason := exhausted(error):
+        return reason
+    explained = is_explained(error)
+    if not explained or (isinstance(error, OSError) and error.errno is None):
+        damaged = damaged_file(argument_paths(sys.argv[1:]))
+        if damaged is not None:
+            return message_of(damaged)
+    return message_of(error) if explained else None
+
+
+def exhausted(error: BaseException) -> str | None:
+    """Where memory or the disk ran out: that, and what helps; None for anything else."""
+    said = " ".join(str(error).split())
+    if "No space left on device" in said or shutil.disk_usage(Path()).free < _FULL:
+        return f"the disk is full ({said}): make room; `dvc gc -w` removes results of other runs."
+    foreign = isinstance(error, MemoryError) and not is_explained(error)
+    if foreign or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
+        return (
+            f"memory ran out ({said[:200] or type(error).__name__}): lower the batch_size of this "
+            "stage, or base.workers."
+        )
+    return None

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.pipeline.error_messages import argument_paths
 
 log = logging.getLogger(__name__)
+
+_CLOCK = 0.02
+"""Seconds that the clock of file systems lags behind."""
 
 TIMING = Path("timing")
 """Where every stage leaves what its last run took; neither git nor DVC keeps it."""
@@ -66,15 +70,16 @@ def log_as(name: str) -> None:
 
 @contextmanager
 def run_stage(name: str) -> Iterator[StageRun]:
-    """Measure the block and write its wall time (s), rows, rows/s and peak memory (MiB) as JSON.
+    """Say what is done and what was written, and measure it.
 
-    It goes to ``timing/NAME.json`` and is no output: of two runs with equal results it differs.
-    Where this process computed on a GPU, the peak of what it had allocated there is among it.
-    Nothing is written when the block fails.
+    Wall time (s), rows, rows/s and peak memory (MiB) go to ``timing/NAME.json`` as JSON, which is
+    no output: of two runs with equal results it differs. Where this process computed on a GPU, the
+    peak of what it had allocated there is among it. Nothing is written when the block fails.
     """
     log_as(name)
+    log.info("%s", _purpose())
     run = StageRun()
-    start = time.perf_counter()
+    started, start = time.time(), time.perf_counter()
     yield run
     seconds = time.perf_counter() - start
     record: dict[str, str | float] = {
@@ -96,3 +101,26 @@ def run_stage(name: str) -> Iterator[StageRun]:
         record["peak_device_memory_mib"] = round(max(peaks) / 2**20)
     with atomic_file(TIMING / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
+    written = ", ".join(map(str, _written_since(started)))
+    log.info("done in %s%s", _spoken(seconds), f"; wrote {written}" if written else "")
+
+
+def _purpose() -> str:
+    """What a stage's script says that it does: ``Stage NAME: what.``"""
+    document = (sys.modules["__main__"].__doc__ or "").strip().partition("\n")[0]
+    return document.partition(": ")[2] or document or "started"
+
+
+def _written_since(started: float) -> list[Path]:
+    """The paths among a script's arguments that were written, outermost folders left out."""
+    found = [
+        path
+        for path in argument_paths(sys.argv[1:])
+        if path.exists() and path.stat().st_mtime >= started - _CLOCK
+    ]
+    return [path for path in found if not any(path in other.parents for other in found)]
+
+
+def _spoken(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

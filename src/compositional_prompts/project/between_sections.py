@@ -102,13 +102,6 @@ def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Fin
         yield f"clip_embed.attributes: {str(error).removeprefix('clip_embed.attributes: ')}"
 
 
-def _groups_that_there_are(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
-    try:
-        recommend.readable.of(list(clip_embed.vocabulary))
-    except ValueError as error:
-        yield f"recommend.readable.template, with the groups of clip_embed.attributes: {error}"
-
-
 def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
     if infer.grammar and _is_t5(weights.blip2):
         yield (
@@ -146,7 +139,6 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _titles_to_pretrain_on,
     _words_to_predict,
     _words_that_can_be_read_back,
-    _groups_that_there_are,
     _language_model_for_a_grammar,
     _places_of_readable_texts,
 )

@@ -124,7 +124,6 @@ def check_data(
     Raises:
         DataError: a line for every fault.
     """
-    log.info("holding %s, %s and %s against the parameters", paths.splits, paths.pairs, paths.truth)
     found = judge_data(paths, clip_embed, troika_train, troika_predict)
     for doubt in found.doubts:
         log.warning("warning: %s", doubt)
@@ -133,7 +132,6 @@ def check_data(
     write_metrics({"warnings": found.doubts}, doubts)
     with atomic_file(proof) as temporary:
         temporary.write_text("The data has what the parameters need.\n")
-    log.info("no fault, %d warnings; %s and %s say so", len(found.doubts), proof, doubts)
     return len(found.doubts)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compositional_prompts.catalog.decoding import decoded_batches
+from compositional_prompts.catalog.reading import count_rows
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.progress import progress
@@ -141,7 +142,8 @@ def predict(
         trials.insert(0, (scorer, Measurement(measured)))
     batches = decoded_batches(catalog, clip.preprocess, params.batch_size, base.workers)
     naming = PromptNaming(vocabulary, params.top_k)
-    rows = _named(progress(batches, "predict"), naming, measured, trials)
+    total = -(-count_rows(catalog) // params.batch_size)
+    rows = _named(progress(batches, "batches of photos", total), naming, measured, trials)
     images = _write_stream(rows, prompts)
     found = {"": trials[0][1].metrics(), "zero_shot_": trials[-1][1].metrics()}
     metrics: dict[str, Any] = {"trained": model is not None}

@@ -252,7 +252,7 @@ def caption_images(
     positions = inputs.positions(image_ids)
     batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
     read = map_in_threads(lambda rows: (rows, inputs.read(positions[rows])), batches)
-    for rows, queries in progress(read, "captions", len(batches)):
+    for rows, queries in progress(read, "batches of captions", len(batches), announced=True):
         captions += generate_captions(
             captioner,
             queries,

@@ -99,7 +99,7 @@ def _computed(
     workers: int,
 ) -> Iterator[FeatureBatch]:
     batches = decoded_batches(catalog, captioner.preprocess, batch_size, workers, rows)
-    for image_ids, images in progress(batches, "features", -(-len(rows) // batch_size)):
+    for image_ids, images in progress(batches, "batches of features", -(-len(rows) // batch_size)):
         features = _frozen_half(captioner, torch.stack(images)).to("cpu", dtype)
         finite = features.isfinite().flatten(1).all(1)
         if not finite.all():

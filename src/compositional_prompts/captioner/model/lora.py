@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +44,16 @@ class FewBitsDropout(nn.Dropout):
         return input * kept.mul_(2**16 / (2**16 - dropped))
 
 
+@contextmanager
+def _quiet_names() -> Iterator[None]:
+    """PEFT asks models for `is_gradient_checkpointing`, and transformers tells users of its new
+    name, who can do nothing about it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
+
+
 def add_adapter(captioner: Captioner, lora: Lora, *, cached: bool = True) -> PeftModel:
     """Put a fresh adapter into the captioner's model; only its parameters require gradients.
 
@@ -74,7 +86,8 @@ def add_adapter(captioner: Captioner, lora: Lora, *, cached: bool = True) -> Pef
     alphas = [(entry.modules, entry.alpha) for entry in lora.alpha_pattern]
     config.rank_pattern = _by_module("rank_pattern", ranks, modules)
     config.alpha_pattern = _by_module("alpha_pattern", alphas, modules)
-    adapted = get_peft_model(captioner.model, config)
+    with _quiet_names():
+        adapted = get_peft_model(captioner.model, config)
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             for name, dropout in module.lora_dropout.items():
@@ -161,6 +174,7 @@ def load_adapter(captioner: Captioner, adapter: Path) -> None:
         MissingOutputError: there is no adapter in ``adapter``.
     """
     require_outputs(adapter / CONFIG_FILE)
-    adapted = PeftModel.from_pretrained(captioner.model, str(adapter))
+    with _quiet_names():
+        adapted = PeftModel.from_pretrained(captioner.model, str(adapter))
     adapted.merge_and_unload()
     captioner.model.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ attribute and object are unseen in training, though each word of them is seen in
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ import pyarrow as pa
 from compositional_prompts.catalog.splitting.parameters import Split, SplitFractions
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLIT_NAMES, SPLITS
 from compositional_prompts.prompt.pair import Pair, dotted
+
+log = logging.getLogger(__name__)
 
 LABEL_COLUMNS: Final = ("image_id", "product_id", "attribute", "object", "pair_split")
 """The columns of the catalog that :func:`make_splits` needs."""
@@ -96,6 +99,11 @@ def make_splits(
     metrics = _metrics(images, pairs, moved) | {"added_pairs": added.height}
     metrics["pairs_without_images"] = pairs.filter(pl.col("images") == 0).height
     world = pl.concat([pairs, added]).sort(_PAIR)
+    log.info(
+        "images: %s; pairs: %s",
+        ", ".join(f"{count} {name}" for name, count in metrics["images"].items()),
+        ", ".join(f"{count} {name}" for name, count in metrics["pairs"].items()),
+    )
     return Splits(
         images.select(SPLITS.names).to_arrow().cast(SPLITS),
         world.select(PAIRS.names).to_arrow().cast(PAIRS),
