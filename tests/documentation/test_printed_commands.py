@@ -34,10 +34,7 @@ RUN = {
     "dvc checkout",
     "dvc commit",
     "dvc dag --mermaid",
-    "dvc exp apply strict",
-    "dvc exp branch strict strict-threshold",
     "dvc exp run --queue -S finetune.lora.r=4,8,16",
-    "dvc exp run -S enhance.threshold=0.25 -n strict",
     "dvc exp run -S finetune.lora.r=8",
     "dvc exp show",
     "dvc exp show --only-changed",
@@ -132,6 +129,27 @@ ELSEWHERE = {
     "compositional-prompts timing": (
         "tests/project/test_timing_table.py::test_it_shows_what_a_stage_measured"
     ),
+    "dvc exp apply strict": (
+        "tests/project/test_experiments.py::test_parameters_of_every_kind_and_apply_branch_remove"
+    ),
+    "dvc exp branch strict strict-threshold": (
+        "tests/project/test_experiments.py::test_parameters_of_every_kind_and_apply_branch_remove"
+    ),
+    "dvc exp remove strict": (
+        "tests/project/test_experiments.py::test_parameters_of_every_kind_and_apply_branch_remove"
+    ),
+    "dvc exp run -S enhance.threshold=0.25 -n strict": (
+        "tests/project/test_experiments.py::test_parameters_of_every_kind_and_apply_branch_remove"
+    ),
+    "dvc exp run --temp -S finetune.lora.r=4": (
+        "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
+    "dvc exp run --run-all --jobs 2": (
+        "tests/project/test_experiments.py::test_queued_experiments_run_their_own_revisions_code"
+    ),
+    "dvc exp run --queue -S finetune.lora.r=4,8,16 -S finetune.learning_rate=0.002,0.005": (
+        "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
 }
 """Run by another test: which one."""
 
@@ -143,10 +161,8 @@ ONLY_PARSED = {
     "cp val_best.pt models/troika_source/reference": "copies a checkpoint that only its user has",
     "dvc add models/troika_source/reference": "shares a checkpoint that only its user has",
     "dvc exp run --queue -C photos": "an ending that a user adds to a command",
-    "dvc exp run --queue -S finetune.lora.r=4,8,16 -S finetune.learning_rate=0.002,0.005": (
-        "the grid of three beside it is run"
-    ),
     "dvc gc -w": "asks before it deletes",
+    "dvc queue start --jobs 2": "leaves workers running; --run-all beside it is run",
     "dvc queue start": "leaves workers running",
     "dvc queue start -j 2": "leaves workers running",
     "git checkout --theirs dvc.lock metrics/summary.json": "wants a merge with conflicts",
@@ -159,6 +175,7 @@ ONLY_PARSED = {
     "make help": "its texts are read by nobody but people",
     "make install": "makes an environment of gigabytes",
     "make lint": "is what CI runs beside the tests",
+    "make lock": "asks the package index, with a program that a contributor may have",
     "make repro": "makes an environment, then what tests/end_to_end runs",
     "make test": "runs this test",
     "pip install dvc-s3": "downloads packages",
@@ -167,6 +184,7 @@ ONLY_PARSED = {
     "pytest -m 'not end_to_end'": "runs this test",
     "pytest tests/enhancement": "is a part of the tests",
     "python3 -m venv .venv": "makes an environment",
+    "uv sync --extra dev": "makes an environment, from uv.lock, which a test compares",
     "source .venv/bin/activate": "is for a shell at a terminal",
 } | dict.fromkeys(
     (

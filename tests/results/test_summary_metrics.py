@@ -35,6 +35,7 @@ def test_every_figure_stands_beside_its_baseline(metrics: Path) -> None:
     assert summary["pairs"]["auc"] == {"troika": 0.5539, "zero_shot": 0.519}
     assert summary["words"]["color"] == {"cosine": 0.9658, "majority": 0.1417}
     assert summary["captions"]["bleu"] == {"untrained": 0.0, "finetuned": 0.8254}
+    assert summary["texts"]["right_words"] == {"caption": 0.7604, "enhanced": 0.7511}
     assert summary["caption_words"]["object"] == {"untrained": 0.5144, "finetuned": 0.8683}
 
 
@@ -56,6 +57,7 @@ def test_what_was_not_measured_is_left_out(metrics: Path) -> None:
     change(metrics, "troika", {"trained": False})
     change(metrics, "enhance", {"color": {"accuracy": None, "majority_accuracy": None}})
     change(metrics, "finetune", {"epochs": 0, "val_loss": None})
+    change(metrics, "recommend", {"validation": {"caption": {"right_words": None}}})
     change(metrics, "scores", {"base": {"images": 0, "bleu": None, "attributes": {}}})
     assert summarize(metrics) == {}
 

@@ -40,6 +40,7 @@ def summarize(metrics: Path) -> Summary:
             "training": _training(read_metrics(metrics / "finetune.json")),
             "captions": _texts(scores),
             "caption_words": _mentions(scores),
+            "texts": _texts_to_use(read_metrics(metrics / "recommend.json")),
         }
     )
 
@@ -78,6 +79,16 @@ def _training(finetune: Metrics) -> dict[str, dict[str, float | None]]:
 def _texts(scores: Metrics) -> dict[str, dict[str, float | None]]:
     """Agreement with the enhanced prompt."""
     return {name: _each(scores, *keys) for name, keys in _TEXT.items()}
+
+
+def _texts_to_use(recommend: Metrics) -> dict[str, dict[str, float | None]]:
+    """On validation images: how many words are right in captions, and in enhanced prompts."""
+    sources = ("caption", "enhanced")
+    return {
+        "right_words": {
+            source: number(recommend, "validation", source, "right_words") for source in sources
+        }
+    }
 
 
 def _mentions(scores: Metrics) -> dict[str, dict[str, float | None]]:
