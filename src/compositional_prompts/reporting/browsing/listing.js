@@ -133,7 +133,11 @@ function startListing({ photos, tests, sorts, drawCard, drawPhoto, csv }) {
       turn < 0 ? "" : `${count(turn + 1)} of ${count(state.found.length)}`;
     dialog.querySelector("[data-step='-1']").disabled = turn <= 0;
     dialog.querySelector("[data-step='1']").disabled = turn < 0 || turn === state.found.length - 1;
-    if (!dialog.open) dialog.showModal();
+    if (!dialog.open) {
+      dialog.showModal();
+      // Not by the attribute autofocus, which Chromium complains of beside a hash in the address.
+      dialog.querySelector("[data-close]").focus();
+    }
     dialog.scrollTop = 0;
     remember(isStep);
   }

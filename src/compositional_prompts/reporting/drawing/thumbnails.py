@@ -26,6 +26,7 @@ _SIDES = (200, 160, 120, 90, 60)
 _SMALL_SIDES = (136, 112, 88, 64)
 _SMALL_QUALITY = 60
 _IN_FLIGHT = 64
+_PROBED = 100
 _CELL = (136, 102)
 _SPACE = 12
 _COLUMNS = 8
@@ -92,34 +93,46 @@ def read_small_photos(
 ) -> dict[str, SmallPhoto]:
     """Small copies of many photos, all of one side length, by their id.
 
-    It is the largest at which they take :data:`SMALL_BYTES` on average, or the smallest there is.
-    Memory holds the small copies and a batch of photos.
+    It is the largest at which a hundred of them, spread over all, take :data:`SMALL_BYTES` on
+    average, or the smallest there is. Memory holds the small copies and a batch of photos.
 
     Raises:
         MissingOutputError, DamagedOutputError, SchemaError, ImageJoinError: as
             :func:`catalog.reading.iterate_images`.
     """
+    if not image_ids:
+        return {}
+    probe = image_ids[:: max(1, len(image_ids) // _PROBED)]
+    tried = list(_encode_small(catalog, probe, _SMALL_SIDES, workers))
+    side = next(
+        (
+            side
+            for place, side in enumerate(_SMALL_SIDES)
+            if sum(len(copies[place]) for _, _, copies in tried) <= SMALL_BYTES * len(tried)
+        ),
+        _SMALL_SIDES[-1],
+    )
+    return {
+        image_id: SmallPhoto(path, base64.b64encode(copies[0]).decode("ascii"))
+        for image_id, path, copies in _encode_small(catalog, image_ids, (side,), workers)
+    }
+
+
+def _encode_small(
+    catalog: Path, image_ids: Sequence[str], sides: Sequence[int], workers: int
+) -> Iterator[tuple[str, str, list[bytes]]]:
+    """Id, path, and a WebP of each side length, in the catalog's order."""
 
     def encoded() -> Iterator[tuple[str, str, bytes]]:
-        for batch in iterate_images(catalog, image_ids) if image_ids else ():
+        for batch in iterate_images(catalog, image_ids):
             for image_id, image in zip(*(column.to_pylist() for column in batch), strict=True):
                 yield image_id, image["path"] or "", image["bytes"]
 
     def reduce(row: tuple[str, str, bytes]) -> tuple[str, str, list[bytes]]:
         image = decode_rgb(row[2])
-        return row[0], row[1], [_webp(_reduced(image, side)) for side in _SMALL_SIDES]
+        return row[0], row[1], [_webp(_reduced(image, side)) for side in sides]
 
-    photos = list(map_in_threads(reduce, encoded(), workers=workers, in_flight=_IN_FLIGHT))
-    means = [
-        sum(len(copies[size]) for _, _, copies in photos) / max(len(photos), 1)
-        for size in range(len(_SMALL_SIDES))
-    ]
-    fitting = [size for size, mean in enumerate(means) if mean <= SMALL_BYTES]
-    chosen = fitting[0] if fitting else len(_SMALL_SIDES) - 1
-    return {
-        image_id: SmallPhoto(path, base64.b64encode(copies[chosen]).decode("ascii"))
-        for image_id, path, copies in photos
-    }
+    yield from map_in_threads(reduce, encoded(), workers=workers, in_flight=_IN_FLIGHT)
 
 
 def _webp(image: Image.Image) -> bytes:
