@@ -221,8 +221,7 @@ def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> Non
     ("images", "changes", "message"),
     [
         (0, {}, "troika_train.epochs: 0"),
-        (1, {}, "1 training images in batches"),
-        (4, {"batch_size": 1}, "troika_train.batch_size = 1"),
+        (1, {}, "There is one labelled training image"),
         (4, {"early_stopping": 1}, "early_stopping needs labelled validation images"),
         (4, {"learning_rate": 1e30}, "lower troika_train.learning_rate"),
     ],
