@@ -16,22 +16,18 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments
 
+NAMES = ("features", "catalog", "splits", "blip2", "captions")
+
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__, "features", "catalog", "splits", "blip2", "captions",
-        optional=("adapter",),
-    )  # fmt: skip
+    paths = path_arguments(__doc__, *NAMES, optional=("adapter",))
     params, base = read_params(paths.params, Infer)
     device = resolve_device(base.device)
     params, computed = with_fixed_precision(params, device)
     inputs = [paths.features, paths.catalog, paths.splits, paths.blip2]
     inputs += [paths.adapter] if paths.adapter else []
-    name = f"infer-{paths.captions.stem}"
-    with resumable_stage(
-        name, params, base.seed, inputs, device, precision=computed,
-        without=("batch_size",),
-    ) as stage:  # fmt: skip
+    run = f"infer-{paths.captions.stem}", params, base.seed, inputs, device
+    with resumable_stage(*run, precision=computed, without=("batch_size",)) as stage:
         seed_everything(base.seed)
         captioner = load_for_inputs(paths.blip2, paths.features, device, computed.precision)
         images = images_to_caption(paths.splits, params, base.seed, trained=bool(paths.adapter))

@@ -27,9 +27,8 @@ def main() -> None:
     group = join_processes(resolve_device(base.device))
     params, computed = with_fixed_precision(params, group)
     inputs = [getattr(paths, name) for name in INPUTS]
-    with resumable_stage(
-        "troika_train", params, base.seed, inputs, group, precision=computed
-    ) as stage:
+    run = "troika_train", params, base.seed, inputs, group
+    with resumable_stage(*run, precision=computed) as stage:
         if params.source == "train":
             report = train(
                 paths.catalog, paths.splits, paths.pairs, paths.clip, paths.model, params, base,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from trained_project import SEGMENTS, set_params
+from trained_project import SEGMENTS, set_params, write_recommendation
 
 from compositional_prompts.deployment.model_card import (
     BaseModel,
@@ -170,3 +170,42 @@ def test_literals_are_read_back(value: Any) -> None:
     literal = python_literal(value)
     assert ast.literal_eval(literal) == value
     assert "\n" not in literal
+
+
+def test_what_plain_transformers_write_is_told_from_what_the_grammar_does(
+    own_project: Path,
+) -> None:
+    scores = json.loads(Path("metrics/scores.json").read_text())
+    scores["finetuned_free"] = json.loads(json.dumps(scores["finetuned"]))
+    scores["base"]["exact_match"] = 0.0
+    scores["finetuned_free"]["exact_match"] = 0.25
+    scores["finetuned"]["exact_match"] = 0.75
+    Path("metrics/scores.json").write_text(json.dumps(scores))
+    text = card(own_project)
+    assert "| | untrained | this model | this model, by the grammar |\n| --- | --- | --- |" in text
+    assert "| exact match | 0.0 % | 25.0 % | 75.0 % |" in text
+    found = {metric["type"]: metric["value"] for metric in
+             matter(text)["model-index"][0]["results"][0]["metrics"]}  # fmt: skip
+    assert found["exact_match"] == 0.25
+
+
+def test_it_says_which_text_to_use_and_what_is_wrong_with_captions(own_project: Path) -> None:
+    assert "**Which text to use:** the caption.\nSo it was seen." in card(own_project)
+    write_recommendation(own_project, "enhanced", "Few photos.", "No *labels*.")
+    text = card(own_project)
+    assert "**Which text to use:** the enhanced prompt" in text
+    assert "\n- Few photos.\n- No \\*labels\\*.\n" in text
+    unknown = card(own_project, measured=False)
+    assert "Which text to use" not in unknown
+    assert "None are given" in unknown
+
+
+def test_it_says_how_readable_texts_are_written(own_project: Path) -> None:
+    assert "Attribute and object come first" in card(own_project)
+    readable = {"template": "{object}`[ in {color}]", "names": [{"label": "a", "text": "b"}]}
+    recommend = {"min_labelled": 1, "readable": readable}
+    set_params(own_project / "params.yaml", recommend=recommend)
+    text = card(own_project)
+    assert (
+        "The template is ``{object}`[ in {color}]``, with names of their own for 1 labels." in text
+    )

@@ -18,7 +18,7 @@ from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.weights.micro_models import MicroModels, pretrain_micro_models
-from compositional_prompts.weights.parameters import Weights
+from compositional_prompts.weights.parameters import ClipSource, TroikaClipSource, Weights
 
 
 def provide_weights(
@@ -47,49 +47,45 @@ def provide_weights(
     Returns:
         The number of image-caption pairs pretrained on; 0 where nothing was.
     """
+    # What is fetched comes first: a name that is wrong shows before anything is trained.
+    if params.clip.source != "pretrain":
+        _fetch_clip(params.clip, clip)
+    if params.troika_clip.source in ("hub", "path"):
+        _fetch_clip(params.troika_clip, troika_clip)
+    if params.blip2.source != "pretrain":
+        with atomic_directory(blip2) as directory:
+            fetch_captioner(
+                params.blip2.source, params.blip2.name, params.blip2.revision, directory
+            )
     micro = MicroModels(None, None, 0)
-    clips = {params.clip.source, params.troika_clip.source}
+    trained = [
+        folder
+        for folder, source in ((clip, params.clip), (troika_clip, params.troika_clip))
+        if source.source == "pretrain"
+    ]
     if params.pretrains:
         micro = pretrain_micro_models(
             params.pretrain,
             corpus,
-            clip="pretrain" in clips,
+            clip=bool(trained),
             captioner=params.blip2.source == "pretrain",
             seed=seed,
             workers=workers,
             device=device,
         )
-    with atomic_directory(clip) as directory:
-        if params.clip.source == "pretrain":
+    for folder in trained:
+        with atomic_directory(folder) as directory:
             save_clip(micro.clip, MICRO_CONFIG, directory)
-        else:
-            fetch_clip(
-                params.clip.source,
-                params.clip.name,
-                params.clip.pretrained,
-                params.clip.revision,
-                directory,
-            )
-    with atomic_directory(troika_clip) as directory:
-        if params.troika_clip.source == "same":
+    if params.troika_clip.source == "same":
+        with atomic_directory(troika_clip) as directory:
             shutil.copytree(clip, directory, dirs_exist_ok=True)
-        elif params.troika_clip.source == "pretrain":
-            save_clip(micro.clip, MICRO_CONFIG, directory)
-        else:
-            assert params.troika_clip.name is not None  # params.TroikaClipSource sees to it
-            fetch_clip(
-                params.troika_clip.source,
-                params.troika_clip.name,
-                params.troika_clip.pretrained,
-                params.troika_clip.revision,
-                directory,
-            )
-    with atomic_directory(blip2) as directory:
-        if params.blip2.source == "pretrain":
-            assert micro.captioner is not None  # it was asked for above
+    if micro.captioner is not None:
+        with atomic_directory(blip2) as directory:
             save_micro_captioner(micro.captioner, directory)
-        else:
-            fetch_captioner(
-                params.blip2.source, params.blip2.name, params.blip2.revision, directory
-            )
     return micro.rows
+
+
+def _fetch_clip(source: ClipSource | TroikaClipSource, folder: Path) -> None:
+    assert source.source in ("hub", "path") and source.name is not None  # the section sees to it
+    with atomic_directory(folder) as directory:
+        fetch_clip(source.source, source.name, source.pretrained, source.revision, directory)
