@@ -58,10 +58,5 @@ def limits(download: Download, weights: Weights, features: Blip2Features) -> lis
             "The same CLIP that chose the words prefers one caption to the other. Equal captions "
             "are counted apart as ties; the report does not say how it counted them.",
         ),
-        Caveat(
-            "Times are of one machine",
-            "Wall times and memory are those of each stage's last run, which may have been on "
-            "another machine or read from a cache.",
-        ),
     ]
     return found
