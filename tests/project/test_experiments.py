@@ -161,3 +161,4 @@ def test_the_pictures_in_the_document_fit_a_terminal() -> None:
     assert len(pictures) == 2
     for lines in pictures:
         assert len(lines) <= 40 and max(map(len, lines)) <= 120
+        assert "…" not in "".join(lines)  # nothing is cut
