@@ -153,3 +153,12 @@ def test_a_forced_rerun_with_equal_results_changes_no_file(project: Project) -> 
     dvc(project, "repro", "--force")
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert project.git("status", "--porcelain") == ""
+
+
+def test_the_pictures_in_the_document_fit_a_terminal() -> None:
+    text = (ROOT / "docs/sharing.md").read_text()
+    pictures = [block.split("```")[0].splitlines() for block in text.split("```text\n")[1:]]
+    assert len(pictures) == 2
+    for lines in pictures:
+        assert len(lines) <= 40 and max(map(len, lines)) <= 120
+        assert "…" not in "".join(lines)  # nothing is cut

@@ -399,6 +399,7 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "best_epoch": 4,
         },
         "scores.json": {"base": text_scores(), "finetuned": text_scores()},
+        "check_data.json": {"warnings": ["No truth says <teal>."]},
         "recommend.json": {"source": "enhanced", "warnings": ["Label more photos <now>."]},
     }
     for name, document in documents.items():

@@ -32,6 +32,7 @@ class StageResults:
 
     download: Metrics
     split: Metrics
+    check_data: Metrics
     troika_train: Metrics
     troika: Metrics
     enhance: Metrics
@@ -44,17 +45,24 @@ class StageResults:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What stands in the way of using the texts, a sentence each.
+        """What stands in the way of using the texts, a sentence each; of the texts first.
 
         Raises:
-            ReportInputError: it is not a list of sentences.
+            ReportInputError: a file's warnings are no list of sentences.
         """
-        found = self.recommend.get("warnings", [])
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise ReportInputError(
-                f"metric warnings of recommend.json must be a list of sentences, found {found!r}."
-            )
-        return found
+        return [
+            *_sentences(self.recommend, "recommend.json"),
+            *_sentences(self.check_data, "check_data.json"),
+        ]
+
+
+def _sentences(metrics: Metrics, name: str) -> list[str]:
+    found = metrics.get("warnings", [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ReportInputError(
+            f"metric warnings of {name} must be a list of sentences, found {found!r}."
+        )
+    return found
 
 
 def read_results(metrics: Path) -> StageResults:
@@ -68,6 +76,7 @@ def read_results(metrics: Path) -> StageResults:
     return StageResults(
         download=read_metrics(metrics / "download.json"),
         split=read_metrics(metrics / "split.json"),
+        check_data=read_metrics(metrics / "check_data.json"),
         troika_train=read_metrics(metrics / "troika_train.json"),
         troika=read_metrics(metrics / "troika.json"),
         enhance=enhance,
