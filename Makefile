@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro test lint lock bench clean
+.PHONY: help install repro test lint bench clean
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | \
@@ -33,8 +33,6 @@ lint: $(INSTALLED) ## check style, types and the direction of imports
 	ruff format --check .
 	mypy
 	lint-imports
-
-lock: ## write uv.lock anew, with the versions of constraints.txt; needs uv
 
 # cold_run.py takes an hour and wants the machine for itself: it is started by hand.
 bench: $(INSTALLED) ## run the benchmarks, some on what make repro has made

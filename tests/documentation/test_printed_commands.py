@@ -156,8 +156,9 @@ ELSEWHERE = {
 
 ONLY_PARSED = {
     ".venv/bin/pip install -c constraints.txt -e '.[quantization]'": "downloads packages",
-    ".venv/bin/pip install -c constraints.txt torch torchvision --index-url "
-    "": "downloads packages",
+    ".venv/bin/pip install uv": "downloads packages",
+    ".venv/bin/uv pip install --python .venv --torch-backend cpu -c constraints.txt torch "
+    "torchvision": "downloads packages",
     "accelerate config": "asks its questions at a terminal",
     "cp val_best.pt models/troika_source/reference": "copies a checkpoint that only its user has",
     "dvc add models/troika_source/reference": "shares a checkpoint that only its user has",
@@ -176,7 +177,6 @@ ONLY_PARSED = {
     "make help": "its texts are read by nobody but people",
     "make install": "makes an environment of gigabytes",
     "make lint": "is what CI runs beside the tests",
-    "make lock": "asks the package index, with a program that a contributor may have",
     "make repro": "makes an environment, then what tests/end_to_end runs",
     "make test": "runs this test",
     "pip install dvc-s3": "downloads packages",
@@ -185,7 +185,6 @@ ONLY_PARSED = {
     "pytest -m 'not end_to_end'": "runs this test",
     "pytest tests/enhancement": "is a part of the tests",
     "python3 -m venv .venv": "makes an environment",
-    "uv sync --extra dev": "makes an environment, from uv.lock, which a test compares",
     "source .venv/bin/activate": "is for a shell at a terminal",
 } | dict.fromkeys(
     (
