@@ -215,7 +215,8 @@ def _add_share(commands: Any) -> None:
         description="Push to a remote of DVC, fetch from it, or check there, DVC's records of all "
         "runs and every object that they name. `dvc push --run-cache` pushes the objects of the "
         "workspace alone.",
-        epilog="Exit status: 0 all is whole, 1 some records are not and were left out.",
+        epilog="Exit status: 0 all is whole, 1 some records are not and were left out, 2 nothing "
+        "could be done.",
     )
     actions = share.add_subparsers(dest="action", required=True)
     push = actions.add_parser("push", help="push every run, its objects before its record")
@@ -290,8 +291,16 @@ def _share(arguments: argparse.Namespace) -> int:
         copied = ""
     for sentence in shared.incomplete:
         _complain(sentence)
-    news = f"; {shared.copied} records and {shared.objects} objects {copied}" if copied else ""
-    print(f"{shared.records} runs are whole{news}.")
+    if not (shared.records or shared.incomplete or arguments.action == "push"):
+        print(
+            f"The remote {shared.remote} holds no runs: `compositional-prompts share push` pushes "
+            "what was run."
+        )
+        return DONE
+    count = sharing.counted
+    records, objects = count(shared.copied, "record"), count(shared.objects, "object")
+    news = f"; {records} and {objects} {copied}" if copied else ""
+    print(f"{count(shared.records, 'run')} {'is' if shared.records == 1 else 'are'} whole{news}.")
     return SOME_ASIDE if shared.incomplete else DONE
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from compositional_prompts.captioner.training.caption_curve import CaptionEpoch
 from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.compute.learning_curve import write_curve
+from compositional_prompts.files.outputs import atomic_directory, atomic_file
 from compositional_prompts.files.scratch import SCRATCH
 from compositional_prompts.pipeline.dvc_file import load_index, read_outputs
 from compositional_prompts.pipeline.stage import TIMING
@@ -340,6 +341,40 @@ def test_nothing_that_differs_between_equal_runs_is_an_output() -> None:
     assert "timing" not in (ROOT / "dvc.yaml").read_text()
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert f"/{TIMING}/" in ignored and f"/{SCRATCH}/" in ignored
+
+
+def ignored_by_git(files: Iterable[Path]) -> set[Path]:
+    """Those of files of the project, which need not be there, that git ignores."""
+    told = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="".join(f"{path}\n" for path in files),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode in (0, 1), told.stderr  # 1: it ignores none
+    return {Path(line) for line in told.stdout.splitlines()}
+
+
+def test_git_ignores_what_a_killed_command_leaves(tmp_path: Path) -> None:
+    written = [output.path.relative_to(ROOT) for output in read_outputs(ROOT / "dvc.yaml")]
+    left = [Path("compare.html"), Path("data/.features.k1_x9abc/part")]
+    for path in (*written, Path("compare.html"), Path("params.yaml"), Path("dvc.yaml")):
+        with atomic_file(tmp_path / path.name) as temporary:
+            left.append(path.with_name(temporary.name))
+        with atomic_directory(tmp_path / "folder" / path.name) as temporary:
+            left.append(path.with_name(temporary.name) / "part")
+    assert ignored_by_git(left) == set(left)
+
+
+def test_git_ignores_no_file_of_the_project() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = [Path(line) for line in listed.stdout.splitlines()]
+    assert Path("reports/.gitignore") in files and len(files) > 100
+    assert ignored_by_git(files) == set()
 
 
 @stage

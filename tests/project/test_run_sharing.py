@@ -8,16 +8,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from dvc_project import Project, ran
 
+from compositional_prompts.__main__ import main
+from compositional_prompts.project import run_sharing
 from compositional_prompts.project.run_sharing import (
     LISTING,
     SharingError,
@@ -189,7 +192,11 @@ def test_s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
         host, port = storage.get_host_and_port()
         address = f"http://{host}:{port}"
         boto3.client("s3", endpoint_url=address).create_bucket(Bucket="results")
+        with_remote(origin.project, "s3://nowhere/shoes", endpointurl=address)
+        with pytest.raises(SharingError, match=r"s3://nowhere/shoes.* does not exist"):
+            verify_runs(root=origin.project.root)
         with_remote(origin.project, "s3://results/shoes", endpointurl=address)
+        assert verify_runs(root=origin.project.root).records == 0
         assert push_runs(root=origin.project.root).copied == 6
         assert verify_runs(content=True, root=origin.project.root).records == 6
         elsewhere = clone(origin, "elsewhere")
@@ -296,3 +303,172 @@ def test_a_remote_that_is_not_there_is_one_line(ready: Project) -> None:
         push_runs(root=ready.root)
     with pytest.raises(SharingError, match="nowhere"):
         verify_runs("nowhere", root=ready.root)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command wrote, and how it ended."""
+
+    status: int
+    out: str
+    error: str
+
+
+Share = Callable[..., Told]
+
+
+@pytest.fixture
+def share(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Share:
+    """`compositional-prompts share` in the origin, in this process."""
+
+    def run(*arguments: str) -> Told:
+        monkeypatch.chdir(origin.project.root)
+        monkeypatch.setattr("sys.argv", ["compositional-prompts", "share", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Told(int(str(ended.value.code)), *capfd.readouterr())
+
+    return run
+
+
+def test_an_error_of_the_storages_library_is_one_line(
+    origin: Origin, share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dvc_s3")
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        (tmp_path / name).touch()
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / name))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with_remote(origin.project, "s3://results/shoes", endpointurl=closed_address())
+    for action in ("push", "pull", "verify"):
+        told = share(action)
+        assert told.status == 2
+        assert len(told.error.splitlines()) == 1
+        assert "storage (s3://results/shoes)" in told.error
+        assert "NoCredentialsError: Unable to locate credentials" in told.error
+
+
+def test_an_error_of_ours_keeps_its_traceback(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_runs(root=origin.project.root)
+    record = records(origin.remote)[0]
+    record.chmod(0o644)
+    record.write_text("outs: [{}]\n")
+    monkeypatch.setattr(run_sharing, "_is_damaged", lambda *_: False)
+    with pytest.raises(KeyError):
+        verify_runs(root=origin.project.root)
+
+
+@pytest.mark.parametrize("action", ["pull", "verify"])
+def test_a_remote_that_is_no_folder_is_an_error(origin: Origin, share: Share, action: str) -> None:
+    told = share(action)
+    assert (told.status, told.out) == (2, "")
+    assert f"storage ({origin.remote}) does not exist" in told.error
+    assert not origin.remote.exists()
+    origin.remote.write_text("no folder")
+    told = share(action)
+    assert (told.status, told.out) == (2, "")
+    assert f"storage ({origin.remote}) is a file" in told.error
+    origin.remote.unlink()
+    origin.remote.mkdir()
+    told = share(action)
+    assert (told.status, told.error) == (0, "")
+    assert f"storage ({origin.remote}) holds no runs: `compositional-prompts share" in told.out
+
+
+def test_nothing_is_pushed_to_a_file(origin: Origin, share: Share) -> None:
+    origin.remote.write_text("no folder")
+    told = share("push")
+    assert told.status == 2
+    assert f"storage ({origin.remote}) is a file" in told.error
+
+
+def closed_address() -> str:
+    """Where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("action", ["pull", "verify"])
+def test_a_web_address_that_does_not_answer_is_told(
+    origin: Origin, share: Share, action: str
+) -> None:
+    address = closed_address()
+    with_remote(origin.project, address)
+    told = share(action)
+    assert told.status == 2
+    assert f"storage ({address}) cannot be reached (ClientConnectorError" in told.error
+    assert LISTING not in told.error
+
+
+@pytest.mark.parametrize("options", [["--remove"], ["--content", "--remove"]])
+def test_nothing_is_removed_over_http(
+    origin: Origin, share: Share, web: str, options: list[str]
+) -> None:
+    push_runs(root=origin.project.root)
+    objects(origin.remote)[0].unlink()
+    with_remote(origin.project, web)
+    told = share("verify", *options)
+    assert (told.status, told.out) == (2, "")
+    assert "Nothing can be removed over http" in told.error and "-r" in told.error
+
+
+def records(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "runs").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no YAML"])
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_a_damaged_record_of_the_cache_is_fetched_again(
+    origin: Origin, share: Share, damage: str, options: list[str]
+) -> None:
+    push_runs(root=origin.project.root)
+    record = records(origin.project.root / ".dvc/cache")[0]
+    whole = record.read_bytes()
+    record.chmod(0o644)
+    record.write_bytes({"cut": whole[:40], "empty": b"", "no YAML": b"\xff{[\n"}[damage])
+    told = share("pull", *options)
+    assert (told.status, told.error) == (0, "")
+    assert "6 runs are whole; 1 record and 0 objects fetched." in told.out
+    assert record.read_bytes() == whole
+
+
+@pytest.mark.parametrize("there", ["damaged", "missing"])
+def test_a_damaged_record_that_the_remote_cannot_mend_is_named(
+    origin: Origin, share: Share, there: str
+) -> None:
+    push_runs(root=origin.project.root)
+    record, theirs = records(origin.project.root / ".dvc/cache")[0], records(origin.remote)[0]
+    assert record.name == theirs.name
+    for path in (record, theirs):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:40])
+    if there == "missing":
+        theirs.unlink()
+    told = share("pull", "--all")
+    assert told.status == 1
+    assert f"{record} is damaged" in told.error
+    assert (str(theirs) in told.error) == (there == "damaged")
+    assert "5 runs are whole; 0 records and 0 objects fetched." in told.out
+
+
+def test_one_is_told_as_one(origin: Origin, share: Share) -> None:
+    push_runs(root=origin.project.root)
+    for record in records(origin.remote):
+        if b"wc -c" not in record.read_bytes():
+            record.unlink()
+    altered = next(path for path in objects(origin.remote) if path.read_text() == "6\n")
+    altered.chmod(0o644)
+    altered.write_text("7\n")
+    told = share("verify", "--content")
+    assert "1 object is damaged, such as" in told.error
+    assert told.out == "1 run is whole.\n"
+    altered.unlink()
+    assert "1 object is missing, such as" in share("verify").error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from compositional_prompts.files.outputs import DamagedOutputError
 
 LISTING = "run-records.txt"
 RECORDS = "runs"
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 class SharingError(RuntimeError):
@@ -37,12 +40,14 @@ class Shared:
         records: run records that are whole where they should be.
         copied: how many of them were not there before.
         objects: that were copied for them.
+        remote: its name and address.
         incomplete: what is amiss with others, a sentence each.
     """
 
     records: int
     copied: int
     objects: int
+    remote: str = ""
     incomplete: list[str] = field(default_factory=list)
 
 
@@ -54,11 +59,13 @@ class _Store:
         objects: DVC's database of objects.
         fs: of the records, and ``root`` the folder of theirs.
         root: the folder in which ``runs/`` lies.
+        title: what people call it.
     """
 
     objects: Any
     fs: Any
     root: str
+    title: str
 
     @property
     def listable(self) -> bool:
@@ -68,12 +75,39 @@ class _Store:
         return str(self.fs.join(self.root, *PurePosixPath(name).parts))
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None where it is not there."""
+        """The content of a file; None where it is not there.
+
+        Raises:
+            SharingError: a web server cannot be asked for it.
+        """
         try:
             with self.fs.open(self.path(name), "rb") as file:
                 return bytes(file.read())
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not self.listable and (reason := _no_answer(error)):
+                raise SharingError(
+                    f"The remote {self.title} cannot be reached ({reason}): "
+                    "check its address and the network."
+                ) from error
             return None
+
+    def require_place(self, *, made: bool = False) -> None:
+        """Check that there is a folder, or a bucket, to look into; ``made``: or that one may be.
+
+        Over http nothing but the list of records can tell.
+        """
+        if not self.listable or self.fs.isdir(self.root):
+            return
+        if self.fs.isfile(self.root):
+            raise SharingError(f"The remote {self.title} is a file: give the address of a folder.")
+        # A bucket's folders are nothing but the names of its objects.
+        bucket = PurePosixPath(self.root).parts[0]
+        if made or (_is_object_store(self.fs) and self.fs.exists(bucket)):
+            return
+        raise SharingError(
+            f"The remote {self.title} does not exist: correct its address (`dvc remote modify`), "
+            "or push to it first with `compositional-prompts share push`."
+        )
 
     def record_names(self) -> list[str]:
         """Of all run records, ``runs/ab/KEY/VALUE``, sorted."""
@@ -120,6 +154,7 @@ def push_runs(remote: str | None = None, root: Path = Path()) -> Shared:
     with _opened(root, remote) as (repo, cache, storage):
         if not storage.listable:
             raise SharingError("DVC writes to no http remote: name the one behind it with -r.")
+        storage.require_place(made=True)
         _restore_uncached(repo)
         there = set(storage.record_names())
         records, amiss = _whole_records(cache, [cache])
@@ -127,12 +162,14 @@ def push_runs(remote: str | None = None, root: Path = Path()) -> Shared:
         wanted = {part for parts in records.values() for part in parts}
         objects, failed = _copy_objects(repo.cloud.push, wanted, remote)
         if failed:
-            raise SharingError(f"{failed} objects could not be pushed: run the command again.")
+            raise SharingError(
+                f"{counted(failed, 'object')} could not be pushed: run the command again."
+            )
         new = [name for name in records if name not in there]
         for name in new:
             _copy_record(name, cache, storage)
         _write_listing(storage)
-        return Shared(len(records), len(new), objects, amiss)
+        return Shared(len(records), len(new), objects, storage.title, amiss)
 
 
 def pull_runs(remote: str | None = None, objects: bool = False, root: Path = Path()) -> Shared:
@@ -147,24 +184,26 @@ def pull_runs(remote: str | None = None, objects: bool = False, root: Path = Pat
         SharingError: there is no such remote, or it cannot be read.
     """
     with _opened(root, remote) as (repo, cache, storage):
-        amiss, new = [], 0
-        here = set(cache.record_names())
+        storage.require_place()
         names = storage.record_names()
-        for name in names:
-            content = storage.read(name)
-            reason = "is missing" if content is None else _damage(name, content)
-            if reason:
-                amiss.append(f"{storage.path(name)} {reason}")
-            elif name not in here:
-                _copy_record(name, storage, cache)
-                new += 1
+        whole, amiss = _verified_records(storage, names)
+        here = set(cache.record_names())
+        damaged = here - set(_verified_records(cache, here)[0])
+        # What is whole here is what the remote has: its name says so.
+        new = [name for name in whole if name in damaged or name not in here]
+        for name in new:
+            _write(cache, name, whole[name])
+        amiss += [
+            f"{cache.path(name)} is damaged, and the remote has no whole one: remove it."
+            for name in sorted(damaged - set(whole))
+        ]
         copied = 0
         if objects:
-            outputs = {one for name in names for one in _outputs(cache.read(name) or b"{}")}
+            outputs = {one for content in whole.values() for one in _outputs(content)}
             wanted = {part for one in outputs for part in _parts(one, [cache, storage])}
             copied, failed = _copy_objects(repo.cloud.pull, wanted, remote)
-            amiss += [f"{failed} objects could not be fetched"] if failed else []
-        return Shared(len(names) - len(amiss), new, copied, amiss)
+            amiss += [f"{counted(failed, 'object')} could not be fetched."] if failed else []
+        return Shared(len(whole), len(new), copied, storage.title, amiss)
 
 
 def verify_runs(
@@ -185,6 +224,12 @@ def verify_runs(
         SharingError: there is no such remote, or it cannot be read.
     """
     with _opened(root, remote) as (_, cache, storage):
+        if remove and not storage.listable:
+            raise SharingError(
+                f"Nothing can be removed over http from the remote {storage.title}: "
+                "name the writable one behind it with -r."
+            )
+        storage.require_place()
         damaged: dict[str, str] = {}
         if content:
             seen = set(_everything_named(storage))
@@ -197,30 +242,83 @@ def verify_runs(
         if remove:
             for name in set(storage.record_names()) - set(records):
                 storage.fs.remove(storage.path(name))
-        if remove and storage.listable:
             _write_listing(storage)
-        return Shared(len(records), 0, 0, amiss)
+        return Shared(len(records), 0, 0, storage.title, amiss)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager
 def _opened(root: Path, remote: str | None) -> Iterator[tuple[Any, _Store, _Store]]:
-    """DVC's project, its cache and a remote, while nobody else writes the cache."""
+    """DVC's project, its cache and a remote, while nobody else writes the cache.
+
+    Raises:
+        SharingError: there is no such remote, or a library of its kind of storage failed.
+    """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
+    title = remote or "of DVC"
     try:
         with Repo(str(root)) as repo, repo.lock:
             storage = repo.cloud.get_remote_odb(remote, "share")
             runs = repo.cloud.get_remote_odb(remote, "share", hash_name="md5-dos2unix")
             here = repo.cache.legacy
+            name = remote or repo.config["core"]["remote"]
+            title = f"{name} ({runs.fs.unstrip_protocol(runs.path)})"
             yield (
                 repo,
-                _Store(repo.cache.local, here.fs, here.path),
-                _Store(storage, runs.fs, runs.path),
+                _Store(repo.cache.local, here.fs, here.path, "DVC's cache"),
+                _Store(storage, runs.fs, runs.path, title),
             )
     except (DvcException, LockError) as error:
         raise SharingError(" ".join(str(error).split())) from error
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        raise SharingError(
+            f"Sharing with the remote {title} failed ({_reason(error)}): "
+            "check its address, the credentials and the network."
+        ) from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised an error, and no library that it called."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return Path(innermost.f_code.co_filename).is_relative_to(_PACKAGE)
+
+
+def _reason(error: BaseException) -> str:
+    """An error of a library in one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _no_answer(error: BaseException | None) -> str:
+    """Why a web server said nothing of a file; nothing where it said that there is none.
+
+    The library tells of both that there is no such file, and how it came to that as the cause.
+    Servers of object stores say 403 of what is not there.
+    """
+    from aiohttp import ClientError, ClientResponseError
+
+    while error is not None:
+        if isinstance(error, ClientResponseError):
+            return "" if error.status in (403, 404, 410) else _reason(error)
+        if isinstance(error, ClientError | TimeoutError):
+            return _reason(error)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _is_object_store(fs: Any) -> bool:
+    from dvc_objects.fs.base import ObjectFileSystem
+
+    return isinstance(fs, ObjectFileSystem)
 
 
 def _outputs(content: bytes) -> list[str]:
@@ -234,15 +332,15 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return dict(parse_yaml(content.decode(), "record"))
 
 
-def _damage(name: str, content: bytes) -> str:
-    """What is wrong with a record; nothing where it is what its name says, by its hash."""
+def _is_damaged(name: str, content: bytes) -> bool:
+    """Whether a record is not what its name says, by its hash."""
     from dvc.utils import dict_sha256
 
     try:
         found = dict_sha256(_parsed(content), exclude=["size", "nfiles"])
     except Exception:  # whatever the reader of DVC raises of bytes that are no YAML
-        found = ""
-    return "" if found == PurePosixPath(name).name else "is damaged"
+        return True
+    return bool(found != PurePosixPath(name).name)
 
 
 def _whole_records(
@@ -253,35 +351,50 @@ def _whole_records(
     Folders' lists may be read from any store of ``among``; the others are told, a sentence each.
     """
     parts: dict[str, list[str]] = {}
-    outputs: dict[str, list[str]] = {}
-    amiss: list[str] = []
-    for name in of.record_names():
-        content = of.read(name)
-        reason = "is missing" if content is None else _damage(name, content)
-        if reason:
-            amiss.append(f"{of.path(name)} {reason}.")
-            continue
-        outputs[name] = _outputs(content or b"")
-        for identifier in outputs[name]:
-            if identifier not in parts:
-                parts[identifier] = _parts(identifier, among)
+    verified, amiss = _verified_records(of, of.record_names())
+    outputs = {name: _outputs(content) for name, content in verified.items()}
+    for identifier in {one for named in outputs.values() for one in named}:
+        parts[identifier] = _parts(identifier, among)
     there = of.have(part for all_parts in parts.values() for part in all_parts) - set(damaged)
     whole = {}
     for name, identifiers in outputs.items():
         gone = sorted({part for one in identifiers for part in parts[one]} - there)
         if gone:
-            command = str(_parsed(of.read(name) or b"{}").get("cmd", "")).split()
-            script = next((word for word in command if word.endswith(".py")), " ".join(command[:2]))
-            bad = set(gone) & set(damaged)
-            what = f"{len(bad)} damaged" if bad else "missing"
             amiss.append(
-                f"A run of `{script}` is incomplete: {len(gone)} objects "
-                f"are {what if len(bad) in (0, len(gone)) else f'missing or damaged ({what})'}, "
+                f"A run of `{_script(verified[name])}` is incomplete: "
+                f"{_lacking(len(gone), len(set(gone) & set(damaged)))}, "
                 f"such as {of.objects.oid_to_path(gone[0])}."
             )
         else:
             whole[name] = [part for one in identifiers for part in parts[one]]
     return whole, amiss
+
+
+def _verified_records(of: _Store, names: Iterable[str]) -> tuple[dict[str, bytes], list[str]]:
+    """The content of the records that are what their names say; of the others, a sentence each."""
+    whole: dict[str, bytes] = {}
+    amiss: list[str] = []
+    for name in names:
+        content = of.read(name)
+        if content is None:
+            amiss.append(f"{of.path(name)} is missing.")
+        elif _is_damaged(name, content):
+            amiss.append(f"{of.path(name)} is damaged.")
+        else:
+            whole[name] = content
+    return whole, amiss
+
+
+def _script(content: bytes) -> str:
+    """What a record is of a run of."""
+    command = str(_parsed(content).get("cmd", "")).split()
+    return next((word for word in command if word.endswith(".py")), " ".join(command[:2]))
+
+
+def _lacking(gone: int, damaged: int) -> str:
+    """What keeps a run from being whole, of ``gone`` objects ``damaged`` ones."""
+    what = {0: "missing", gone: "damaged"}.get(damaged, f"missing or damaged ({damaged} damaged)")
+    return f"{counted(gone, 'object')} {'is' if gone == 1 else 'are'} {what}"
 
 
 def _parts(identifier: str, among: list[_Store]) -> list[str]:
@@ -296,11 +409,9 @@ def _parts(identifier: str, among: list[_Store]) -> list[str]:
 
 
 def _everything_named(storage: _Store) -> Iterator[str]:
-    for name in storage.record_names():
-        content = storage.read(name)
-        if content is not None and not _damage(name, content):
-            for identifier in _outputs(content):
-                yield from _parts(identifier, [storage])
+    for content in _verified_records(storage, storage.record_names())[0].values():
+        for identifier in _outputs(content):
+            yield from _parts(identifier, [storage])
 
 
 def _damaged(storage: _Store, identifier: str) -> str:
