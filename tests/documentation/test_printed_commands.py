@@ -48,7 +48,7 @@ RUN = {
     "dvc params diff",
     "dvc plots diff",
     "dvc pull reports/index.html",
-    "dvc pull weights split troika_train finetune",
+    "dvc pull weights split troika_train finetune recommend",
     "dvc push --run-cache",
     "dvc queue status",
     "dvc remote add --local storage s3://bucket/compositional-prompts",
