@@ -106,6 +106,31 @@ def test_what_is_recommended_is_known_where_nothing_was_scored_again(lock: dict[
     assert read_advice(Path(ADAPTER), paths).reason.startswith("dvc.lock does not say that")
 
 
+def test_why_nothing_is_known_is_said_with_what_helps(lock: dict[str, Any]) -> None:
+    paths, adapter = read_trained_paths(), Path(ADAPTER)
+    shutil.copytree(ADAPTER, "copy")
+    paths.recommendation.write_text("{}")
+    assert "is not what dvc.lock names" in read_advice(adapter, paths).reason
+    assert "`dvc checkout recommend`" in read_advice(adapter, paths).reason
+    paths.recommendation.unlink()
+    assert "recommend.json is missing" in read_advice(adapter, paths).reason
+    assert "`dvc pull recommend`" in read_advice(adapter, paths).reason
+    # As after a first `dvc repro finetune`: there neither is one nor was.
+    for name in ("infer@finetuned", "recommend", "score", "report"):
+        del lock["stages"][name]
+    write(lock)
+    for which in (adapter, Path("copy")):
+        advice = read_advice(which, paths)
+        assert advice.recommended == "enhanced"
+        assert "recommend.json is missing" in advice.reason
+        assert "`dvc repro recommend`" in advice.reason
+    paths.scores.unlink()
+    assert not metrics_tell_of(Path("copy"))
+    for content in ("stages:\n", "schema: '2.0'\n", ""):
+        Path("dvc.lock").write_text(content or "{}")
+        assert read_advice(adapter, paths).reason.startswith("dvc.lock does not say that")
+
+
 def test_the_card_of_another_adapter_has_none_of_the_last_runs_results(
     lock: dict[str, Any], own_project: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,6 +111,19 @@ def test_a_misspelt_group_is_seen(tmp_path: Path) -> None:
     assert "group 'colour'" in doubt and "'color'" in doubt
 
 
+def test_sentences_and_words_have_one_order(tmp_path: Path) -> None:
+    groups = [f"group{letter}" for letter in "hcagbfed"]
+    truth = [(image, group, "x") for image, group in enumerate(groups)]
+    truth += [(image, "color", word) for image, word in enumerate(["teal", "lime", "aqua"])]
+    paths = tables(tmp_path, LABELS * 4, [*truth, (0, "color", "black")])
+    words = vocabulary(color=["black"], **{f"{group}s": ["x"] for group in groups})
+    doubts = judged(paths, words).doubts
+    (lacking,) = [doubt for doubt in doubts if "'color'" in doubt]
+    assert lacking.index("'aqua'") < lacking.index("'lime'") < lacking.index("'teal'")
+    named = [doubt.split("'")[1] for doubt in doubts if "has the group 'group" in doubt]
+    assert named == sorted(groups)
+
+
 def test_labels_that_differ_in_case_alone_are_named_and_so_are_words_beside_them(
     tmp_path: Path,
 ) -> None:

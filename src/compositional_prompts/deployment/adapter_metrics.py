@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +25,8 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path])
         paths: where the trained adapter lies.
         files: metrics of it, or of what was made with it.
     """
-    if not LOCK.is_file():
-        return False
-    stages: list[dict[str, Any]] = list(read_yaml(LOCK).get("stages", {}).values())
-    made = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    stages = _stages()
+    made = _made(stages)
     trained = paths.adapter.as_posix()
     between = {trained}
     for stage in stages:
@@ -38,7 +36,7 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path])
     wanted = between | {path.as_posix() for path in files}
     return (
         made.get(trained) == _folder_md5(adapter)
-        and all(made.get(path.as_posix()) == _md5(path) for path in files)
+        and all(path.is_file() and made.get(path.as_posix()) == _md5(path) for path in files)
         # Else something was trained, or captioned, and what comes after it not run again.
         and all(
             dependency.get("md5") == made[dependency["path"]]
@@ -48,6 +46,33 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path])
             if dependency["path"] in between
         )
     )
+
+
+def is_trained_last(adapter: Path, paths: TrainedPaths) -> bool:
+    """Whether ``dvc.lock`` has this adapter, by its content, as the one that was trained last."""
+    return _made(_stages()).get(paths.adapter.as_posix()) == _folder_md5(adapter)
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether ``dvc.lock`` has this output, whatever its content."""
+    return path.as_posix() in _made(_stages())
+
+
+def is_as_recorded(path: Path) -> bool:
+    """Whether an output is there with the content that ``dvc.lock`` has of it."""
+    return path.is_file() and _made(_stages()).get(path.as_posix()) == _md5(path)
+
+
+def _stages() -> list[dict[str, Any]]:
+    """What ``dvc.lock`` has; nothing where it is not there, or nothing was run."""
+    if not LOCK.is_file():
+        return []
+    return list((read_yaml(LOCK).get("stages") or {}).values())
+
+
+def _made(stages: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The MD5 of every output, by its path."""
+    return {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
 
 
 def _md5(path: Path) -> str | None:

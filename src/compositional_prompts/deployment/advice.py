@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compositional_prompts.deployment.adapter_metrics import LOCK, metrics_tell_of
+from compositional_prompts.deployment.adapter_metrics import (
+    LOCK,
+    is_as_recorded,
+    is_recorded,
+    is_trained_last,
+    metrics_tell_of,
+)
 from compositional_prompts.deployment.trained_paths import TrainedPaths
 from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED
@@ -43,11 +49,11 @@ def read_advice(adapter: Path, paths: TrainedPaths) -> Advice:
     """
     path = paths.recommendation
     if not metrics_tell_of(adapter, paths, [path]):
+        found, remedy = _lacking(adapter, paths)
         return Advice(
             ENHANCED,
-            f"{LOCK} does not say that {path} is of {adapter}, so nothing shows that its captions "
-            "are as right as the enhanced prompts that they were learnt from: dvc repro judges "
-            "them.",
+            f"{found}, so nothing shows that its captions are as right as the enhanced prompts "
+            f"that they were learnt from: {remedy}.",
             (),
         )
     try:
@@ -63,3 +69,22 @@ def read_advice(adapter: Path, paths: TrainedPaths) -> Advice:
             path,
         )
     return advice
+
+
+def _lacking(adapter: Path, paths: TrainedPaths) -> tuple[str, str]:
+    """Why nothing is known of an adapter's captions, and what helps."""
+    path = paths.recommendation
+    if is_trained_last(adapter, paths):
+        if not path.is_file():
+            pull = is_recorded(path)
+            helps = "fetches it where it was shared" if pull else "judges them"
+            return (
+                f"{path} is missing, which judges {adapter}",
+                f"`dvc {'pull' if pull else 'repro'} recommend` {helps}",
+            )
+        if is_recorded(path) and not is_as_recorded(path):
+            return (
+                f"{path} is not what {LOCK} names (edited, or damaged)",
+                "`dvc checkout recommend` brings that back, or `dvc repro` judges them",
+            )
+    return f"{LOCK} does not say that {path} is of {adapter}", "dvc repro judges them"

@@ -161,7 +161,8 @@ def _truth_words(truth: pa.Table) -> dict[str, Counter[str]]:
     """By group, how many images each word is true of."""
     found: dict[str, Counter[str]] = {}
     counted = truth.group_by(["group", "word"]).aggregate([([], "count_all")])
-    for row in counted.to_pylist():
+    # Arrow's threads decide the order of groups.
+    for row in counted.sort_by([("group", "ascending"), ("word", "ascending")]).to_pylist():
         found.setdefault(row["group"], Counter())[row["word"]] = row["count_all"]
     return found
 
@@ -216,7 +217,7 @@ def _misspelt_groups(
     known: Mapping[str, Counter[str]], vocabulary: Mapping[str, Sequence[str]], source: Path
 ) -> Iterator[str]:
     """Truth of other groups is kept and does no harm, but one may be meant for a group."""
-    for group in known.keys() - vocabulary.keys():
+    for group in sorted(known.keys() - vocabulary.keys()):
         without = [other for other in vocabulary if other not in known]
         if close := _closest(group, without):
             yield (
@@ -268,9 +269,14 @@ def _words_not_known(vocabulary: Mapping[str, Sequence[str]]) -> Iterator[str]:
                 )
 
 
+def _most_common(words: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Those that a message names, equally common ones by the alphabet."""
+    return sorted(words.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+
+
 def _with_closest(words: Mapping[str, int], vocabulary: Sequence[str]) -> str:
     shown = []
-    for word, count in Counter(words).most_common(SHOWN):
+    for word, count in _most_common(words):
         close = _closest(word, vocabulary)
         shown.append(f"{word!r} ({_images(count)}{f', closest {close!r}' if close else ''})")
     return ", ".join(shown) + _more(len(words))
@@ -286,7 +292,7 @@ def _closest(word: str, others: Iterable[str]) -> str | None:
 
 
 def _counted(words: Mapping[str, int]) -> str:
-    shown = [f"{word!r} ({_images(count)})" for word, count in Counter(words).most_common(SHOWN)]
+    shown = [f"{word!r} ({_images(count)})" for word, count in _most_common(words)]
     return ", ".join(shown) + _more(len(words))
 
 
