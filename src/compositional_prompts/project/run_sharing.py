@@ -47,7 +47,7 @@ class Shared:
     records: int
     copied: int
     objects: int
-    remote: str = ""
+    remote: str
     incomplete: list[str] = field(default_factory=list)
 
 
