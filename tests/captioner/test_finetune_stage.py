@@ -168,8 +168,12 @@ def test_the_stage_writes_what_it_says(project, alone) -> None:
     assert timing["rows"] == 3 * 23
     grammar = read_grammar(alone / "lora")
     assert grammar is not None
-    assert grammar[1] == ["Canvas_Sandals", "Patent_Leather_Ankle.Boots", "Suede_Boots"]
-    assert {"white", "black", "red", "an unspecified"} <= set(grammar[3])
+    choices = [set(segment) for segment in grammar if len(segment) > 1]
+    assert choices[:2] == [
+        {"Canvas", "Patent_Leather", "Suede"},
+        {"Sandals", "Ankle.Boots", "Boots"},
+    ]
+    assert {"white", "black", "red", "an unspecified"} <= choices[2]
     config = json.loads((alone / "lora" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "blip2"
     assert not (project / "scratch" / "finetune").exists()

@@ -17,6 +17,16 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[2]
 
 
+PIP_PARSER = """
+import sys
+from pip._internal.cli.main_parser import parse_command
+from pip._internal.commands import create_command
+
+name, rest = parse_command(sys.argv[1:])
+create_command(name).parse_args(rest)
+"""
+
+
 class NotAcceptedError(AssertionError):
     """A program does not know an argument, or lacks one."""
 
@@ -55,11 +65,13 @@ def _make(arguments: Sequence[str]) -> None:
 
 
 def _pip(arguments: Sequence[str]) -> None:
-    from pip._internal.cli.main_parser import parse_command
-    from pip._internal.commands import create_command
-
-    name, rest = parse_command(list(arguments))
-    create_command(name).parse_args(rest)
+    # Not here: pip imports the standard library's distutils, and setuptools, which compiling a
+    # model needs, refuses to start after that.
+    done = subprocess.run(
+        [sys.executable, "-c", PIP_PARSER, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NotAcceptedError(done.stderr)
 
 
 def _hf(arguments: Sequence[str]) -> None:
