@@ -23,13 +23,14 @@ from compositional_prompts.deployment.trained_paths import (
 )
 from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.pipeline.dvc_file import PipelineError
+from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.error_messages import INTERRUPTED, TRACEBACK, message_of
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
+from compositional_prompts.project.damage_naming import naming_damage
 from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.timing_table import timing_table
-from compositional_prompts.project.whole_params import read_all_params
+from compositional_prompts.project.whole_params import Params, read_all_params
 from compositional_prompts.scoring.recommended_texts import CAPTION
 
 PRESETS = Path("presets")
@@ -258,14 +259,18 @@ def _add_compare(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     # Here, since it imports what draws pages, which other commands need not wait for.
     comparing = importlib.import_module("compositional_prompts.reporting.comparing.comparison_page")
+    page = arguments.page
+    if page.is_dir():
+        raise ValueError(f"--page {page} is a folder: name a file, such as {page / 'compare.html'}")
     params = read_all_params(arguments.params)
     settings = comparing.ComparisonSettings(
         photos=arguments.photos or params.report.photos,
         seed=params.base.seed,
         workers=params.base.workers,
     )
-    said = comparing.write_comparison(arguments.first, arguments.second, arguments.page, settings)
-    print(f"{arguments.page}: {said}")
+    with naming_damage(stage_paths().get("report", {}).values()):
+        said = comparing.write_comparison(arguments.first, arguments.second, page, settings)
+    print(f"{page}: {said}")
     return DONE
 
 
@@ -338,7 +343,15 @@ def _caption(arguments: argparse.Namespace) -> int:
         readable=arguments.readable or not arguments.caption_only,
     )
     grammar = params.infer.grammar if arguments.grammar is None else arguments.grammar
-    require_outputs(*_suggesting(arguments, wishes, grammar))
+    beside = list(_suggesting(arguments, wishes, grammar))
+    require_outputs(*beside)
+    with naming_damage([*beside, blip2, adapter]):
+        return _caption_and_print(arguments, params, blip2, adapter, wishes)
+
+
+def _caption_and_print(
+    arguments: argparse.Namespace, params: Params, blip2: Path, adapter: Path, wishes: Wishes
+) -> int:
     captioning = _with_torch("compositional_prompts.deployment.captioning")
     records = captioning.caption_photos(
         arguments.photos,

@@ -317,6 +317,17 @@ def test_a_path_moved_in_dvc_yaml_is_moved(own_project: Path, photos: Path, run:
     assert "Run `dvc repro troika_train` or `dvc pull weights/troika`." in error
 
 
+def test_a_damaged_table_is_named_with_what_makes_it_again(
+    own_project: Path, photos: Path, run: Run
+) -> None:
+    pairs = own_project / "data/pairs.parquet"
+    pairs.write_bytes(pairs.read_bytes()[:300])
+    status, _, error = run("caption", photos, "--enhanced")
+    assert status == 2
+    assert "data/pairs.parquet is damaged (" in error
+    assert error.endswith("Run `dvc repro -f -s split`.\n")
+
+
 def test_without_dvc_yaml_only_named_models_are_taken(
     own_project: Path, photos: Path, run: Run
 ) -> None:

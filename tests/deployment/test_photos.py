@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -66,6 +69,24 @@ def test_what_cannot_be_used_stays_in_its_place(tmp_path: Path) -> None:
         SetAside(tmp_path / "none.png", "inaccessible", "No such file or directory"),
         Prepared(second, 1),
     ]
+
+
+def _feed_nothing(pipe: Path) -> None:
+    while True:
+        pipe.open("wb").close()
+        time.sleep(0.05)
+
+
+def test_a_pipe_is_set_aside_and_not_waited_for(tmp_path: Path) -> None:
+    (photo,) = write_photos(tmp_path / "photos", 1)
+    pipe = tmp_path / "photos" / "pipe.png"
+    os.mkfifo(pipe)
+    # Whoever reads it gets no photo, and goes on.
+    Thread(target=_feed_nothing, args=[pipe], daemon=True).start()
+    found = find_photos([pipe, tmp_path / "photos"])
+    (batch,) = read_photos(found, red, max_pixels=4, batch_size=9, workers=1)
+    aside = SetAside(pipe, "inaccessible", "no regular file")
+    assert batch == [aside, Prepared(photo, 0), aside]
 
 
 def test_folders_and_files_come_as_they_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -118,6 +119,16 @@ def test_programs_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.count("source .venv/bin/activate") == 3
 
 
+def test_a_program_that_says_nothing_is_named_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = tmp_path / "git"
+    git.write_text("#!/bin/sh\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert f"OK       git: {git}" in said(examine_programs())
+
+
 def test_a_gpu_that_is_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -155,6 +166,11 @@ def test_data_that_is_there_is_judged(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "error    There is no labelled training image" in said(examine_data(params()))
     untrained = params(troika_train={"epochs": 0})
     assert said(examine_data(untrained)) == "OK       the data has what the parameters need"
+    whole = Path("data/truth.parquet").read_bytes()
+    Path("data/truth.parquet").write_bytes(whole[:300])
+    (damaged,) = map(str, examine_data(untrained))
+    assert damaged.startswith("error    data/truth.parquet is damaged (")
+    assert damaged.endswith("Run `dvc repro -f -s download`.")
     Path("data/truth.parquet").unlink()
     assert "truth.parquet is missing. Run `dvc repro download`" in said(examine_data(untrained))
 

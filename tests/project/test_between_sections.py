@@ -109,6 +109,10 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
         ({"base.launcher": " "}, ["base.launcher: must be a command"]),
         ({"base.launcher": "accelerate 'launch"}, ["base.launcher: must be a command: No closing"]),
         ({"troika_train.context": " "}, ["troika_train.context: has no words"]),
+        (
+            {"troika_train.context": "a photo of one", "troika_train.context_length": 7},
+            ["troika_train.context_length is 7", "'a photo of one'", "takes 8 or more"],
+        ),
         ({"troika_train.batch_size": 1}, ["troika_train: batch_size is 1", "at least 2"]),
     ],
 )  # fmt: skip
@@ -165,8 +169,13 @@ def test_a_local_model_tells_its_language_model(tmp_path: Path) -> None:
             {"weights.clip": {"source": "path", "name": "no/where", **NEWEST}},
             "weights.clip.name is 'no/where'",
         ),
+        (
+            {"troika_predict.feasibility.vectors": "glove",
+             "troika_predict.feasibility.glove": "no.txt"},
+            "troika_predict.feasibility.glove is 'no.txt', and there is no such file",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_is_hardly_meant_is_a_warning(
     changes: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

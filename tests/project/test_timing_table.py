@@ -72,6 +72,25 @@ def test_a_damaged_file_is_named(content: str) -> None:
         timing_table()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"precision": 3},
+        {"precision": ["x"]},
+        {"seconds": float("inf")},
+        {"rows": float("nan")},
+        {"seconds": True},
+        {"peak_memory_mib": "9"},
+        {"peak_device_memory_mib": float("inf")},
+        {"peak_device_memory_mib": "9"},
+    ],
+)
+def test_what_no_stage_writes_is_named(wrong: dict[str, object]) -> None:
+    record("b", **wrong)
+    with pytest.raises(DamagedOutputError, match=r"timing/b\.json must"):
+        timing_table()
+
+
 def test_time_and_memory_read_well() -> None:
     assert [duration(seconds) for seconds in (4.25, 59.94, 59.96, 185, 7620)] == [
         "4.2 s",

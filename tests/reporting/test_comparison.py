@@ -47,6 +47,7 @@ stages:
       --splits data/splits.parquet --prompts data/prompts/enhanced.parquet
       --captions data/captions
 """
+ROOT = Path(__file__).parents[2]
 SETTINGS = ComparisonSettings(photos=3000, seed=7, workers=2)
 WORSE, BETTER, HOSTILE = "image-004", "image-007", "image-009"
 
@@ -198,6 +199,45 @@ def test_the_command_writes_the_page(
     assert capsys.readouterr().out.startswith(f"{page}: 24 photos were captioned by both")
     assert page.is_file()
     page.unlink()
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> str:
+    monkeypatch.setattr("sys.argv", ["compositional-prompts", "compare", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return str(capsys.readouterr().err)
+
+
+def test_a_damaged_table_of_the_workspace_is_named(
+    revisions: Revisions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(revisions.root)
+    captions = Path("data/captions/finetuned.parquet")
+    whole = captions.read_bytes()
+    captions.unlink()  # it may be a link into the cache
+    try:
+        captions.write_bytes(whole[:300])
+        said = refused(monkeypatch, capsys, "workspace")
+        assert f"{captions} is damaged (" in said and "Run `dvc repro -f -s made`." in said
+    finally:
+        captions.write_bytes(whole)
+
+
+def test_a_folder_as_the_page_and_a_project_without_commits_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("new", "home"):
+        (tmp_path / name).mkdir()
+    project = DvcProject(tmp_path / "new", tmp_path / "home")
+    project.git("init", "--quiet", "--initial-branch", "main")
+    project.dvc("init", "--quiet")
+    (project.root / "dvc.yaml").write_text(DVC_YAML)
+    shutil.copy(ROOT / "params.yaml", project.root)
+    monkeypatch.chdir(project.root)
+    Path("pages").mkdir()
+    assert "--page pages is a folder" in refused(monkeypatch, capsys, "main", "--page", "pages")
+    assert "there is no revision 'main'" in refused(monkeypatch, capsys, "main", "main")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from pydantic import ValidationError
 from stage_script import run_stage
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
@@ -179,6 +180,22 @@ def test_without_labels_the_enhanced_prompt_is_recommended(made: Run) -> None:
     assert result.metrics["validation"]["caption"]["right_words"] is None
     assert result.metrics["warnings"][-1].startswith("No validation image has a label or truth")
     json.dumps(result.metrics, allow_nan=False)
+
+
+def test_without_captions_of_validation_images_that_is_said(made: Run) -> None:
+    made.captions = {name: text for name, text in made.captions.items() if int(name[1:]) % 3 != 1}
+    metrics = made.recommend().metrics
+    assert metrics["recommended"] == "enhanced"
+    assert metrics["reason"].startswith("No validation image has a caption, so nothing shows")
+    (warning,) = metrics["warnings"]
+    assert warning.startswith("No validation image has a caption") and "split.fractions" in warning
+
+
+@pytest.mark.parametrize("text", [" ", "-", "..!"])
+def test_a_readable_name_of_nothing_to_read_is_refused(text: str) -> None:
+    readable = {"template": None, "names": [{"label": "Boots", "text": text}]}
+    with pytest.raises(ValidationError, match="a letter or a digit"):
+        Recommend.model_validate({"min_labelled": 1, "readable": readable})
 
 
 def test_few_training_images_are_said(made: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,9 @@ def read_photos(
         if isinstance(photo, SetAside):
             return photo
         try:
+            if not stat.S_ISREG(photo.stat().st_mode):
+                # Reading a pipe would wait for whoever writes it.
+                return SetAside(photo, "inaccessible", "no regular file")
             encoded = photo.read_bytes()
         except OSError as error:
             return SetAside(photo, "inaccessible", _why(error))

@@ -107,7 +107,8 @@ def _version(program: str) -> str:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as failed:
         return f"{program} does not start ({failed})"
-    return (said.stdout or said.stderr).strip().splitlines()[0] if said.returncode == 0 else program
+    lines = (said.stdout or said.stderr).strip().splitlines()
+    return lines[0] if said.returncode == 0 and lines else program
 
 
 def _imports(python: str) -> bool:

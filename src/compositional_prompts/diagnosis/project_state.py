@@ -16,6 +16,7 @@ from compositional_prompts.pipeline.dvc_file import (
 from compositional_prompts.pipeline.error_messages import message_of
 from compositional_prompts.pipeline.section import ParameterError
 from compositional_prompts.project.between_sections import doubts
+from compositional_prompts.project.damage_naming import naming_damage
 from compositional_prompts.project.data_checks import DataPaths, judge_data
 from compositional_prompts.project.whole_params import Params, read_all_params
 
@@ -78,7 +79,8 @@ def examine_data(params: Params) -> Iterator[Finding]:
         yield ok("no data yet: `dvc repro split` makes it")
         return
     try:
-        found = judge_data(data, params.clip_embed, params.troika_train, params.troika_predict)
+        with naming_damage([data.splits, data.pairs, data.truth]):
+            found = judge_data(data, params.clip_embed, params.troika_train, params.troika_predict)
     except OutputError as failed:
         yield error(message_of(failed))
         return

@@ -30,6 +30,7 @@ from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
 from compositional_prompts.prompt.readable_text import ReadableTemplateError, check_places
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.scoring.parameters import Recommend
+from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 from compositional_prompts.weights.parameters import Blip2Source, Weights
 
 Finding = Iterator[str]
@@ -133,6 +134,20 @@ def _places_of_readable_texts(clip_embed: ClipEmbed, recommend: Recommend) -> Fi
         )
 
 
+def _room_for_the_context(troika_train: TroikaTrain) -> Finding:
+    """Of the words alone; a word may be several tokens, which the CLIP's tokenizer tells."""
+    if troika_train.source == "train" and not troika_train.epochs:
+        return
+    # Every word is a token at least; beside them an attribute, an object and the two end marks.
+    least = len(troika_train.context.split()) + 4
+    if least > troika_train.context_length:
+        yield (
+            f"troika_train.context_length is {troika_train.context_length}, but the context "
+            f"{troika_train.context!r} with an attribute, an object and the two end marks takes "
+            f"{least} or more: raise it, or take fewer words."
+        )
+
+
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
     _gpu_for_few_bits,
@@ -141,6 +156,7 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _words_that_can_be_read_back,
     _language_model_for_a_grammar,
     _places_of_readable_texts,
+    _room_for_the_context,
 )
 
 
@@ -163,8 +179,13 @@ def _launcher_that_is_there(base: Base) -> Finding:
         )
 
 
-def _files_that_are_there(download: Download, weights: Weights) -> Finding:
+def _files_that_are_there(
+    download: Download, weights: Weights, troika_predict: TroikaPredict
+) -> Finding:
     paths = {f"download.{download.dataset}.{key}": path for key, path in download.chosen.files()}
+    feasibility = troika_predict.feasibility
+    if feasibility.vectors == "glove" and feasibility.glove is not None:
+        paths["troika_predict.feasibility.glove"] = feasibility.glove
     for name in ("clip", "troika_clip", "blip2"):
         source = getattr(weights, name)
         if source.source == "path":

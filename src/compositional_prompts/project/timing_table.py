@@ -6,6 +6,7 @@ The files that it reads are written by :func:`~compositional_prompts.pipeline.st
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,26 @@ def timing_table(folder: Path = TIMING, dvc_file: Path = DVC_FILE) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record["stage"], str) and all(record[key] >= 0 for key in _NUMBERS):
+        if (
+            isinstance(record["stage"], str)
+            and all(_is_measured(record[key]) for key in _NUMBERS)
+            and _is_measured(record.get("peak_device_memory_mib") or 0)
+            and isinstance(record.get("precision") or "", str)
+        ):
             return dict(record)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
     raise DamagedOutputError(
-        f"{path} must name stage and {', '.join(_NUMBERS)}: delete it, or run its stage again.",
+        f"{path} must name stage and {', '.join(_NUMBERS)}, as a stage writes them: delete it, "
+        "or run its stage again.",
         path,
     )
+
+
+def _is_measured(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0
 
 
 def _position(stage: str, names: Sequence[str]) -> int:

@@ -94,6 +94,11 @@ def judge(
     recommended, reason = _choice(
         accuracy[CAPTION].right_words, accuracy[ENHANCED].right_words, labelled, min_labelled
     )
+    if not enhanced:
+        reason = (
+            "No validation image has a caption, so nothing shows that the captions are as right as "
+            "the enhanced prompts that they were learnt from."
+        )
     return Judgement(len(enhanced), labelled, known, accuracy, recommended, reason)
 
 

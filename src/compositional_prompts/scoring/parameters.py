@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from compositional_prompts.pipeline.section import Positive, Section, require_distinct
 from compositional_prompts.prompt.readable_text import ReadableText, template_places
@@ -18,9 +18,15 @@ class Score(Section):
     bleu_tokenize: Literal["none", "13a"]
 
 
+def _readable(text: str) -> str:
+    if not any(letter.isalnum() for letter in text):
+        raise ValueError(f"must hold a letter or a digit, found {text!r}")
+    return text
+
+
 class ReadableName(Section):
     label: Annotated[str, Field(min_length=1)]
-    text: Annotated[str, Field(min_length=1)]
+    text: Annotated[str, AfterValidator(_readable)]
 
 
 class Readable(Section):

@@ -62,7 +62,12 @@ def caption_warnings(
             f"right, enhanced prompts {enhanced.right_words:.0%}: use the enhanced prompts, or "
             "train on more photos."
         )
-    if not judgement.labelled:
+    if not judgement.images:
+        warnings.append(
+            "No validation image has a caption, so nobody knows how right captions are: more "
+            "photos, or a larger split.fractions.val, would give some."
+        )
+    elif not judgement.labelled:
         warnings.append(
             "No validation image has a label or truth, so nobody knows how right any text is: "
             "labels for some photos (download.folder.labels) would tell."

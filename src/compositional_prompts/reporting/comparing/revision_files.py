@@ -59,6 +59,7 @@ def _lay_out(
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import RevError
+    from scmrepo.exceptions import SCMError
 
     try:
         with Repo(str(root)) as repo:
@@ -74,7 +75,7 @@ def _lay_out(
                             f"{revision} has no output {path}: it is of another version of the "
                             "pipeline, and cannot be compared."
                         )
-    except RevError as error:
+    except (RevError, SCMError) as error:  # the latter where there is no commit at all
         raise RevisionError(
             f"there is no revision {revision!r}: name a commit, a branch, a tag, or an experiment "
             "of `dvc exp show`."
