@@ -37,7 +37,8 @@ RUN = {
     "dvc exp run --queue -S finetune.lora.r=4,8,16",
     "dvc exp run -S finetune.lora.r=8",
     "dvc exp show",
-    "dvc exp show --only-changed --drop 'Created|says|.*_(free|worst)|data|models|metrics'",
+    "dvc exp show --only-changed --drop "
+    "'Created|says|.*_(free|worst)|data|models|metrics|params.yaml'",
     "dvc gc --all-commits --all-experiments --dry",
     "dvc gc --workspace --dry",
     "dvc metrics diff",
