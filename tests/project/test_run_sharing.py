@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
 import json
 import os
 import shutil
@@ -351,6 +352,16 @@ def test_an_error_of_the_storages_library_is_one_line(
         assert len(told.error.splitlines()) == 1
         assert "storage (s3://results/shoes)" in told.error
         assert "NoCredentialsError: Unable to locate credentials" in told.error
+
+
+def test_a_plugin_that_is_missing_is_named(origin: Origin, share: Share) -> None:
+    if importlib.util.find_spec("dvc_gs"):
+        pytest.skip("the plugin is there")
+    with_remote(origin.project, "gs://results/shoes")
+    told = share("verify")
+    assert told.status == 2
+    assert "The remote of DVC: gs is supported, but requires 'dvc-gs'" in told.error
+    assert "credentials" not in told.error
 
 
 def test_an_error_of_ours_keeps_its_traceback(

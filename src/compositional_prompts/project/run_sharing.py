@@ -277,6 +277,8 @@ def _opened(root: Path, remote: str | None) -> Iterator[tuple[Any, _Store, _Stor
             )
     except (DvcException, LockError) as error:
         raise SharingError(" ".join(str(error).split())) from error
+    except ImportError as error:  # DVC's plugin for this kind of storage: it says which
+        raise SharingError(f"The remote {title}: {error}.") from error
     except Exception as error:
         if _is_ours(error):
             raise
