@@ -45,7 +45,7 @@ stage = pytest.mark.parametrize("name", STAGES)
 def arguments(name: str) -> list[str]:
     """The script and its arguments as ``dvc.yaml`` has them; of ``infer``, those of ``base``."""
     command = STAGES[name].get("do", STAGES[name])["cmd"]
-    command = command.replace("${item.adapter}", "").replace("${key}", "base")
+    command = command.replace("${item.models}", "--blip2 models/blip2").replace("${key}", "base")
     words: list[str] = command.split()
     start = next(place for place, word in enumerate(words) if word.endswith(".py"))
     return [str(ROOT / words[start]), *words[start + 1 :]]
