@@ -404,12 +404,15 @@ def test_the_command_names_what_is_declared(name: str) -> None:
     definition = STAGES[name]
     data = {path for path in definition["deps"] if not is_source(path)}
     known = data | set(written_by(definition))
-    words = definition["cmd"].split()
+    items = PIPELINE["stages"][name].get("foreach", {"": {}}).values()
+    of_items = [word for item in items for word in item.get("models", "").split()]
+    words = [*definition["cmd"].split(), *of_items]
     given = words[words.index(str(stage_script(definition))) + 1 :]
+    weights = {item.get("weights") for item in items}
     options = {word for word in given if not word.startswith(("--", "${item."))}
     for path in options - {"dvc.yaml"}:  # the drawing of the pipeline shows what stands there
         below = [other for other in known if other == path or other.startswith(f"{path}/")]
-        assert below, f"{name}: the command names {path}, which is not declared"
+        assert below or path in weights, f"{name}: the command names {path}, which is not declared"
     for path in known - {"params.yaml", "${item.weights}", *PROOFS}:
         above = [other for other in options if other == path or path.startswith(f"{other}/")]
         assert above, f"{name}: {path} is declared, but the command does not name it"
