@@ -99,7 +99,7 @@ def test_every_stage_leaves_its_timing(sample_run: Project) -> None:
         record = json.loads((folder / f"{stage.replace('@', '-')}.json").read_text())
         # Weights of a hub have no rows; check_data counts what it doubts, of the sample nothing.
         assert record["rows"] > 0 or stage in ("weights", "check_data"), stage
-        assert record["seconds"] > 0, stage
+        assert record["seconds"] >= 0, stage
         assert record["peak_memory_mib"] > 0, stage
 
 
