@@ -36,7 +36,7 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path])
     wanted = between | {path.as_posix() for path in files}
     return (
         made.get(trained) == _folder_md5(adapter)
-        and all(path.is_file() and made.get(path.as_posix()) == _md5(path) for path in files)
+        and all(_is_as_made(path, made) for path in files)
         # Else something was trained, or captioned, and what comes after it not run again.
         and all(
             dependency.get("md5") == made[dependency["path"]]
@@ -60,7 +60,11 @@ def is_recorded(path: Path) -> bool:
 
 def is_as_recorded(path: Path) -> bool:
     """Whether an output is there with the content that ``dvc.lock`` has of it."""
-    return path.is_file() and _made(_stages()).get(path.as_posix()) == _md5(path)
+    return _is_as_made(path, _made(_stages()))
+
+
+def _is_as_made(path: Path, made: Mapping[str, str | None]) -> bool:
+    return path.is_file() and made.get(path.as_posix()) == _md5(path)
 
 
 def _stages() -> list[dict[str, Any]]:
