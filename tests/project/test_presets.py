@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from compositional_prompts.pipeline.section import ParameterError
 from compositional_prompts.pipeline.yaml_file import read_yaml
@@ -275,3 +277,11 @@ def test_the_command_lists_lays_and_refuses(params: Path, tmp_path: Path) -> Non
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert "no preset 'yours'" in refused.stderr
+
+
+def test_laying_a_preset_leaves_others_yaml_alone(params: Path) -> None:
+    """ruamel keeps how a type is written by class: what is changed there changes for everybody."""
+    lay_preset("footwear", params, PRESETS)
+    text = io.StringIO()
+    YAML().dump({"params": [{"params.yaml": None}]}, text)
+    assert text.getvalue() == "params:\n- params.yaml:\n"

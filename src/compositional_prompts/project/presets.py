@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.pipeline.section import ParameterError
@@ -118,16 +119,23 @@ def _only(values: dict[str, Any], key: str, params: Path) -> dict[str, Any]:
     return dict(found)
 
 
+class _NullRepresenter(RoundTripRepresenter):
+    """Writes null by its name; ruamel writes nothing, and every such line would be a difference."""
+
+
+# On a class of its own: ruamel keeps representers by class, for everybody in the process.
+_NullRepresenter.add_representer(
+    type(None),
+    lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
+)
+
+
 def _editor() -> YAML:
     editor = YAML()
+    editor.Representer = _NullRepresenter
     editor.preserve_quotes = True
     editor.width = 4096  # never break a line that somebody wrote in one
     editor.indent(mapping=2, sequence=4, offset=2)
-    # ruamel would write null as nothing, and every such line would show up in the difference.
-    editor.representer.add_representer(
-        type(None),
-        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
-    )
     return editor
 
 
