@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
+from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.files.tables import check_no_nulls, photo_writer
 
@@ -70,6 +71,7 @@ class ShardWriter:
             self._write_group()
         values = row._asdict()
         del values["truth"]  # a table of its own
+        values["content"] = content_digest(row.image)
         values["image"] = {"bytes": row.image, "path": values.pop("path")}
         self._rows.append(values)
         self._bytes += size
