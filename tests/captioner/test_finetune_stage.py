@@ -123,6 +123,7 @@ def arguments(project: Path, out: Path) -> list[str]:
         "curve": "curve",
     }
     named = {name: project / path for name, path in read.items()}
+    named["source"] = ROOT / "models" / "source" / "train" / "captioner"
     named |= {name: out / path for name, path in written.items()}
     return [part for name, path in named.items() for part in (f"--{name}", str(path))]
 
