@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from base_section import base_section
 from PIL import Image
 
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import open_shards
-from compositional_prompts.clip.catalog_vectors import embed_catalog, embed_words
+from compositional_prompts.clip.catalog_vectors import ClipVectors, embed_catalog, embed_words
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip
 from compositional_prompts.clip.embedding import embed_images, embed_texts
 from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
@@ -26,11 +29,16 @@ IMAGES = 7
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(4)
     directory = tmp_path_factory.mktemp("clip")
     save_clip(micro_clip(), MICRO_CONFIG, directory)
-    return load_clip(directory, torch.device("cpu"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def clip(model: Path) -> Clip:
+    return load_clip(model, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -42,26 +50,32 @@ def photos() -> dict[str, Image.Image]:
     }
 
 
+def row(image_id: str, photo: Image.Image) -> CatalogRow:
+    encoded = io.BytesIO()
+    photo.save(encoded, "PNG")
+    return CatalogRow(image_id, image_id, encoded.getvalue(), path=image_id)
+
+
 @pytest.fixture
 def catalog(photos: dict[str, Image.Image], tmp_path: Path) -> Path:
     with open_shards(tmp_path / "catalog", shard_mib=1) as shards:
         for image_id, photo in photos.items():
-            content = io.BytesIO()
-            photo.save(content, "PNG")
-            shards.write(
-                CatalogRow(
-                    image_id=image_id, product_id=image_id, image=content.getvalue(), path=image_id
-                )
-            )
+            shards.write(row(image_id, photo))
     return tmp_path / "catalog"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_every_image_has_its_own_vector(
-    batch_size: int, clip: Clip, catalog: Path, photos: dict[str, Image.Image], tmp_path: Path
+    batch_size: int,
+    model: Path,
+    clip: Clip,
+    catalog: Path,
+    photos: dict[str, Image.Image],
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "embeddings" / "images.parquet"
-    assert embed_catalog(clip, catalog, out, batch_size=batch_size, workers=2) == IMAGES
+    vectors = ClipVectors(model, "cpu", batch_size)
+    assert embed_catalog(vectors, catalog, out, base_section(tmp_path / "rows")) == (IMAGES, IMAGES)
     table = read_table(out, image_embeddings(DIMENSION))
     found = dict(zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
     assert set(found) == set(photos)
@@ -71,15 +85,20 @@ def test_every_image_has_its_own_vector(
     assert len({tuple(vector) for vector in found.values()}) == IMAGES
 
 
-def test_an_empty_catalog_is_an_error(clip: Clip, tmp_path: Path) -> None:
+def test_an_empty_catalog_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "catalog").mkdir()
     pq.write_table(CATALOG.empty_table(), tmp_path / "catalog" / "part-00000.parquet")
     with pytest.raises(ValueError, match="no images to embed"):
-        embed_catalog(clip, tmp_path / "catalog", tmp_path / "out", batch_size=2, workers=1)
+        embed_catalog(
+            ClipVectors(model, "cpu", 2),
+            tmp_path / "catalog",
+            tmp_path / "out",
+            base_section(tmp_path / "rows"),
+        )
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_that_fails_leaves_no_table(clip: Clip, catalog: Path, tmp_path: Path) -> None:
+def test_an_image_that_fails_leaves_no_table(model: Path, catalog: Path, tmp_path: Path) -> None:
     (shard,) = catalog.glob("*.parquet")
     table = pq.read_table(shard)
     images = table["image"].to_pylist()
@@ -89,8 +108,39 @@ def test_an_image_that_fails_leaves_no_table(clip: Clip, catalog: Path, tmp_path
     pq.write_table(table.set_column(column, field, pa.array(images, field.type)), shard)
     out = tmp_path / "embeddings" / "images.parquet"
     with pytest.raises(OSError, match="cannot identify image"):
-        embed_catalog(clip, catalog, out, batch_size=2, workers=2)
-    assert list(out.parent.iterdir()) == []
+        embed_catalog(ClipVectors(model, "cpu", 2), catalog, out, base_section(tmp_path / "rows"))
+    assert not list(tmp_path.glob("embeddings/*"))
+
+
+@pytest.mark.parametrize("engine", [{"workers": 1}, {"workers": 3}])
+def test_a_grown_catalog_computes_what_is_new_to_the_same_bytes(
+    engine: dict[str, int], model: Path, photos: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    names = list(photos)
+    random.Random(3).shuffle(names)
+    catalogs = {"old": names[:4], "grown": [*names[4:], *names[:4], names[0]]}
+    for name, images in catalogs.items():
+        with open_shards(tmp_path / name, shard_mib=1) as shards:
+            for place, image in enumerate(images):
+                shards.write(row(f"{place}-{image}", photos[image]))
+    vectors = ClipVectors(model, "cpu", 3)
+    kept = base_section(tmp_path / "rows", **engine)
+    assert embed_catalog(vectors, tmp_path / "old", tmp_path / "a", kept) == (4, 4)
+    assert embed_catalog(vectors, tmp_path / "grown", tmp_path / "b", kept) == (8, IMAGES - 4)
+    assert embed_catalog(vectors, tmp_path / "grown", tmp_path / "c", kept) == (8, 0)
+    fresh = base_section(tmp_path / "others")
+    assert embed_catalog(vectors, tmp_path / "grown", tmp_path / "d", fresh) == (8, IMAGES)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "d").read_bytes()
+
+
+def test_another_model_gives_other_rows(model: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    (tmp_path / "moved").mkdir()
+    save_clip(micro_clip(), MICRO_CONFIG, tmp_path / "moved")
+    same = ClipVectors(shutil.copytree(model, tmp_path / "copy"), "cpu", 2)
+    assert same.identity() == ClipVectors(model, "cpu", 2).identity()
+    assert same.identity() != ClipVectors(tmp_path / "moved", "cpu", 2).identity()
 
 
 def test_words_are_embedded_in_their_template(clip: Clip, tmp_path: Path) -> None:

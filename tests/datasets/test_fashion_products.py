@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from base_section import base_section
 from PIL import Image
 
 from compositional_prompts.datasets.dataset import Selection
@@ -22,9 +23,8 @@ from compositional_prompts.datasets.fashion_products import (
     find_files,
 )
 from compositional_prompts.files.tables import IMAGE
-from compositional_prompts.pipeline.section import Base
 
-BASE = Base(seed=0, device="cpu", workers=1, launcher="python", checkpoint_seconds=60)
+BASE = base_section(Path("rows"), workers=1)
 
 TEXT = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
+from base_section import base_section
 from hypothesis import given
 from hypothesis import strategies as st
 from named_files import make
@@ -13,9 +14,8 @@ from pydantic import ValidationError
 from compositional_prompts.catalog.image_files import FolderError
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.folder import LABEL_COLUMNS, Folder, read_labels_csv
-from compositional_prompts.pipeline.section import Base
 
-BASE = Base(seed=0, device="cpu", workers=1, launcher="python", checkpoint_seconds=60)
+BASE = base_section(Path("rows"), workers=1)
 
 COLUMNS = (*LABEL_COLUMNS[2:], "color", "closure")
 

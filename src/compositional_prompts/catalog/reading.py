@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
 
-LABEL_COLUMNS = tuple(name for name in CATALOG.names if name != "image")
-"""Every column of the catalog but the image: small enough to be read whole."""
+LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
+"""What is known of every image: small enough to be read whole."""
 
 
 def count_rows(directory: Path) -> int:
@@ -115,6 +117,44 @@ def iterate_images(
                         yield declared.filter(pa.array(mask))
                     position += len(batch)
     join.check()
+
+
+def iterate_positions(
+    directory: Path, columns: Sequence[str], positions: NDArray[np.int64], batch_size: int = 64
+) -> Iterator[pa.RecordBatch]:
+    """Stream some rows by their place in the catalog; row groups that hold none are not read.
+
+    Args:
+        directory: ``data/catalog/``.
+        columns: names of catalog columns.
+        positions: ascending, int64 ``[n]``.
+        batch_size: rows a batch at most.
+
+    Raises:
+        MissingOutputError, SchemaError: as :func:`iterate_batches`.
+        IndexError: a position is not one of the catalog's.
+    """
+    first = done = 0
+    for shard in shard_files(directory):
+        with open_shard(shard) as file:
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                stop = int(np.searchsorted(positions, end))
+                if done < stop:
+                    row = first
+                    for batch in file.iter_batches(
+                        batch_size, row_groups=[group], columns=list(columns)
+                    ):
+                        last = done + int(
+                            np.searchsorted(positions[done:stop], row + batch.num_rows)
+                        )
+                        if done < last:
+                            declared = as_declared(batch, _schema(columns), shard, row)
+                            yield declared.take(pa.array(positions[done:last] - row))
+                        row, done = row + batch.num_rows, last
+                first = end
+    if done < len(positions):
+        raise IndexError(f"{directory}: row {positions[done]} of {first} was asked for.")
 
 
 def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from compositional_prompts.files.digests import CONTENT_BYTES
 from compositional_prompts.files.tables import IMAGE, required, with_image_feature
 
 CATALOG = with_image_feature(
@@ -14,6 +15,7 @@ CATALOG = with_image_feature(
         [
             required("image_id", pa.string()),
             required("product_id", pa.string()),
+            required("content", pa.binary(CONTENT_BYTES)),
             pa.field("image", IMAGE),
             pa.field("attribute", pa.string()),
             pa.field("object", pa.string()),
@@ -24,7 +26,9 @@ CATALOG = with_image_feature(
 )
 """``data/catalog/``: one row an image. ``attribute`` and ``object`` are null together where an
 image has no label; ``pair_split`` is set only by data sets that bring their own seen/unseen split;
-``title`` is a product's free-form name."""
+``title`` is a product's free-form name. ``content`` is the digest of the encoded image
+(:func:`~compositional_prompts.files.digests.content_digest`), the key of all that is computed of
+it: equal photos under two names have one."""
 
 
 class CatalogRow(NamedTuple):

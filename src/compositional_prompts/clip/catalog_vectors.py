@@ -3,54 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from compositional_prompts.catalog.decoding import decoded_batches
-from compositional_prompts.catalog.reading import count_rows
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.images import decode_rgb
+from compositional_prompts.catalog.reading import iterate_batches
 from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.clip.open_clip_model import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Clip,
+    load_clip,
+)
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
-from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.rows.completed_rows import ROWS_AT_ONCE, complete_rows
+from compositional_prompts.compute.rows.computation import Computation
+from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.pipeline.section import Base
 
 
-def embed_catalog(clip: Clip, catalog: Path, out: Path, *, batch_size: int, workers: int) -> int:
-    """Write the vector of every image of ``catalog`` to ``out``, a batch at a time.
+@dataclass(frozen=True)
+class ClipVectors(Computation):
+    """Rows of one field, ``vector``: L2-normalised float32 ``[d]``, of an encoded photo.
+
+    Attributes:
+        clip: the model's folder.
+        device: the type of a torch device.
+        batch_size: photos at once.
+    """
+
+    name: ClassVar[str] = "clip_vector"
+    libraries: ClassVar[Sequence[str]] = (
+        "numpy",
+        "pillow",
+        "torch",
+        "torchvision",
+        "open_clip_torch",
+    )
+
+    clip: Path
+    device: str
+    batch_size: int
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "clip": folder_digest(self.clip / CONFIG_FILE, self.clip / WEIGHTS_FILE),
+            "device": self.device,
+        }
+
+    def start(self) -> _VectorWorker:
+        return _VectorWorker(load_clip(self.clip, torch.device(self.device)))
+
+
+class _VectorWorker:
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+
+    def prepare(self, value: bytes) -> Tensor:
+        return self._clip.preprocess(decode_rgb(value))
+
+    def compute(self, prepared: Sequence[Tensor]) -> NDArray[Any]:
+        vectors = embed_images(self._clip, torch.stack(list(prepared))).numpy()
+        return vectors.view([("vector", np.float32, vectors.shape[1])])[:, 0]
+
+
+def embed_catalog(
+    computation: ClipVectors, catalog: Path, out: Path, base: Base
+) -> tuple[int, int]:
+    """Write the vector of every image of ``catalog`` to ``out``.
 
     Returns:
-        The number of images.
+        The numbers of images, and of vectors that were computed now.
 
     Raises:
         ValueError: the catalog has no image.
     """
-    total = count_rows(catalog)
-    if not total:
+    photos = CatalogPhotos(catalog)
+    if not len(photos.keys):
         raise ValueError(f"{catalog} has no images to embed.")
-    rows = 0
     writer: pq.ParquetWriter | None = None
-    batches = decoded_batches(catalog, clip.preprocess, batch_size, workers)
-    with atomic_file(out) as temporary:
+    with complete_rows(computation, photos, base) as rows, atomic_file(out) as temporary:
         try:
-            for image_ids, images in progress(
-                batches, "batches of vectors", -(-total // batch_size)
-            ):
-                vectors = embed_images(clip, torch.stack(images)).numpy()
+            images = iterate_batches(catalog, ["image_id"], batch_size=ROWS_AT_ONCE)
+            for ids, batch in zip(images, rows.batches(ROWS_AT_ONCE), strict=True):
+                vectors = batch["vector"]
                 schema = image_embeddings(vectors.shape[1])
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, schema, compression="zstd")
                 flat = pa.array(vectors.reshape(-1))
                 embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-                writer.write_batch(pa.record_batch([pa.array(image_ids), embedding], schema=schema))
-                rows += len(image_ids)
+                writer.write_batch(
+                    pa.record_batch([ids.column("image_id"), embedding], schema=schema)
+                )
         finally:
             if writer is not None:
                 writer.close()
-    return rows
+    return len(rows), rows.computed
 
 
 def embed_words(

@@ -29,7 +29,7 @@ KEPT_RUNS = 4
 """What other killed runs of a stage have done stays so long, of the last so many."""
 
 
-def _code(source: Path) -> bytes:
+def code_of(source: Path) -> bytes:
     """What a Python file says, without comments, docstrings and layout; any other file as it is."""
     if source.suffix != ".py":
         return source.read_bytes()
@@ -66,7 +66,7 @@ def fingerprint(settings: Any, inputs: Sequence[Path], sources: Sequence[Path]) 
             status = file.stat()
             digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     for source in sources:
-        digest.update(f"{source.name}\n".encode() + _code(source))
+        digest.update(f"{source.name}\n".encode() + code_of(source))
     return digest.hexdigest()[:16]
 
 

@@ -80,6 +80,22 @@ def _command(text: str) -> str:
     return text
 
 
+class KeptRows(Section):
+    """Where rows that were computed once are kept, outside DVC's outputs."""
+
+    path: Annotated[str, Field(min_length=1)]
+    max_gib: Rate
+
+
+class RayCluster(Section):
+    """The actors of the engine ``ray``."""
+
+    address: str | None
+    actors: Positive
+    cpus: Positive
+    gpus: NonNegativeFloat
+
+
 class Base(Section):
     section: ClassVar[str] = "base"
 
@@ -88,3 +104,6 @@ class Base(Section):
     workers: Positive
     launcher: Annotated[str, AfterValidator(_command)]
     checkpoint_seconds: NonNegative
+    rows: KeptRows
+    engine: Literal["local", "ray"]
+    ray: RayCluster

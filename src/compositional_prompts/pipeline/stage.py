@@ -43,10 +43,12 @@ class StageRun:
 
     Attributes:
         rows: how many it went through: to be set.
+        computed: how many of them were computed now and not before, where that is known: to be set.
         precision: what it computes in, where that is chosen.
     """
 
     rows: int = 0
+    computed: int | None = None
     precision: str | None = None
 
     def compute_in(self, precision: str, reason: str) -> None:
@@ -90,6 +92,8 @@ def run_stage(name: str) -> Iterator[StageRun]:
         "peak_memory_mib": _peak_mib(resource.RUSAGE_SELF),
         "peak_worker_memory_mib": _peak_mib(resource.RUSAGE_CHILDREN),
     }
+    if run.computed is not None:
+        record["computed"] = run.computed
     if run.precision is not None:
         record["precision"] = run.precision
     # Not imported: the stages that do without torch start without it.

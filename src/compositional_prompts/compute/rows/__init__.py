@@ -1,0 +1,1 @@
+"""Rows computed once: what computes them, what keeps them, and what runs over them."""

@@ -1,0 +1,161 @@
+"""A computation on this machine: in threads around one model, or in processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositional_prompts.compute.ordered_map import batched, map_in_processes, map_in_threads
+from compositional_prompts.compute.rows.computation import (
+    Computation,
+    Item,
+    Worker,
+    key_array,
+)
+
+PREFETCHED_BATCHES: Final = 3
+"""Batches prepared ahead of a model: enough for it never to wait, few enough for any memory."""
+
+TASK_ITEMS: Final = 64
+TASK_BYTES: Final = 8 * 2**20
+"""What one task of a process holds at most: enough to hide the hand-over, little enough for any
+memory."""
+
+TASKS_A_WORKER: Final = 3
+
+
+def compute_batch(worker: Worker, prepared: Sequence[Any], batch_size: int | None) -> NDArray[Any]:
+    """The rows of some prepared items, ``[n]``.
+
+    A short batch is filled up with its last item: kernels of one shape give a row the same bits
+    whatever stands beside it.
+
+    Args:
+        worker: the computation, loaded.
+        prepared: at least one item.
+        batch_size: to fill up to; None: as many as there are.
+    """
+    filled = [*prepared]
+    if batch_size is not None:
+        filled += [prepared[-1]] * (batch_size - len(prepared))
+    rows = worker.compute(filled)
+    if len(rows) != len(filled):
+        raise ValueError(f"{len(filled)} items gave {len(rows)} rows.")
+    return rows[: len(prepared)]
+
+
+class LocalEngine:
+    """The engine ``local``: decoding in threads while the model computes, or all in processes."""
+
+    def __init__(self, computation: Computation, workers: int) -> None:
+        """Nothing is loaded before the first item.
+
+        Args:
+            computation: what to run.
+            workers: threads that prepare, or processes.
+        """
+        self._computation = computation
+        self._workers = workers
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._worker = None
+
+    def compute(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Keys and rows of all items, in their order, a batch at a time."""
+        if self._computation.in_processes and self._workers > 1:
+            yield from self._in_processes(items)
+        elif self._computation.in_processes:
+            for task in _tasks(items):
+                yield _keys(task), _task_rows(self._started(), task)
+        else:
+            yield from self._with_model(items)
+
+    def _started(self) -> Worker:
+        if self._worker is None:
+            self._worker = self._computation.start()
+        return self._worker
+
+    def _with_model(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        stream = iter(items)
+        first = next(stream, None)
+        if first is None:
+            return
+        worker = self._started()
+
+        def prepare(item: Item) -> tuple[bytes, Any]:
+            return item.key, worker.prepare(item.value)
+
+        prepared = map_in_threads(
+            prepare,
+            chain([first], stream),
+            workers=self._workers,
+            in_flight=PREFETCHED_BATCHES * self._computation.batch_size,
+        )
+        for batch in batched(prepared, self._computation.batch_size):
+            keys, values = zip(*batch, strict=True)
+            yield key_array(keys), compute_batch(worker, values, self._computation.batch_size)
+
+    def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        yield from map_in_processes(
+            _run_task,
+            _tasks(items),
+            workers=self._workers,
+            in_flight=TASKS_A_WORKER * self._workers,
+            died=partial(_died, self._computation.name),
+            initializer=partial(_start, self._computation),
+        )
+
+
+def _tasks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    task: list[Item] = []
+    size = 0
+    for item in items:
+        task.append(item)
+        size += getattr(item.value, "nbytes", None) or len(item.value or b"")
+        if len(task) == TASK_ITEMS or size >= TASK_BYTES:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def _keys(task: Sequence[Item]) -> NDArray[np.void]:
+    return key_array([item.key for item in task])
+
+
+def _task_rows(worker: Worker, task: Sequence[Item]) -> NDArray[Any]:
+    return compute_batch(worker, [worker.prepare(item.value) for item in task], None)
+
+
+_started: list[Worker] = []
+"""The computation of this process, where it is one of a pool."""
+
+
+def _start(computation: Computation) -> None:
+    _started[:] = [computation.start()]
+
+
+def _run_task(task: list[Item]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return _keys(task), _task_rows(_started[0], task)
+
+
+def _died(computation: str, first: list[Item], last: list[Item]) -> str:
+    return (
+        f"it computed {computation} of the images from {first[0].name} to {last[-1].name}: one of "
+        "them crashes its decoder, or memory ran out. Remove it, or lower base.workers."
+    )

@@ -1,0 +1,102 @@
+"""Rows are computed once, of what lacks one, and alike whatever runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from base_section import base_section
+from number_rows import Numbers, Squares, SquaresInProcesses
+
+from compositional_prompts.compute.ordered_map import WorkerDiedError
+from compositional_prompts.compute.rows.completed_rows import complete_rows
+from compositional_prompts.compute.rows.computation import (
+    computing_files,
+    kernel_batch,
+    key_array,
+    row_key,
+)
+from compositional_prompts.files.digests import content_digest
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", [Squares, SquaresInProcesses])
+def test_only_what_lacks_a_row_is_computed(
+    kind: type[Squares], workers: int, tmp_path: Path
+) -> None:
+    base = base_section(tmp_path / "rows", workers=workers)
+    computation = kind(log=tmp_path / "log")
+    with complete_rows(computation, Numbers([3, 1, 3, 2]), base) as rows:
+        assert (len(rows), rows.computed) == (4, 3)
+        (batch,) = rows.batches()
+        assert batch["value"].tolist() == [9, 1, 9, 4]
+    (tmp_path / "log").unlink()
+    with complete_rows(computation, Numbers([5, 2, 1, 7, 3, 5]), base) as rows:
+        assert (len(rows), rows.computed) == (6, 2)
+        found = [batch["value"].tolist() for batch in rows.batches(4)]
+        assert found == [[25, 4, 1, 49], [9, 25]]
+        assert rows.read(np.array([4, 0]))["value"].tolist() == [9, 25]
+    asked = (tmp_path / "log").read_text().split()
+    assert set(asked[1:]) == {"5", "7"}
+
+
+def test_a_model_sees_batches_of_one_size(tmp_path: Path) -> None:
+    base = base_section(tmp_path / "rows")
+    with complete_rows(Squares(batch_size=4), Numbers(range(6)), base) as rows:
+        (batch,) = rows.batches()
+    assert batch["batch"].tolist() == [4] * 6
+    assert batch["value"].tolist() == [0, 1, 4, 9, 16, 25]
+
+
+def test_nothing_is_started_where_nothing_is_missing(tmp_path: Path) -> None:
+    base = base_section(tmp_path / "rows")
+    with complete_rows(Squares(), Numbers([]), base) as rows:
+        assert (len(rows), rows.computed, list(rows.batches())) == (0, 0, [])
+
+
+def test_what_decides_a_row_is_in_its_identity() -> None:
+    assert Squares().identity() == Squares(log=Path("elsewhere")).identity()
+    assert Squares().identity() != Squares(power=3).identity()
+    # Kernels of another shape may sum in another order.
+    assert Squares().identity() != Squares(batch_size=9).identity()
+
+
+def test_every_large_batch_is_computed_in_one_shape_on_a_cpu() -> None:
+    assert [kernel_batch("cpu", wanted) for wanted in (1, 31, 32, 33, 512)] == [1, 31, 32, 32, 32]
+    assert [kernel_batch("cuda", wanted) for wanted in (1, 512)] == [1, 512]
+
+
+def test_an_error_of_a_computation_is_its_own(tmp_path: Path) -> None:
+    base = base_section(tmp_path / "rows")
+    with (
+        pytest.raises(ValueError, match="invalid literal"),
+        complete_rows(Squares(), Numbers([1, "one"]), base),
+    ):
+        pass
+
+
+def test_a_worker_that_dies_names_what_it_was_at(tmp_path: Path) -> None:
+    base = base_section(tmp_path / "rows")
+    died = r"computed squares of the images from 1 to die: .* lower base\.workers"
+    with (
+        pytest.raises(WorkerDiedError, match=died),
+        complete_rows(SquaresInProcesses(), Numbers([1, "die"]), base),
+    ):
+        pass
+
+
+def test_keys_tell_apart_what_rows_depend_on() -> None:
+    photo = content_digest(b"photo")
+    keys = [photo, row_key(photo, "a"), row_key(photo, "a", ""), row_key(photo, "", "a")]
+    assert len({*keys, row_key(photo, "ab"), row_key(photo, "a", "b")}) == 6
+    assert row_key(photo) == photo
+    assert key_array(keys).tolist() == keys
+
+
+def test_code_that_only_steers_decides_nothing() -> None:
+    from compositional_prompts.clip import catalog_vectors
+
+    names = {file.name for file in computing_files(Path(str(catalog_vectors.__file__)))}
+    assert {"catalog_vectors.py", "embedding.py", "images.py", "lean_open_clip.py"} <= names
+    assert not names & {"row_store.py", "outputs.py", "reading.py", "section.py", "progress.py"}
