@@ -115,6 +115,7 @@ def arguments(project: Path, out: Path) -> list[str]:
         "pairs": "pairs.parquet",
         "words": "words.parquet",
         "blip2": "blip2",
+        "source": "source",
         "params": "params.yaml",
     }
     written = {
@@ -123,7 +124,6 @@ def arguments(project: Path, out: Path) -> list[str]:
         "curve": "curve",
     }
     named = {name: project / path for name, path in read.items()}
-    named["source"] = ROOT / "models" / "source" / "train" / "captioner"
     named |= {name: out / path for name, path in written.items()}
     return [part for name, path in named.items() for part in (f"--{name}", str(path))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from compositional_prompts.captioner.training.caption_trainer import Outcome, fi
 from compositional_prompts.catalog.splitting.split_tables import PAIRS
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.precision import ResolvedPrecision
-from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.section import Base
 
@@ -61,6 +61,7 @@ def train_adapter(
     group: Accelerator,
     computed: ResolvedPrecision,
     checkpoints: Checkpoints,
+    words: Mapping[str, Sequence[str]],
 ) -> Outcome:
     """Train an adapter on the images whose ``caption_split`` is train, and write it.
 
@@ -71,6 +72,7 @@ def train_adapter(
         group: the processes that train together.
         computed: in what the frozen weights are.
         checkpoints: where to go on from and what to write on the way.
+        words: of every attribute group, as ``paths.words`` has them.
 
     Raises:
         As :func:`~.caption_trainer.finetune`; an input is missing or not as declared.
@@ -85,7 +87,7 @@ def train_adapter(
         CaptionPairs.read(paths.splits, paths.prompts, "val", None, base.seed),
         params,
         pairs=zip(pairs["attribute"].to_pylist(), pairs["object"].to_pylist(), strict=True),
-        words=read_vocabulary(paths.words).words,
+        words=words,
         adapter=paths.adapter,
         curve=paths.curve,
         seed=base.seed,
