@@ -108,7 +108,7 @@ class Computation(ABC):
         return None if self.in_processes else self.batch_size
 
     def description(self) -> dict[str, Any]:
-        """What decides a row, for people and for :meth:`identity`."""
+        """What decides a row, for people and for :func:`identity_of`; reads models whole."""
         return {
             "computation": self.name,
             "settings": dict(self.settings()),
@@ -119,8 +119,13 @@ class Computation(ABC):
 
     def identity(self) -> str:
         """32 hexadecimal digits: two computations of one identity give the same rows."""
-        text = json.dumps(self.description(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return identity_of(self.description())
+
+
+def identity_of(description: Mapping[str, Any]) -> str:
+    """The identity of the computation that has this description, 32 hexadecimal digits."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def kernel_batch(device: str, wanted: int) -> int:
