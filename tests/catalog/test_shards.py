@@ -23,6 +23,7 @@ from compositional_prompts.catalog.reading import (
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, open_shards
 from compositional_prompts.catalog.splitting.corpus import write_corpus
+from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     MissingOutputError,
@@ -69,6 +70,50 @@ def test_shards_keep_to_their_size_and_polars_reads_them(tmp_path: Path) -> None
     assert frame["image_id"].to_list() == [row.image_id for row in rows]
     assert frame["image"].struct.field("bytes").to_list() == [row.image for row in rows]
     assert b"huggingface" in pq.read_schema(shards[0]).metadata
+
+
+def shard_bytes(directory: Path) -> dict[bytes, int]:
+    return {shard.read_bytes(): shard.stat().st_size for shard in directory.iterdir()}
+
+
+def share_kept(old: Path, new: Path) -> float:
+    """Of the bytes of ``new``, those in files that ``old`` has too, whatever they are called."""
+    found = shard_bytes(new)
+    kept = found.keys() & shard_bytes(old).keys()
+    return sum(found[content] for content in kept) / sum(found.values())
+
+
+def test_one_percent_more_rows_in_one_place_leave_nine_tenths_of_the_bytes(tmp_path: Path) -> None:
+    rows = catalog_rows(3000, size=4000)
+    new = catalog_rows(30, size=4000, seed=1)
+    new = [row._replace(image_id=f"new{n}", path=f"new/{n}") for n, row in enumerate(new)]
+    write(tmp_path / "old", rows)
+    write(tmp_path / "more", [*rows[:1700], *new, *rows[1700:]])
+    write(tmp_path / "fewer", [*rows[:1700], *rows[1730:]])
+    write(tmp_path / "again", iter(rows))
+    assert share_kept(tmp_path / "old", tmp_path / "more") > 0.9
+    assert share_kept(tmp_path / "old", tmp_path / "fewer") > 0.9
+    assert share_kept(tmp_path / "old", tmp_path / "again") == 1
+
+
+def test_shards_of_one_photo_under_many_names_are_cut_alike(tmp_path: Path) -> None:
+    (row,) = catalog_rows(1, size=4000)
+    rows = [row._replace(image_id=f"i{n}", path=f"{n}.jpg") for n in range(3000)]
+    write(tmp_path / "old", rows)
+    write(tmp_path / "more", [*rows[:900], row._replace(image_id="new"), *rows[900:]])
+    assert len(list((tmp_path / "old").iterdir())) > 20
+    assert share_kept(tmp_path / "old", tmp_path / "more") > 0.9
+
+
+def test_of_photos_the_file_holds_neither_statistics_nor_dictionaries(tmp_path: Path) -> None:
+    write(tmp_path / "catalog", catalog_rows(3))
+    (shard,) = (tmp_path / "catalog").iterdir()
+    group = pq.read_metadata(shard).row_group(0)
+    columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    for photo in ("image.bytes", "image.path"):
+        assert columns[photo].statistics is None
+        assert not columns[photo].has_dictionary_page
+    assert columns["image_id"].statistics.max == "i2"
 
 
 def test_an_image_larger_than_a_shard_has_its_own(tmp_path: Path) -> None:
@@ -232,6 +277,25 @@ def test_a_duplicate_image_id_names_both_places_and_leaves_the_old_catalog(tmp_p
         write(tmp_path / "catalog", [*rows, rows[5]._replace(path="other/5.jpg")])
     assert count_rows(tmp_path / "catalog") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["catalog"]
+
+
+def test_a_duplicate_is_found_in_a_shard_that_is_closed(tmp_path: Path) -> None:
+    rows = catalog_rows(200, size=30_000)
+    with pytest.raises(DuplicateImageError, match=r"'i5' occurs twice: 'dir/5.jpg' and 'other"):
+        write(tmp_path / "catalog", [*rows, rows[5]._replace(path="other/5.jpg")])
+
+
+def test_ids_whose_digests_are_equal_by_chance_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Distinct.add
+    monkeypatch.setattr(Distinct, "add", lambda self, value: add(self, value[:2]))
+    rows = catalog_rows(15)
+    write(tmp_path / "catalog", rows)
+    read = read_labels(tmp_path / "catalog", ["image_id"])["image_id"].to_pylist()
+    assert read == [row.image_id for row in rows]
+    with pytest.raises(DuplicateImageError, match="'i12' occurs twice"):
+        write(tmp_path / "catalog", [*rows, rows[12]])
 
 
 def test_rows_that_are_not_whole_are_refused(tmp_path: Path) -> None:

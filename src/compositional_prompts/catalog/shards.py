@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
+from compositional_prompts.files.content_cuts import ContentCuts
 from compositional_prompts.files.digests import content_digest
+from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.files.tables import check_no_nulls, photo_writer
 
 # A row group is the least that a reader decodes: small, so that readers stream and can skip.
 _GROUP_ROWS: Final = 256
 _GROUP_BYTES: Final = 8 * 2**20
-# What the footer and the page headers of a row group take, at most.
+_GROUPS_A_SHARD: Final = 8
+"""Of a full shard, where images are large: two groups that follow each other are more than one."""
+# What the footer and the page headers of a row group take, at most, and with it a row of a group
+# that is full of rows, beside its values.
 _GROUP_OVERHEAD: Final = 8 * 2**10
+_ROW_OVERHEAD: Final = _GROUP_OVERHEAD // _GROUP_ROWS + 32
 
 
 class DuplicateImageError(ValueError):
@@ -29,20 +36,25 @@ class DuplicateImageError(ValueError):
 class ShardWriter:
     """Appends rows to ``part-00000.parquet``, ``part-00001.parquet``, ... of a directory.
 
-    Memory holds one row group of images and every image_id.
+    Shards are cut by :class:`~compositional_prompts.files.content_cuts.ContentCuts`, by image and
+    image_id, and row groups are counted from the start of their shard: the bytes of a shard depend
+    on its rows alone.
+
+    Memory holds one row group of images, and two dozen bytes an image.
     """
 
     def __init__(self, directory: Path, shard_mib: int) -> None:
         self._directory = directory
-        self._shard_bytes = shard_mib * 2**20
-        self._group_bytes = min(_GROUP_BYTES, self._shard_bytes // 8)
+        shard_bytes = shard_mib * 2**20
+        self._group_bytes = min(_GROUP_BYTES, shard_bytes // _GROUPS_A_SHARD)
+        groups = 2 * shard_bytes // self._group_bytes + 1
+        self._cuts = ContentCuts(shard_bytes - groups * _GROUP_OVERHEAD)
         self._shards = 0
         self._sink: pa.OSFile | None = None
         self._writer: pq.ParquetWriter | None = None
-        self._groups_in_shard = 0
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
-        self._places: dict[str, str] = {}
+        self._ids = Distinct()
 
     def write(self, row: CatalogRow) -> None:
         """Append one row.
@@ -58,29 +70,39 @@ class ShardWriter:
                 f"{row.path}: attribute {row.attribute!r} and object {row.object!r} must be "
                 "given together."
             )
-        if row.image_id in self._places:
-            raise DuplicateImageError(
-                f"image_id {row.image_id!r} occurs twice: {self._places[row.image_id]!r} and "
-                f"{row.path!r}; every image needs an id of its own."
-            )
-        self._places[row.image_id] = row.path
-        size = len(row.image)
-        if self._rows and (
-            len(self._rows) == _GROUP_ROWS or self._bytes + size > self._group_bytes
-        ):
-            self._write_group()
+        if not self._ids.add(row.image_id.encode()):
+            self._refuse_twice(row)
         values = row._asdict()
         del values["truth"]  # a table of its own
         values["content"] = content_digest(row.image)
         values["image"] = {"bytes": row.image, "path": values.pop("path")}
+        size = len(row.image)
+        texts = sum(len(text.encode()) for text in row if isinstance(text, str))
+        if self._cuts.starts(
+            values["content"] + row.image_id.encode(), size + texts + _ROW_OVERHEAD
+        ):
+            self._end_shard()
+        elif len(self._rows) == _GROUP_ROWS or self._bytes + size > self._group_bytes:
+            self._write_group()
         self._rows.append(values)
         self._bytes += size
 
+    def _refuse_twice(self, row: CatalogRow) -> None:
+        """Find the row of the same image_id among those written; digests may be equal by chance."""
+        self._end_shard()
+        for shard in sorted(self._directory.glob("*.parquet")):
+            with pq.ParquetFile(shard) as file:
+                table = file.read(["image_id", "image.path"])
+            found = table.filter(pc.equal(table["image_id"], row.image_id))["image"].to_pylist()
+            if found:
+                raise DuplicateImageError(
+                    f"image_id {row.image_id!r} occurs twice: {found[0]['path']!r} and "
+                    f"{row.path!r}; every image needs an id of its own."
+                )
+
     def finish(self) -> None:
         """Write what is still held and close the last shard."""
-        if self._rows:
-            self._write_group()
-        self.close()
+        self._end_shard()
 
     def close(self) -> None:
         """Close the shard being written, whatever its state."""
@@ -89,22 +111,20 @@ class ShardWriter:
             self._sink.close()
         self._writer = self._sink = None
 
+    def _end_shard(self) -> None:
+        if self._rows:
+            self._write_group()
+        self.close()
+
     def _write_group(self) -> None:
         table = pa.Table.from_pylist(self._rows, CATALOG)
         check_no_nulls(table, CATALOG, self._directory)
-        if self._sink is not None:
-            expected = self._sink.tell() + table.nbytes
-            expected += (self._groups_in_shard + 1) * _GROUP_OVERHEAD
-            if expected > self._shard_bytes:
-                self.close()
         if self._writer is None:
             shard = self._directory / f"part-{self._shards:05d}.parquet"
             self._sink = pa.OSFile(str(shard), "wb")
             self._writer = photo_writer(self._sink, CATALOG)
             self._shards += 1
-            self._groups_in_shard = 0
         self._writer.write_table(table)
-        self._groups_in_shard += 1
         self._rows, self._bytes = [], 0
 
 
