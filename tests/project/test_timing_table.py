@@ -49,6 +49,19 @@ def test_stages_stand_in_the_order_of_the_pipeline() -> None:
     assert max(map(len, (head, *lines))) <= 120
 
 
+def test_how_much_was_computed_now_stands_beside_the_rows() -> None:
+    record("a", computed=24)
+    record("b", computed=0)
+    record("infer-x")
+    head, *lines, _ = timing_table().splitlines()
+    assert head.split()[3:6] == ["rows", "computed", "rows/s"]
+    assert [line.split()[4:6] for line in lines] == [
+        ["1,200", "0"],
+        ["1,200", "40"],
+        ["1,200", "24"],
+    ]
+
+
 def test_it_shows_what_a_stage_measured(capsys: pytest.CaptureFixture[str]) -> None:
     with run_stage("b") as run:
         run.rows = 3

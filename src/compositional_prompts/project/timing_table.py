@@ -16,7 +16,18 @@ from compositional_prompts.pipeline.dvc_file import DVC_FILE, stage_paths
 from compositional_prompts.pipeline.stage import TIMING
 
 _NUMBERS = ("seconds", "rows", "rows_per_second", "peak_memory_mib", "peak_worker_memory_mib")
-_HEAD = ("stage", "time", "share", "rows", "rows/s", "memory", "a worker", "GPU", "computed in")
+_HEAD = (
+    "stage",
+    "time",
+    "share",
+    "rows",
+    "computed",
+    "rows/s",
+    "memory",
+    "a worker",
+    "GPU",
+    "computed in",
+)
 
 
 def timing_table(folder: Path = TIMING, dvc_file: Path = DVC_FILE) -> str:
@@ -48,7 +59,9 @@ def _read(path: Path) -> dict[str, Any]:
         if (
             isinstance(record["stage"], str)
             and all(_is_measured(record[key]) for key in _NUMBERS)
-            and _is_measured(record.get("peak_device_memory_mib") or 0)
+            and all(
+                _is_measured(record.get(key) or 0) for key in ("computed", "peak_device_memory_mib")
+            )
             and isinstance(record.get("precision") or "", str)
         ):
             return dict(record)
@@ -76,11 +89,13 @@ def _position(stage: str, names: Sequence[str]) -> int:
 def _row(record: dict[str, Any], total: float) -> tuple[str, ...]:
     device = record.get("peak_device_memory_mib")
     workers = record["peak_worker_memory_mib"]
+    computed = record.get("computed")
     return (
         record["stage"],
         duration(record["seconds"]),
         f"{record['seconds'] / total:.0%}" if total else "",
         f"{record['rows']:,}",
+        "" if computed is None else f"{computed:,}",
         f"{record['rows_per_second']:,.0f}",
         mebibytes(record["peak_memory_mib"]),
         mebibytes(workers) if workers else "",

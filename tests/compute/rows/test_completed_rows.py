@@ -9,6 +9,8 @@ import pytest
 from base_section import base_section
 from number_rows import Numbers, Squares, SquaresInProcesses
 
+from compositional_prompts.captioner.decoding import sampling
+from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.compute.rows.completed_rows import complete_rows
 from compositional_prompts.compute.rows.computation import (
@@ -100,3 +102,23 @@ def test_code_that_only_steers_decides_nothing() -> None:
     names = {file.name for file in computing_files(Path(str(catalog_vectors.__file__)))}
     assert {"catalog_vectors.py", "embedding.py", "images.py", "lean_open_clip.py"} <= names
     assert not names & {"row_store.py", "outputs.py", "reading.py", "section.py", "progress.py"}
+
+
+def test_parameters_decide_by_their_values_alone() -> None:
+    module = Path(str(sampling.__file__))
+    assert any(file.name == "parameters.py" for file in imported_files(module))
+    assert not any(file.name == "parameters.py" for file in computing_files(module))
+
+
+class UnpaddedSquares(Squares):
+    @property
+    def padded_to(self) -> None:
+        return None
+
+
+def test_where_shapes_decide_nothing_batches_are_not_filled_up(tmp_path: Path) -> None:
+    computation = UnpaddedSquares(batch_size=4)
+    assert computation.identity() == UnpaddedSquares(batch_size=3).identity()
+    with complete_rows(computation, Numbers(range(6)), base_section(tmp_path / "rows")) as rows:
+        (batch,) = rows.batches()
+    assert batch["batch"].tolist() == [4, 4, 4, 4, 2, 2]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compositional_prompts.compute.progress import progress
-from compositional_prompts.compute.rows.computation import Computation, Item
+from compositional_prompts.compute.rows.computation import Computation, Item, identity_of
 from compositional_prompts.compute.rows.engines import open_engine
 from compositional_prompts.compute.rows.row_store import RowStore, StoredRows
 from compositional_prompts.pipeline.section import Base
@@ -56,6 +56,10 @@ class CompletedRows:
         for start in range(0, len(self), size):
             yield self.stored.read(self.keys[start : start + size])
 
+    def of(self, keys: NDArray[np.void]) -> NDArray[Any]:
+        """The rows of some keys, in their order, structured ``[n]``."""
+        return self.stored.read(keys)
+
     def read(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The rows of some inputs, in the order of their positions, structured ``[n]``."""
         return self.stored.read(self.keys[positions])
@@ -81,7 +85,8 @@ def complete_rows(
         Exception: what the computation raises.
     """
     store = RowStore(Path(base.rows.path), base.rows.max_gib)
-    with store.open(computation.name, computation.identity(), computation.description()) as stored:
+    description = computation.description()
+    with store.open(computation.name, identity_of(description), description) as stored:
         keys = source.keys
         missing = stored.missing(keys)
         if len(missing):

@@ -80,8 +80,7 @@ class Computation(ABC):
     """Distributions whose version decides the result too."""
 
     batch_size: int = CPU_BATCH
-    """Items that a model computes at once, in batches of this one shape (:func:`kernel_batch`). It
-    is part of :meth:`description`, since kernels may sum in another order for another shape."""
+    """Items that a model computes at once."""
 
     in_processes: ClassVar[bool] = False
     """Whether Python itself works, so that threads would wait for one another; a model's mostly
@@ -99,20 +98,34 @@ class Computation(ABC):
     def start(self) -> Worker:
         """Load what it needs, once a thread, process or actor."""
 
+    @property
+    def padded_to(self) -> int | None:
+        """How many items every batch is filled up to, so that all have the shape of
+        :func:`kernel_batch`. It is part of :meth:`description`, since kernels may sum in another
+        order for another shape. None where a row is the same whatever the shape: then a batch is
+        as large as there are items.
+        """
+        return None if self.in_processes else self.batch_size
+
     def description(self) -> dict[str, Any]:
-        """What decides a row, for people and for :meth:`identity`."""
+        """What decides a row, for people and for :func:`identity_of`; reads models whole."""
         return {
             "computation": self.name,
             "settings": dict(self.settings()),
-            "batch": None if self.in_processes else self.batch_size,
+            "batch": self.padded_to,
             "libraries": {name: version(name) for name in self.libraries},
             "code": _code_digest(Path(str(sys.modules[type(self).__module__].__file__))),
         }
 
     def identity(self) -> str:
         """32 hexadecimal digits: two computations of one identity give the same rows."""
-        text = json.dumps(self.description(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return identity_of(self.description())
+
+
+def identity_of(description: Mapping[str, Any]) -> str:
+    """The identity of the computation that has this description, 32 hexadecimal digits."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def kernel_batch(device: str, wanted: int) -> int:
@@ -149,7 +162,10 @@ def _computes(file: Path) -> bool:
     name = file.relative_to(PACKAGE).as_posix()
     if name in COMPUTING:
         return True
-    return name not in NEUTRAL and not name.startswith(tuple(f"{room}/" for room in STEERING))
+    # Parameters decide by their values, which the settings hold.
+    if name in NEUTRAL or file.name == "parameters.py":
+        return False
+    return not name.startswith(tuple(f"{room}/" for room in STEERING))
 
 
 @cache

@@ -109,7 +109,7 @@ class LocalEngine:
         )
         for batch in batched(prepared, self._computation.batch_size):
             keys, values = zip(*batch, strict=True)
-            yield key_array(keys), compute_batch(worker, values, self._computation.batch_size)
+            yield key_array(keys), compute_batch(worker, values, self._computation.padded_to)
 
     def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         yield from map_in_processes(
