@@ -93,7 +93,7 @@ def complete_rows(
             items = progress(
                 source.items(missing), computation.name.replace("_", " "), len(missing)
             )
-            with open_engine(computation, base) as engine:
+            with open_engine(computation, base, description) as engine:
                 for batch_keys, rows in engine.compute(items):
                     stored.append(batch_keys, rows)
             stored.flush()

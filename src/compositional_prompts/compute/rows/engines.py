@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -30,13 +30,14 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         ...
 
 
-def open_engine(computation: Computation, base: Base) -> Engine:
+def open_engine(computation: Computation, base: Base, description: Mapping[str, Any]) -> Engine:
     """The engine that ``base.engine`` names, for one computation.
 
     Args:
         computation: what to run.
         base: engine, workers, and what the engine needs.
+        description: the computation's, which reads models whole.
     """
     if base.engine == "ray":
-        return RayEngine(computation, base.ray)
+        return RayEngine(computation, base.ray, description)
     return LocalEngine(computation, base.workers)

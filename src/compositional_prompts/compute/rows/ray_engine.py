@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,14 +75,18 @@ class _Actor:
 class RayEngine:
     """The engine ``ray``: the cluster of ``base.ray.address``, or a Ray of this process alone."""
 
-    def __init__(self, computation: Computation, cluster: RayCluster) -> None:
+    def __init__(
+        self, computation: Computation, cluster: RayCluster, description: Mapping[str, Any]
+    ) -> None:
         """Nothing is started before the first item.
 
         Args:
             computation: what to run; its module must be importable, or ``__main__``.
             cluster: the section ``base.ray``.
+            description: the computation's, which a cluster's machines must agree with.
         """
         self._computation = computation
+        self._description = None if cluster.address is None else description
         self._cluster = cluster
         self._connection: _Connection | None = None
         self._actors: list[_Actor] = []
@@ -244,7 +248,7 @@ class RayEngine:
             )
             .remote(
                 ray.cloudpickle.dumps(self._computation),
-                self._computation.description()["libraries"],
+                self._description,
                 str(Path.cwd()),
                 self._cluster.cpus,
             )
