@@ -22,7 +22,7 @@ TAIL = 60
 GENERATED = ("data", "models", "metrics", "reports")
 """Folders that the pipeline fills; of these only .gitignore files and GIVEN are the project's."""
 
-GIVEN = ("models/troika_source/train",)
+GIVEN = ("models/source/train/troika", "models/source/train/captioner")
 """Files among them that stages read and nobody generates."""
 
 

@@ -115,6 +115,7 @@ def arguments(project: Path, out: Path) -> list[str]:
         "pairs": "pairs.parquet",
         "words": "words.parquet",
         "blip2": "blip2",
+        "source": "source",
         "params": "params.yaml",
     }
     written = {

@@ -161,8 +161,8 @@ ONLY_PARSED = {
     ".venv/bin/uv pip install --python .venv --torch-backend cpu -c constraints.txt torch "
     "torchvision": "downloads packages",
     "accelerate config": "asks its questions at a terminal",
-    "cp val_best.pt models/troika_source/reference": "copies a checkpoint that only its user has",
-    "dvc add models/troika_source/reference": "shares a checkpoint that only its user has",
+    "cp val_best.pt models/source/reference/troika": "copies a checkpoint that only its user has",
+    "dvc add models/source/reference/troika": "shares a checkpoint that only its user has",
     "dvc exp run --queue -C photos": "an ending that a user adds to a command",
     "dvc gc -w": "asks before it deletes",
     "dvc queue start --jobs 2": "leaves workers running; --run-all beside it is run",

@@ -128,7 +128,7 @@ class Workspace:
         paths = {
             "metrics": self.root / f"{stage}.json",
             "curve": self.root / "curve",
-            "source": ROOT / "models" / "troika_source" / "train",
+            "source": ROOT / "models" / "source" / "train" / "troika",
         }
         arguments = [str(ROOT / "stages" / f"{stage}.py"), "--params", str(self.params)]
         for name in ("catalog", "splits", "pairs", "clip", "model", *names):

@@ -71,6 +71,7 @@ class Lora(Section):
 class Finetune(Section):
     section: ClassVar[str] = "finetune"
 
+    mode: Literal["train", "keep"]
     lora: Lora
     precision: PrecisionChoice
     epochs: Positive

@@ -18,8 +18,7 @@ from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.word_choice import choose
 from compositional_prompts.prompt.template import PromptTemplate
-from compositional_prompts.troika.model.model_folder import load_model
-from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
 from compositional_prompts.troika.naming import PromptNaming
 from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
 from compositional_prompts.troika.zero_shot import ZeroShot
@@ -52,7 +51,7 @@ class PairNamer:
             FileNotFoundError: a file is not there.
             CheckpointError: the model was trained with another vocabulary or CLIP.
         """
-        vocabulary = Vocabulary.read(pairs)
+        vocabulary = vocabulary_to_name(model_directory, pairs)
         self._clip = load_clip(clip_directory, device)
         self._device = device
         model = load_model(model_directory, vocabulary, self._clip)

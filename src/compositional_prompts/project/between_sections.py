@@ -136,7 +136,7 @@ def _places_of_readable_texts(clip_embed: ClipEmbed, recommend: Recommend) -> Fi
 
 def _room_for_the_context(troika_train: TroikaTrain) -> Finding:
     """Of the words alone; a word may be several tokens, which the CLIP's tokenizer tells."""
-    if troika_train.source == "train" and not troika_train.epochs:
+    if troika_train.mode == "train" and not troika_train.epochs:
         return
     # Every word is a token at least; beside them an attribute, an object and the two end marks.
     least = len(troika_train.context.split()) + 4

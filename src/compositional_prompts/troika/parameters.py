@@ -36,7 +36,7 @@ def _with_words(text: str) -> str:
 class TroikaTrain(Section):
     section: ClassVar[str] = "troika_train"
 
-    source: Literal["train", "reference"]
+    mode: Literal["train", "keep", "reference"]
     epochs: NonNegative
     batch_size: Positive
     learning_rate: Rate
@@ -60,7 +60,7 @@ class TroikaTrain(Section):
 
     @model_validator(mode="after")
     def _batches_for_batch_norm(self) -> TroikaTrain:
-        if self.source == "train" and self.epochs and self.batch_size < 2:
+        if self.mode == "train" and self.epochs and self.batch_size < 2:
             raise ValueError(
                 f"batch_size is {self.batch_size}, and batch norm needs at least 2 images in a "
                 "batch: raise it, or set epochs to 0"
@@ -70,7 +70,7 @@ class TroikaTrain(Section):
 
 def training_fault(train_images: int, val_images: int, params: TroikaTrain) -> str | None:
     """Why Troika cannot be trained with so many labelled images, or None."""
-    if params.source != "train" or not params.epochs:
+    if params.mode != "train" or not params.epochs:
         return None
     if not train_images:
         return (

@@ -21,8 +21,7 @@ from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.files.tables import as_declared
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds, Measurement
-from compositional_prompts.troika.model.model_folder import load_model
-from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
 from compositional_prompts.troika.naming import PromptNaming
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
@@ -107,7 +106,8 @@ def predict(
 ) -> PredictionOutcome:
     """Name every image of the catalog and measure the labelled ones, in one pass.
 
-    Candidates of the naming are the pairs of ``pairs.parquet``. Measured are the test images, in
+    Candidates of the naming are the pairs of ``pairs.parquet``, of a kept model as
+    :func:`~.model_folder.vocabulary_to_name` says. Measured are the test images, in
     the worlds asked for; in the open one the validation images too, which choose the threshold.
     An image is scored once, for all pairs that it is named or measured among. Memory does not grow
     with the number of images, except by what :class:`Measurement` says; it grows with the pairs by
@@ -130,7 +130,7 @@ def predict(
             ``pairs.parquet``, or words have no vector.
     """
     device = resolve_device(base.device)
-    vocabulary = Vocabulary.read(pairs)
+    vocabulary = vocabulary_to_name(model_directory, pairs)
     clip = load_clip(clip_directory, device)
     model = load_model(model_directory, vocabulary, clip)
     measured = MeasuredWorlds(splits, catalog, vocabulary, params, clip, device)

@@ -359,6 +359,7 @@ def finetune(
             write_grammar(grammar, directory)
     accelerator.wait_for_everyone()
     metrics = {
+        "mode": params.mode,
         "parameters": parameters,
         "trainable_percent": 100 * parameters["trainable"] / parameters["total"],
         **summarise(run.records, params.best_metric, run.best_epoch),

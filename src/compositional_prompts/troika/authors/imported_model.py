@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,10 +12,7 @@ from compositional_prompts.troika.authors.authors_checkpoint import convert_refe
 from compositional_prompts.troika.model.model_folder import TrainedState, save_model
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import TroikaTrain
-from compositional_prompts.troika.training.catalog_training import (
-    TrainingReport,
-    parameter_counts,
-)
+from compositional_prompts.troika.training.catalog_training import parameter_counts
 
 
 def import_reference(
@@ -23,7 +21,7 @@ def import_reference(
     clip_directory: Path,
     model_directory: Path,
     params: TroikaTrain,
-) -> TrainingReport:
+) -> dict[str, Any]:
     """Write the model directory out of a checkpoint, whose best and last epoch are the same.
 
     Args:
@@ -34,7 +32,7 @@ def import_reference(
         params: ``troika_train``; how to train is not read.
 
     Returns:
-        Metrics without any of training, and a learning curve of no epoch.
+        Metrics without any of training.
 
     Raises:
         Whatever :func:`~.authors_checkpoint.convert_reference` raises; nothing is written then.
@@ -45,10 +43,10 @@ def import_reference(
     tensors = {name: tensor.clone() for name, tensor in model.trained_state().items()}
     state = TrainedState(tensors, tensors, best_epoch=0, epochs=0)
     save_model(model_directory, vocabulary, clip, model.config, state)
-    metrics = {
+    return {
+        "mode": params.mode,
         "trained": True,
         "selection": "imported",
         "pairs": {"seen": len(vocabulary.seen_columns), "all": len(vocabulary.pairs)},
         "parameters": parameter_counts(clip, model),
     }
-    return TrainingReport(0, metrics, [])

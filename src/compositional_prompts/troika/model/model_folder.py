@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,7 @@ def save_model(
 
 
 def _require_same_vocabulary(saved: Vocabulary, given: Vocabulary, directory: Path) -> None:
-    for kind, ours, theirs in (
-        ("attributes", saved.attributes, given.attributes),
-        ("objects", saved.objects, given.objects),
-        ("seen pairs", _seen_pairs(saved), _seen_pairs(given)),
-    ):
+    for kind, ours, theirs in _trained_upon(saved, given):
         if ours != theirs:
             lost = sorted(set(ours) - set(theirs))
             new = sorted(set(theirs) - set(ours))
@@ -126,12 +122,63 @@ def _require_same_vocabulary(saved: Vocabulary, given: Vocabulary, directory: Pa
             )
 
 
+def _trained_upon(
+    saved: Vocabulary, given: Vocabulary
+) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """What must be the same of both, by kind."""
+    yield "attributes", saved.attributes, given.attributes
+    yield "objects", saved.objects, given.objects
+    yield "seen pairs", _seen_pairs(saved), _seen_pairs(given)
+
+
 def _seen_pairs(vocabulary: Vocabulary) -> tuple[str, ...]:
     return tuple(
         pair_name(attribute, name)
         for (attribute, name), seen in zip(vocabulary.pairs, vocabulary.seen, strict=True)
         if seen
     )
+
+
+def vocabulary_to_name(directory: Path, pairs: Path) -> Vocabulary:
+    """What the model in a folder names in a data set: the pairs of ``pairs.parquet``.
+
+    A kept model, whose catalogue has grown since, names those whose words it knows, and its own.
+
+    Args:
+        directory: what ``troika_train`` wrote.
+        pairs: ``pairs.parquet``.
+
+    Raises:
+        MissingOutputError: the directory has no ``config.json``.
+        CheckpointError: its layout is another one, or it knows none of the pairs.
+    """
+    listed = Vocabulary.read(pairs)
+    document = _read_config(directory)
+    if not document["trained"]:
+        return listed  # zero-shot CLIP names whatever there is
+    own = Vocabulary.from_json(document["vocabulary"], directory / CONFIG_FILE)
+    if all(ours == theirs for _, ours, theirs in _trained_upon(own, listed)):
+        return listed
+    named = own.of_kept_model(listed)
+    if not set(named.pairs) & set(listed.pairs):
+        raise CheckpointError(
+            f"{directory} knows the words of none of the {len(listed.pairs)} pairs that {pairs} "
+            f"lists, but {', '.join(map(repr, own.attributes[:3]))}, ...: it was trained on "
+            "another data set. Set troika_train.mode to train.",
+            directory,
+        )
+    return named
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG_FILE
+    require_outputs(path)
+    document: dict[str, Any] = json.loads(path.read_text())
+    if document.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {document.get('format')!r}, expected {FORMAT}.", path
+        )
+    return document
 
 
 def load_trained_tensors(model: Troika, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -169,12 +216,7 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
         CheckpointError: the vocabulary, the CLIP, a tensor or the layout is another one.
     """
     path = directory / CONFIG_FILE
-    require_outputs(path)
-    document = json.loads(path.read_text())
-    if document.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {document.get('format')!r}, expected {FORMAT}.", path
-        )
+    document = _read_config(directory)
     if not document["trained"]:
         return None
     _require_same_vocabulary(

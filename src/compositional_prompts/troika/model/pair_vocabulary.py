@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Vocabulary:
         pairs: (attribute, object) of every pair of the closed world.
         seen: whether the pair has training images.
         splits: the split (train, val, test) of each pair.
+        kept: it is that of a kept model, which a catalogue may have outgrown: labels may then hold
+            pairs that it does not have.
     """
 
     attributes: tuple[str, ...]
@@ -36,6 +38,7 @@ class Vocabulary:
     pairs: tuple[Pair, ...]
     seen: tuple[bool, ...]
     splits: tuple[str, ...]
+    kept: bool = False
 
     @classmethod
     def of(
@@ -68,6 +71,31 @@ class Vocabulary:
         columns = read_table(path, PAIRS).to_pydict()
         pairs = list(zip(columns["attribute"], columns["object"], strict=True))
         return cls.of(pairs, columns["seen"], columns["split"], path)
+
+    def of_kept_model(self, listed: Vocabulary) -> Vocabulary:
+        """What a model of this vocabulary names in a catalogue whose pairs are ``listed``.
+
+        Attributes, objects and seen pairs stay those of the model. Pairs come to it that are
+        listed now and made of words that it knows: Troika is made for pairs that it has not seen.
+        A pair that it has not seen is judged where it is listed, and on test images where it has
+        training images by now.
+        """
+        known = set(self.pairs)
+        attributes, objects = set(self.attributes), set(self.objects)
+        new = [
+            pair
+            for pair in sorted(listed.pairs)
+            if pair not in known and pair[0] in attributes and pair[1] in objects
+        ]
+        pairs = (*self.pairs, *new)
+        seen = (*self.seen, *(False for _ in new))
+        now = dict(zip(listed.pairs, listed.splits, strict=True))
+        then = dict(zip(self.pairs, self.splits, strict=True))
+        splits = tuple(
+            then[pair] if was_seen or pair not in now else _judged_split(now[pair])
+            for pair, was_seen in zip(pairs, seen, strict=True)
+        )
+        return replace(self, pairs=pairs, seen=seen, splits=splits, kept=True)
 
     @cached_property
     def pair_indices(self) -> NDArray[np.int64]:
@@ -118,6 +146,10 @@ class Vocabulary:
         )
 
 
+def _judged_split(split: str) -> str:
+    return "test" if split == "train" else split
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """Images of a split with their true pair.
@@ -137,6 +169,9 @@ class LabelledImages:
 def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> LabelledImages:
     """The images whose ``pair_split`` is ``split``; there may be none.
 
+    Those whose pair a kept model cannot be judged on, as it does not know a word of it, are left
+    out.
+
     Raises:
         MismatchedOutputsError: an image's pair is no candidate in the split's closed world.
     """
@@ -144,15 +179,17 @@ def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> Labelle
     table = table.filter(pc.equal(table.column("pair_split"), pa.scalar(split)))
     columns = table.to_pydict()
     allowed = {vocabulary.pairs[column]: int(column) for column in vocabulary.world(split)}
-    positions = np.empty(table.num_rows, dtype=np.int64)
+    image_ids, positions = [], []
     rows = zip(columns["image_id"], columns["attribute"], columns["object"], strict=True)
-    for row, (image_id, attribute, name) in enumerate(rows):
+    for image_id, attribute, name in rows:
         column = allowed.get((attribute, name))
-        if column is None:
+        if column is not None:
+            image_ids.append(image_id)
+            positions.append(column)
+        elif not vocabulary.kept:
             raise MismatchedOutputsError(
                 f"{splits}: image {image_id!r} of split {split} has the pair {attribute}_{name}, "
                 "which pairs.parquet does not list for that split.",
                 splits,
             )
-        positions[row] = column
-    return LabelledImages(columns["image_id"], positions)
+    return LabelledImages(image_ids, np.array(positions, dtype=np.int64))

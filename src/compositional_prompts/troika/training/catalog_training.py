@@ -132,6 +132,7 @@ def train(
     clip = load_clip(clip_directory, device)
     config = TroikaConfig.from_params(params)
     metrics: dict[str, Any] = {
+        "mode": params.mode,
         "trained": params.epochs > 0,
         "images": {"train": len(training), "val": len(validation)},
         "pairs": {"seen": len(vocabulary.seen_columns), "all": len(vocabulary.pairs)},

@@ -1,0 +1,97 @@
+"""Fine-tuning on a catalog: from its tables and features to an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from compositional_prompts.captioner.features.image_inputs import load_for_inputs, open_inputs
+from compositional_prompts.captioner.parameters import Finetune
+from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_trainer import Outcome, finetune
+from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.precision import ResolvedPrecision
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.pipeline.section import Base
+
+
+@dataclass(frozen=True)
+class FinetunePaths:
+    """What fine-tuning reads and writes.
+
+    Attributes:
+        features: of every image, or what says that there are none.
+        catalog: directory of image shards.
+        prompts: ``enhanced.parquet``, what is learnt.
+        splits: ``splits.parquet``.
+        pairs: ``pairs.parquet``, and
+        words: ``words.parquet``: what captions may name.
+        blip2: the model that is adapted.
+        adapter: folder to write.
+        curve: folder of the curve to write.
+    """
+
+    features: Path
+    catalog: Path
+    prompts: Path
+    splits: Path
+    pairs: Path
+    words: Path
+    blip2: Path
+    adapter: Path
+    curve: Path
+
+    @property
+    def inputs(self) -> list[Path]:
+        """All that is read."""
+        return [
+            *(self.features, self.catalog, self.prompts, self.splits),
+            *(self.pairs, self.words, self.blip2),
+        ]
+
+
+def train_adapter(
+    paths: FinetunePaths,
+    params: Finetune,
+    base: Base,
+    group: Accelerator,
+    computed: ResolvedPrecision,
+    checkpoints: Checkpoints,
+    words: Mapping[str, Sequence[str]],
+) -> Outcome:
+    """Train an adapter on the images whose ``caption_split`` is train, and write it.
+
+    Args:
+        paths: what is read and written.
+        params: ``finetune``.
+        base: seed and workers.
+        group: the processes that train together.
+        computed: in what the frozen weights are.
+        checkpoints: where to go on from and what to write on the way.
+        words: of every attribute group, as ``paths.words`` has them.
+
+    Raises:
+        As :func:`~.caption_trainer.finetune`; an input is missing or not as declared.
+    """
+    captioner = load_for_inputs(paths.blip2, paths.features, group.device, computed.precision)
+    source = paths.features, paths.catalog, captioner
+    pairs = read_table(paths.pairs, PAIRS)
+    return finetune(
+        captioner,
+        open_inputs(*source, workers=base.workers, augment=params.augment, seed=base.seed),
+        CaptionPairs.read(paths.splits, paths.prompts, "train", params.train_images, base.seed),
+        CaptionPairs.read(paths.splits, paths.prompts, "val", None, base.seed),
+        params,
+        pairs=zip(pairs["attribute"].to_pylist(), pairs["object"].to_pylist(), strict=True),
+        words=words,
+        adapter=paths.adapter,
+        curve=paths.curve,
+        seed=base.seed,
+        checkpoints=checkpoints,
+        accelerator=group,
+        val_inputs=open_inputs(*source, workers=base.workers),
+    )
