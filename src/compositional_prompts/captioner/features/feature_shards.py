@@ -36,6 +36,7 @@ from compositional_prompts.files.outputs import atomic_directory
 SHARD_BYTES = 64 * 2**20
 """No shard holds more of features."""
 
+
 class ShardImages(NamedTuple):
     """The images of a shard: their ids, and which rows of the whole cache they are."""
 
@@ -68,7 +69,7 @@ def cut_shards(
 
 def contents_digest(contents: NDArray[np.void]) -> str:
     """Of the contents of a catalog's images in its order, ``V16 [n]``: 32 hexadecimal digits."""
-    return hashlib.blake2b(np.ascontiguousarray(contents), digest_size=16).hexdigest()
+    return hashlib.blake2b(contents.tobytes(), digest_size=16).hexdigest()
 
 
 def save_shard(features: torch.Tensor, path: Path) -> None:

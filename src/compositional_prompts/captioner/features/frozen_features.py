@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
@@ -81,11 +82,8 @@ class _FrozenHalf:
         Raises:
             OverflowError: a feature is beyond the dtype, or not a number.
         """
-        captioner = self._captioner
         pixel_values = torch.stack([pixels for _, pixels in prepared])
-        with captioner.autocast():
-            features = query_features(captioner.model, pixel_values.to(captioner.device))
-        features = features.to("cpu", self._dtype)
+        features = self._features(pixel_values).to("cpu", self._dtype)
         finite = features.isfinite().flatten(1).all(1)
         if not finite.all():
             image_id = prepared[int(finite.int().argmin())][0]
@@ -95,6 +93,17 @@ class _FrozenHalf:
                 "float32."
             )
         return feature_rows(features)
+
+    @torch.inference_mode()
+    def try_batch(self, items: int) -> None:
+        """Compute so many photos."""
+        pixels = self._captioner.preprocess(Image.new("RGB", (1, 1)))
+        self._features(pixels.expand(items, -1, -1, -1))
+
+    def _features(self, pixel_values: Tensor) -> Tensor:
+        captioner = self._captioner
+        with captioner.autocast():
+            return query_features(captioner.model, pixel_values.to(captioner.device))
 
 
 def feature_rows(features: Tensor) -> NDArray[Any]:

@@ -71,7 +71,7 @@ def _digest(
                         tensor: torch.Tensor = tensors.get_tensor(name)
                         values = tensor.reshape(-1).contiguous().view(torch.uint8).numpy()
                         said = f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode()
-                        digests.append(said + hashlib.sha256(values).digest())
+                        digests.append(said + hashlib.sha256(values.data).digest())
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     whole = hashlib.sha256(b"".join(sorted(digests)))
