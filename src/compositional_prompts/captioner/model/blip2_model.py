@@ -183,8 +183,13 @@ def load_captioner(
     # Adapters and exports note the class by its name, and there is nothing more to it.
     model.__class__ = Blip2ForConditionalGeneration
     model.eval().requires_grad_(False)
-    processor = Blip2Processor.from_pretrained(directory, local_files_only=True)
-    return Captioner(model, processor, precision, half)
+    return Captioner(model, load_processor(directory), precision, half)
+
+
+def load_processor(directory: Path) -> Blip2Processor:
+    """The image processor and the tokenizer in ``directory``, without the model."""
+    processor: Blip2Processor = Blip2Processor.from_pretrained(directory, local_files_only=True)
+    return processor
 
 
 def _configuration(directory: Path) -> Blip2Config:
