@@ -44,10 +44,10 @@ COMPUTING = (
     "clip_embed",
     "enhance",
     "blip2_features",
+    "infer-base",
     "infer-finetuned",
 )
 """Stages whose costly part is rows of photos."""
-STAGES = {"infer-base": "infer@base", "infer-finetuned": "infer@finetuned"}
 
 
 @dataclass(frozen=True)
