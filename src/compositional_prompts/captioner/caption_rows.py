@@ -27,7 +27,10 @@ from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.precision import DTYPES, ResolvedPrecision
 from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.files.digests import folder_digest
-from compositional_prompts.files.outputs import MissingOutputError
+from compositional_prompts.files.outputs import MissingOutputError, require_outputs
+
+
+ADAPTER_CONFIGURATION = "adapter_config.json"
 
 
 class CaptionInput(NamedTuple):
@@ -154,10 +157,15 @@ class Captions(Computation):
 
 
 def adapter_files(adapter: Path) -> list[Path]:
-    """The files of an adapter, without the grammar beside it and the last epoch's in ``last/``."""
-    return sorted(
-        path for path in adapter.iterdir() if path.is_file() and path.name != GRAMMAR_FILE
-    )
+    """The files that an adapter is loaded from, without what else lies in its folder: the grammar,
+    where it comes from, the last epoch's.
+
+    Raises:
+        MissingOutputError: there is no adapter in ``adapter``.
+    """
+    configuration = adapter / ADAPTER_CONFIGURATION
+    require_outputs(configuration)
+    return [configuration, *sorted(adapter.glob("adapter_model.*"))]
 
 
 @lru_cache(maxsize=1)

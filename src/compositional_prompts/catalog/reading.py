@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
+from compositional_prompts.files.table_shards import shard_files
+from compositional_prompts.files.tables import SchemaError, as_declared, check_schema, open_parquet
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
 """What is known of every image: small enough to be read whole."""
@@ -171,27 +171,13 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     return table.take(image_rows(image_ids, table.column("image_id").chunks, table=directory))
 
 
-def shard_files(directory: Path) -> list[Path]:
-    """The shards of the catalog, in its order.
-
-    Raises:
-        MissingOutputError: the directory is not there.
-        DamagedOutputError: it holds no shard.
-    """
-    require_outputs(directory)
-    shards = sorted(directory.glob("*.parquet"))
-    if not shards:
-        raise DamagedOutputError(f"{directory} holds no Parquet shard.", directory)
-    return shards
-
-
 def open_shard(shard: Path) -> pq.ParquetFile:
     """Open a shard; the caller closes it.
 
     Raises:
         SchemaError: its columns are not as the catalog is declared.
     """
-    file = pq.ParquetFile(shard)
+    file = open_parquet(shard)
     try:
         check_schema(file.schema_arrow, CATALOG, shard)
     except SchemaError:

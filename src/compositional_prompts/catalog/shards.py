@@ -16,7 +16,7 @@ from compositional_prompts.files.content_cuts import ContentCuts
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.files.tables import check_no_nulls, photo_writer
+from compositional_prompts.files.tables import check_no_nulls, open_parquet, photo_writer
 
 # A row group is the least that a reader decodes: small, so that readers stream and can skip.
 _GROUP_ROWS: Final = 256
@@ -98,7 +98,7 @@ class ShardWriter:
         """Find the row of the same image_id among those written; digests may be equal by chance."""
         self._end_shard()
         for shard in sorted(self._directory.glob("*.parquet")):
-            with pq.ParquetFile(shard) as file:
+            with open_parquet(shard) as file:
                 table = file.read(["image_id", "image.path"])
             found = table.filter(pc.equal(table["image_id"], row.image_id))["image"].to_pylist()
             if found:

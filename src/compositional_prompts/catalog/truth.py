@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.schema import CatalogRow
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import atomic_file, require_outputs
 from compositional_prompts.files.tables import iterate_table, required
 
 SEPARATOR: Final = ";"
@@ -97,16 +97,19 @@ class TruthTable:
             SchemaError: it is not as declared.
         """
         self.groups = tuple(groups)
+        require_outputs(path)
         words: dict[tuple[str, str], int] = {}
-        hashes, codes = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int32)]
+        most = pq.read_metadata(path).num_rows
+        first, second = np.empty(most, np.uint64), np.empty(most, np.uint64)
+        codes, end = np.empty(most, np.int32), 0
         for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):
             wanted = batch.filter(pc.is_in(batch["group"], pa.array(groups, pa.string())))
             pairs = zip(wanted["group"].to_pylist(), wanted["word"].to_pylist(), strict=True)
-            codes.append(np.array([words.setdefault(pair, len(words)) for pair in pairs], np.int32))
-            hashes.append(_hashes(wanted["image_id"]))
-        found = np.concatenate(hashes)
-        order = np.argsort(found[:, 0], kind="stable")
-        self._hashes, self._codes = found[order], np.concatenate(codes)[order]
+            rows = slice(end, end := end + wanted.num_rows)
+            codes[rows] = [words.setdefault(pair, len(words)) for pair in pairs]
+            first[rows], second[rows] = _hashes(wanted["image_id"])
+        order = np.argsort(first[:end], kind="stable")
+        self._first, self._second, self._codes = first[order], second[order], codes[order]
         self._words = list(words)
 
     @property
@@ -119,22 +122,20 @@ class TruthTable:
         truth: dict[str, list[tuple[str, ...]]] = {
             group: [()] * len(image_ids) for group in self.groups
         }
-        asked = _hashes(image_ids)
-        starts, ends = (
-            np.searchsorted(self._hashes[:, 0], asked[:, 0], side) for side in ("left", "right")
-        )
+        first, second = _hashes(image_ids)
+        starts, ends = (np.searchsorted(self._first, first, side) for side in ("left", "right"))
         for image in np.flatnonzero(ends > starts).tolist():
             for row in range(starts[image], ends[image]):
-                if self._hashes[row, 1] == asked[image, 1]:
+                if self._second[row] == second[image]:
                     group, word = self._words[self._codes[row]]
                     truth[group][image] += (word,)
         return truth
 
 
-def _hashes(image_ids: pa.StringArray) -> NDArray[np.uint64]:
-    """Two hashes an image_id, ``[n, 2]``, alike in this process only."""
+def _hashes(image_ids: pa.StringArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Two hashes an image_id, each ``[n]``, alike in this process only."""
     names = pl.Series(image_ids, dtype=pl.String)
-    return np.stack([names.hash(seed).to_numpy() for seed in (0, 1)], axis=1)
+    return names.hash(0).to_numpy(), names.hash(1).to_numpy()
 
 
 def read_truth(

@@ -212,6 +212,19 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     return as_declared(pq.read_table(path, columns=read.names), read, path)
 
 
+def open_parquet(path: Path, buffer_size: int = 0) -> pq.ParquetFile:
+    """A Parquet file to be streamed; the caller closes it.
+
+    Arrow would by itself keep all that was read of a file until it is closed
+    (``findings/arrow_keeps_what_was_read.sh``).
+
+    Args:
+        path: the file.
+        buffer_size: bytes of a column that are read at a time; 0: a row group's at once.
+    """
+    return pq.ParquetFile(path, buffer_size=buffer_size, pre_buffer=False)
+
+
 def iterate_table(
     path: Path, schema: pa.Schema, rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
@@ -222,7 +235,7 @@ def iterate_table(
     """
     require_outputs(path)
     read = _part(schema, columns)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         check_schema(file.schema_arrow, schema, path)
         first = 0
         for batch in file.iter_batches(rows, columns=read.names):

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import check_schema, required
+from compositional_prompts.files.tables import check_schema, open_parquet, required
 
 FEATURE_INDEX = pa.schema(
     [
@@ -181,7 +181,7 @@ class FeatureStore:
             ImageJoinError: an image has no features.
         """
         path = self._directory / INDEX_FILE
-        with pq.ParquetFile(path) as index:
+        with open_parquet(path) as index:
             parts = index.iter_batches(IDS_AT_ONCE, columns=["image_id"])
             return image_rows(image_ids, (part.column("image_id") for part in parts), table=path)
 

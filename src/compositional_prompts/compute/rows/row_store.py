@@ -23,7 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compositional_prompts.compute.rows.row_segments import new_name
+import numpy as np
+
+from compositional_prompts.compute.rows.key_index import KeyIndex
+from compositional_prompts.compute.rows.row_segments import (
+    SEGMENT_SUFFIX,
+    DamagedRowsError,
+    new_name,
+    read_adopted,
+    read_segment,
+    row_files,
+)
 from compositional_prompts.compute.rows.store_errors import (
     MissingRowError,
     RowStoreError,
@@ -167,6 +177,35 @@ class RowStore:
             name = folder.parent.name
             found.append(Computed(folder, name, folder.name, description, size, used))
         return sorted(found, key=lambda computed: -computed.used)
+
+    def count_rows(self, computed: Computed) -> int:
+        """How many keys have a row, as far as headers tell; neither opened nor changed."""
+        index = KeyIndex()
+        for path in row_files(computed.folder):
+            with contextlib.suppress(FileNotFoundError, DamagedRowsError):
+                if path.suffix == SEGMENT_SUFFIX:
+                    keys = read_segment(path).keys
+                else:
+                    _, keys = read_adopted(path)
+                index.add(keys, np.zeros(len(keys), np.int64))
+        return index.count()
+
+    def verify(self, computed: Computed) -> list[Path]:
+        """Read all rows of a computation; what is damaged is set aside, and computed again.
+
+        It does not count as used.
+
+        Returns:
+            The damaged files.
+
+        Raises:
+            RowStoreError: the store cannot be used.
+        """
+        with self.open(computed.name, computed.fingerprint, computed.description) as stored:
+            damaged = stored.check()
+        with contextlib.suppress(OSError):
+            os.utime(computed.folder / DESCRIPTION, (computed.used, computed.used))
+        return damaged
 
     def remove(self, computed: Computed) -> bool:
         """Remove the rows of a computation; False where a process has them open.

@@ -476,9 +476,10 @@ class StoredRows:
                     adopted.insert(0, read)
             elif (read := self._read_segment(path)) is not None:
                 own.append(read)
-        index, files = KeyIndex(), []
-        keys, places = [np.empty(0, KEY)], [np.empty(0, np.int64)]
-        for number, (rows, some) in enumerate([*adopted, *own]):
+        files, entries = [], []
+        adopted += own
+        own.clear()
+        for number, (rows, keys) in enumerate(adopted):
             if rows.offsets and self._dtype not in (None, rows.dtype):
                 raise RowStoreError(
                     f"{rows.path} has rows of {rows.dtype}, others beside it of {self._dtype}: "
@@ -487,12 +488,12 @@ class StoredRows:
             if rows.offsets:
                 self._dtype = rows.dtype
             files.append(rows)
-            keys.append(some)
-            places.append((number << _BYTES) + rows.places())
+            entries.append((keys, (number << _BYTES) + rows.places()))
             if self._writer is not None and rows.path == self._writer.rows.path:
                 self._writer.rows = rows
-        index.add(np.concatenate(keys), np.concatenate(places))
-        self._index, self._files = index, files
+        adopted.clear()
+        self._index, self._files = KeyIndex(), files  # the old one goes before the new one is made
+        self._index = KeyIndex(entries)
 
     def _read_segment(self, path: Path) -> tuple[RowFile, NDArray[np.void]] | None:
         try:
