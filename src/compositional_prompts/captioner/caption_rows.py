@@ -22,15 +22,13 @@ from compositional_prompts.captioner.decoding.sampling import image_seed
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton, compile_grammar
 from compositional_prompts.captioner.model.blip2_model import Captioner, Half, load_captioner
 from compositional_prompts.captioner.model.half_digest import half_digest
+from compositional_prompts.captioner.model.weight_files import ADAPTER_CONFIG
 from compositional_prompts.captioner.parameters import Sampling
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.precision import DTYPES, ResolvedPrecision
 from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import MissingOutputError, require_outputs
-
-
-ADAPTER_CONFIGURATION = "adapter_config.json"
 
 
 class CaptionInput(NamedTuple):
@@ -163,7 +161,7 @@ def adapter_files(adapter: Path) -> list[Path]:
     Raises:
         MissingOutputError: there is no adapter in ``adapter``.
     """
-    configuration = adapter / ADAPTER_CONFIGURATION
+    configuration = adapter / ADAPTER_CONFIG
     require_outputs(configuration)
     return [configuration, *sorted(adapter.glob("adapter_model.*"))]
 
