@@ -302,7 +302,7 @@ def _keep(arguments: argparse.Namespace) -> int:
     keeping = importlib.import_module("compositional_prompts.growth.keeping")
     params = arguments.params
     read_all_params(params)
-    with naming_damage([path for paths in stage_paths().values() for path in paths.values()]):
+    with naming_damage(keeping.tables_read(stage_paths()).values()):
         kept = keeping.keep_models()
     set_params(params, kept.params)
     print("\n".join(kept.models))

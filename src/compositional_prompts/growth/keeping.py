@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.growth.confidence import (
@@ -121,17 +122,11 @@ def keep_models() -> Kept:
                 "ones, set troika_train.mode and finetune.mode to train, run `dvc repro`, and keep "
                 "these."
             )
-        predict, enhance = paths["troika_predict"], paths["enhance"]
-        inputs = {
-            "catalog": enhance["catalog"],
-            "splits": predict["splits"],
-            "pairs": predict["pairs"],
-            "original": predict["prompts"],
-            "enhanced": enhance["enhanced"],
-            "words": paths["finetune"]["words"],
-        }
+        inputs = tables_read(paths)
         metrics = {kind.stage: paths[kind.stage]["metrics"] for kind in KINDS}
-        recorded.require([*models.values(), *inputs.values(), *metrics.values()])
+        recorded.require(
+            [paths["finetune"]["blip2"], *models.values(), *inputs.values(), *metrics.values()]
+        )
         data = _read(inputs)
         summary = paths["summary"]["summary"]
         measured = read_metrics(summary) if recorded.is_current(summary) else {}
@@ -145,6 +140,9 @@ def keep_models() -> Kept:
             )
             for kind in KINDS
         }
+        if (adapter := origins["finetune"]) is not None:
+            base = folder_digest(paths["finetune"]["blip2"])
+            origins["finetune"] = replace(adapter, base=base)
         with atomic_directory(root) as temporary:
             for kind in KINDS:
                 folder = temporary / sources[kind.stage].name
@@ -158,6 +156,19 @@ def keep_models() -> Kept:
                     write_table(_contents(data, kind), folder / CONTENTS_FILE, CONTENTS)
         recorded.track(root)
     return Kept(root, list(_told(sources, origins)), {f"{kind.stage}.mode": KEEP for kind in KINDS})
+
+
+def tables_read(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+    """What is read to say what models come from, of the paths of :func:`stage_paths`."""
+    predict, enhance = paths["troika_predict"], paths["enhance"]
+    return {
+        "catalog": enhance["catalog"],
+        "splits": predict["splits"],
+        "pairs": predict["pairs"],
+        "original": predict["prompts"],
+        "enhanced": enhance["enhanced"],
+        "words": paths["finetune"]["words"],
+    }
 
 
 def _source(paths: Mapping[str, Mapping[str, Path]], stage: str) -> Path:

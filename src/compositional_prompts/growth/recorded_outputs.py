@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,8 @@ def recorded_outputs() -> Iterator[RecordedOutputs]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    # What it tells the users of `dvc` to do next is said by who opens it.
+    logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
         with Repo() as repo:
             yield RecordedOutputs(repo)
