@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,28 @@ from compositional_prompts.clip.vector_tables import word_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.tables import write_table
+from compositional_prompts.results.kept_models import (
+    CONTENTS,
+    CONTENTS_FILE,
+    Origin,
+    write_origin,
+)
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+
+ORIGIN = Origin(
+    kept="2026-01-05T08:00:00+00:00",
+    commit=None,
+    committed=None,
+    images=4,
+    train_images=2,
+    inputs={"data/catalog": "1.dir"},
+    params={"learning_rate": 5e-6},
+    training={"parameters": {"total": 9, "trainable": 2}},
+    measured={},
+    attributes=["Canvas", "Suede"],
+    objects=["Boots", "Sandals"],
+    pairs=["Canvas_Boots", "Suede_Sandals"],
+)
 
 
 class Photo(NamedTuple):
@@ -106,6 +127,15 @@ def write_tables(
 def content_of(name: str) -> bytes:
     """The content of a photo."""
     return content_digest(name.encode())
+
+
+def write_kept(folder: Path, origin: Origin, contents: Mapping[str, bool]) -> None:
+    """A kept model of nothing but its origin."""
+    folder.mkdir(parents=True)
+    write_origin(origin, folder)
+    rows = sorted((content_of(name), trained) for name, trained in contents.items())
+    columns = zip(*rows, strict=True) if rows else ([], [])
+    write_table(pa.table(list(columns), schema=CONTENTS), folder / CONTENTS_FILE, CONTENTS)
 
 
 def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:

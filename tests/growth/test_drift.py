@@ -7,46 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from growth.grown_catalogue import Photo, content_of, write_tables
+from growth.grown_catalogue import ORIGIN, Photo, write_kept, write_tables
 
-from compositional_prompts.files.tables import write_table
 from compositional_prompts.growth.confidence import unsure_below
 from compositional_prompts.growth.drift import DriftPaths, measure_drift
 from compositional_prompts.results.kept_models import (
-    CONTENTS,
-    CONTENTS_FILE,
     ORIGIN_FILE,
     KeptModelError,
-    Origin,
     read_origin,
     write_origin,
 )
-
-ORIGIN = Origin(
-    kept="2026-01-05T08:00:00+00:00",
-    commit=None,
-    committed=None,
-    images=4,
-    train_images=2,
-    inputs={"data/catalog": "1.dir"},
-    params={"learning_rate": 5e-6},
-    training={"parameters": {"total": 9, "trainable": 2}},
-    measured={},
-    attributes=["Canvas", "Suede"],
-    objects=["Boots", "Sandals"],
-    pairs=["Canvas_Boots", "Suede_Sandals"],
-)
-
-
-def keep(folder: Path, origin: Origin, contents: dict[str, bool]) -> None:
-    """A kept model of nothing but its origin."""
-    folder.mkdir(parents=True)
-    write_origin(origin, folder)
-    rows = sorted((content_of(name), trained) for name, trained in contents.items())
-    columns = zip(*rows, strict=True) if rows else ([], [])
-    write_table(pa.table(list(columns), schema=CONTENTS), folder / CONTENTS_FILE, CONTENTS)
 
 
 def paths(root: Path) -> DriftPaths:
@@ -75,10 +46,10 @@ def test_new_photos_stand_beside_old_ones(tmp_path: Path) -> None:
     ]
     write_tables(tmp_path, photos, ("red", "blue", "teal"))
     origin = replace(ORIGIN, unsure_below={"pair": float(np.float32(0.7))})
-    keep(tmp_path / "troika", origin, {"trained-1": True, "trained-2": True, "held": False})
+    write_kept(tmp_path / "troika", origin, {"trained-1": True, "trained-2": True, "held": False})
     words = {"color": ["red", "blue"]}
     captioner = replace(ORIGIN, words=words, unsure_below={"color": float(np.float32(0.2))})
-    keep(
+    write_kept(
         tmp_path / "captioner",
         captioner,
         {"trained-1": True, "trained-2": True, "held": False, "gone": True},
@@ -116,7 +87,7 @@ def test_a_share_of_few_photos_warns_of_nothing(tmp_path: Path, new: int, warned
     photos = [Photo("held", split="test", probability=0.9)]
     photos += [Photo(f"new-{number}", probability=0.1) for number in range(new)]
     write_tables(tmp_path, photos)
-    keep(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"held": False})
+    write_kept(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"held": False})
     (tmp_path / "captioner").write_text("It trains.")
     found = measure_drift(paths(tmp_path))
     assert found["captioner"] == {"kept": False}
@@ -126,8 +97,8 @@ def test_a_share_of_few_photos_warns_of_nothing(tmp_path: Path, new: int, warned
 
 def test_nothing_is_left_of_what_it_was_trained_with(tmp_path: Path) -> None:
     write_tables(tmp_path, [Photo("new")])
-    keep(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"gone": True})
-    keep(tmp_path / "captioner", ORIGIN, {})
+    write_kept(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"gone": True})
+    write_kept(tmp_path / "captioner", ORIGIN, {})
     found = measure_drift(paths(tmp_path))
     assert found["troika"]["photos"] == {"trained": 0, "held_out": 0, "new": 1, "gone": 1}
     assert found["troika"]["unsure"]["pair"]["trained"] == {"photos": 0, "share": None}
