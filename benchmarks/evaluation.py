@@ -25,8 +25,9 @@ from measuring.resources import peak_memory
 from torch import Tensor
 
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
-from compositional_prompts.troika.evaluation.feasibility import OpenWorld, choose_threshold
+from compositional_prompts.troika.evaluation.feasibility import OpenWorld
 from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
+from compositional_prompts.troika.evaluation.measured_worlds import choose_threshold
 from compositional_prompts.troika.parameters import Feasibility
 
 BLOCK = 1024  # pairs scored at once, as a model does

@@ -3,6 +3,7 @@
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.splitting.assignment import LABEL_COLUMNS, make_splits
 from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
+from compositional_prompts.catalog.splitting.equal_photos import contents_across_splits
 from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, PAIRS, SPLITS
 from compositional_prompts.files.outputs import write_metrics
@@ -10,17 +11,19 @@ from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.results.stage_metrics import read_metrics
 
 
 def main() -> None:
     paths = path_arguments(
-        __doc__, "catalog", "listed_pairs", "splits", "pairs", "corpus", "metrics"
+        __doc__, "catalog", "listed_pairs", "download", "splits", "pairs", "corpus", "metrics"
     )
     params, base = read_params(paths.params, Split)
     with run_stage("split") as run:
         labels = read_labels(paths.catalog, LABEL_COLUMNS)
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)
-        splits = make_splits(labels, params, base.seed, listed)
+        assignment = params.assignment_of(grows=read_metrics(paths.download)["grows"])
+        splits = make_splits(labels, params, base.seed, listed, assignment=assignment)
         write_table(splits.images, paths.splits, SPLITS)
         write_table(splits.pairs, paths.pairs, PAIRS)
         corpus_images = 0
@@ -28,7 +31,9 @@ def main() -> None:
             corpus_images = write_corpus(paths.catalog, splits.images, paths.corpus)
         else:
             write_empty_corpus(paths.corpus)
-        write_metrics(splits.metrics | {"corpus_images": corpus_images}, paths.metrics)
+        across = contents_across_splits(paths.catalog, splits.images)
+        counts = {"equal_images_across_splits": across, "corpus_images": corpus_images}
+        write_metrics(splits.metrics | counts, paths.metrics)
         run.rows = splits.images.num_rows
 
 

@@ -25,7 +25,7 @@ def main() -> None:
             base,
         )
         write_metrics(outcome.metrics, paths.metrics)
-        run.rows = outcome.images
+        run.rows, run.computed = outcome.images, outcome.computed
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.compute.rows.computation import Computation, Item, key_array
 from compositional_prompts.files.digests import content_digest
+from compositional_prompts.files.outputs import OutputError
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,14 @@ class SquaresInProcesses(Squares):
     in_processes: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class SlowSquares(Squares):
+    """So slow that something is under way whenever a worker is killed."""
+
+    def start(self) -> SquareWorker:
+        return SlowSquareWorker(self.power, self.log)
+
+
 class SquareWorker:
     def __init__(self, power: int, log: Path | None) -> None:
         self._power = power
@@ -45,6 +55,8 @@ class SquareWorker:
     def prepare(self, value: bytes) -> int:
         if value == b"die":
             os._exit(3)
+        if value == b"damaged":
+            raise OutputError("damaged is damaged.", Path("damaged"))
         return int(value)
 
     def compute(self, prepared: Sequence[int]) -> NDArray[Any]:
@@ -55,6 +67,12 @@ class SquareWorker:
             [(number**self._power, len(prepared)) for number in prepared],
             [("value", np.int64), ("batch", np.int32)],
         )
+
+
+class SlowSquareWorker(SquareWorker):
+    def prepare(self, value: bytes) -> int:
+        time.sleep(0.02)
+        return super().prepare(value)
 
 
 class Numbers:

@@ -45,7 +45,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_all_commands_and_their_options() -> None:
     overview = command("--help")
     assert overview.returncode == 0
-    commands = ("caption", "doctor", "export", "preset", "share", "sync-deps", "timing")
+    commands = ("caption", "doctor", "export", "preset", "rows", "share", "sync-deps", "timing")
     for name in commands:
         assert name in overview.stdout
     caption = command("caption", "--help").stdout

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("--params", type=Path, default=PARAMS, help="default: %(default)s")
     keep.set_defaults(run=_keep)
     _add_share(commands)
+    _add_rows(commands)
     timing = commands.add_parser(
         "timing", help="show time and memory of every stage's last run in this folder"
     )
@@ -250,6 +252,32 @@ def _add_share(commands: Any) -> None:
     share.set_defaults(run=_share)
 
 
+def _add_rows(commands: Any) -> None:
+    rows = commands.add_parser(
+        "rows",
+        help="show what was computed of the photos and is kept, remove some of it, or check it",
+        description="Show what base.rows.path keeps of earlier runs: every computation with its "
+        "rows, size and last use, and what decides them. What is not kept is computed again.",
+        epilog="Exit status: 0 all is done and sound, 1 something is damaged or in use, 2 nothing "
+        "could be done.",
+    )
+    actions = rows.add_subparsers(dest="action")
+    prune = actions.add_parser("prune", help="remove what was not used for longest")
+    which = prune.add_mutually_exclusive_group()
+    which.add_argument(
+        "--to", type=float, metavar="GIB", help="until so much is left; default: base.rows.max_gib"
+    )
+    which.add_argument(
+        "--computation", metavar="NAME", help="this one alone: NAME, or NAME/FINGERPRINT"
+    )
+    which.add_argument("--all", action="store_true", help="everything")
+    verify = actions.add_parser("verify", help="read everything; what is damaged is set aside")
+    rows.add_argument("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    for action in (prune, verify):
+        action.add_argument("--params", type=Path, default=argparse.SUPPRESS)
+    rows.set_defaults(run=_rows)
+
+
 def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
@@ -335,6 +363,21 @@ def _share(arguments: argparse.Namespace) -> int:
     news = f"; {records} and {objects} {copied}" if copied else ""
     print(f"{count(shared.records, 'run')} {'is' if shared.records == 1 else 'are'} whole{news}.")
     return SOME_ASIDE if shared.incomplete else DONE
+
+
+def _rows(arguments: argparse.Namespace) -> int:
+    keeping = importlib.import_module("compositional_prompts.project.kept_rows")
+    kept = read_all_params(arguments.params).base.rows
+    if arguments.action == "prune":
+        said, done = keeping.pruned(
+            kept, to_gib=arguments.to, only=arguments.computation, everything=arguments.all
+        )
+        print("\n".join(said))
+        return DONE if done else SOME_ASIDE
+    if arguments.action == "verify":
+        return DONE if keeping.verified(kept, print) else SOME_ASIDE
+    print(keeping.listing(kept, time.time()))
+    return DONE
 
 
 def _timing(_: argparse.Namespace) -> int:

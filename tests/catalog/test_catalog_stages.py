@@ -24,6 +24,7 @@ OUTPUTS = {
     "split": {
         "catalog": "catalog",
         "listed-pairs": "listed_pairs.parquet",
+        "download": "download.json",
         "splits": "splits.parquet",
         "pairs": "pairs.parquet",
         "corpus": "corpus.parquet",
@@ -111,7 +112,9 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
     done, metrics = run("split", tmp_path, params)
     assert done.returncode == 0, done.stderr
     assert metrics["added_pairs"] == 2
-    assert metrics["images"] == {"train": 3, "val": 1, "test": 1}
+    assert sum(metrics["images"].values()) == 5
+    assert min(metrics["images"].values()) == 1
+    assert metrics["assignment"] == "stable"
     assert pl.read_parquet(tmp_path / "splits.parquet")["image_id"].to_list() == names
     assert pl.read_parquet(tmp_path / "corpus.parquet").height == 0
 
@@ -137,10 +140,11 @@ def test_labels_and_titles_reach_pairs_and_corpus(tmp_path: Path, params: dict[s
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(lines))
     params["download"]["folder"]["labels"] = str(labels)
-    params["split"] |= {"corpus": True}
+    params["split"] |= {"corpus": True, "assignment": "exact"}
     for stage in ("download", "split"):
         done, metrics = run(stage, tmp_path, params)
         assert done.returncode == 0, done.stderr
+    assert metrics["assignment"] == "exact"
     assert metrics["pairs"] == {"seen": 7, "unseen_val": 1, "unseen_test": 1}
     images = pl.read_parquet(tmp_path / "splits.parquet")
     training = images.filter(pl.col("caption_split") == "train", pl.col("pair_split") == "train")
@@ -172,6 +176,7 @@ def test_the_natural_split_of_ut_zappos_arrives(tmp_path: Path, params: dict[str
     assert done.returncode == 0, done.stderr
     assert metrics["pairs"] == {"seen": 5, "unseen_val": 1, "unseen_test": 2}
     assert metrics["pairs_without_images"] == 1
+    assert metrics["assignment"] == "exact"
     pairs = pl.read_parquet(tmp_path / "pairs.parquet")
     listed = {pair for pairs_ in data.pairs.values() for pair in pairs_}
     assert set(pairs.select("attribute", "object").iter_rows()) == listed

@@ -76,6 +76,7 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
     reasons = {"inaccessible": 1, "empty_file": 2, "truncated": 1}
     assert metrics == {
         "images": 296,
+        "equal_images": 291,
         "labelled": 296 - sum(int(image_id[1:]) % 4 == 3 for image_id in kept),
         "products": 149,
         "attributes": 2,
@@ -83,6 +84,7 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
         "pairs": 3,
         "rejected": reasons,
         "dropped": {"missing_label": 3},
+        "grows": False,
     }
     rejected = read_table(tmp_path / "rejected.parquet", REJECTED).to_pylist()
     assert [row["image_id"] for row in rejected] == ["i7", "i100", "i101", "i299"]

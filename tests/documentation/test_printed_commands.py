@@ -110,6 +110,22 @@ ELSEWHERE = {
     "compositional-prompts preset sample": (
         "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
     ),
+    "compositional-prompts rows": (
+        "tests/project/test_kept_rows.py::test_what_is_kept_is_shown_with_what_decides_it"
+    ),
+    "compositional-prompts rows prune": ("tests/project/test_kept_rows.py::test_a_part_is_removed"),
+    "compositional-prompts rows prune --all": (
+        "tests/project/test_kept_rows.py::test_a_part_is_removed"
+    ),
+    "compositional-prompts rows prune --computation clip_vector": (
+        "tests/project/test_kept_rows.py::test_a_part_is_removed"
+    ),
+    "compositional-prompts rows prune --to 5": (
+        "tests/project/test_kept_rows.py::test_a_part_is_removed"
+    ),
+    "compositional-prompts rows verify": (
+        "tests/project/test_kept_rows.py::test_damage_is_named_once"
+    ),
     "compositional-prompts share pull": (
         "tests/project/test_run_sharing.py::test_a_read_only_web_address_is_enough"
     ),
@@ -199,6 +215,7 @@ ONLY_PARSED = {
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/report_page.py",
+        "python benchmarks/row_store.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
     ),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from base_section import base_section
 from PIL import Image, ImageDraw
 from stage_script import run_stage
 
@@ -18,8 +19,9 @@ from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
-from compositional_prompts.enhancement.enhancing import enhance_prompts
+from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
 from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptError, PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
@@ -48,6 +50,7 @@ class Inputs:
     """Twenty images whose vectors say plainly what CLIP would choose."""
 
     def __init__(self, folder):
+        self.folder = folder
         self.prompts = folder / "prompts" / "original.parquet"
         self.catalog = folder / "catalog"
         self.truth_table = folder / "truth.parquet"
@@ -93,6 +96,7 @@ class Inputs:
             {
                 "image_id": image_id,
                 "product_id": image_id,
+                "content": content_digest(picture(color)),
                 "image": {"bytes": picture(color), "path": "a.png"},
             }
             for image_id, color in zip(self.ids, self.color, strict=True)
@@ -127,10 +131,12 @@ class Inputs:
         # The catalog's order is another: stages join on image_id.
         write(self.prompts, rows[5:] + rows[:5], ORIGINAL_PROMPTS)
 
-    def run(self, params=PARAMS, workers=1):
-        return enhance_prompts(
-            self.prompts, self.catalog, self.truth_table, self.embeddings, params, workers
-        )
+    def run(self, params=PARAMS):
+        """What the stage returns, and its table."""
+        read = EnhanceInputs(self.prompts, self.catalog, self.truth_table, self.embeddings)
+        base = base_section(self.folder / "rows")
+        result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params, base)
+        return result, pq.read_table(self.folder / "enhanced")
 
 
 @pytest.fixture
@@ -219,18 +225,48 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
     inputs.truth = [[] for _ in inputs.ids]
     inputs.write_truth()
     rows = [
-        {"image_id": i, "product_id": i, "image": {"bytes": b"no image", "path": ""}}
+        {
+            "image_id": i,
+            "product_id": i,
+            "content": content_digest(i.encode()),
+            "image": {"bytes": b"no image", "path": ""},
+        }
         for i in inputs.ids
     ]
     write(inputs.catalog / "part-00000.parquet", rows, CATALOG)
-    result = inputs.run()
-    assert result.table.column("color_pixel").null_count == 20
-    assert result.metrics()["color"]["pixel_accuracy"] is None
+    result, table = inputs.run()
+    assert table.column("color_pixel").null_count == 20
+    assert result.metrics["color"]["pixel_accuracy"] is None
+    assert (result.images, result.computed) == (20, 0)
+
+
+def test_the_colours_of_a_photo_are_looked_at_once(inputs, tmp_path):
+    result, _ = inputs.run()
+    assert result.computed == len(set(inputs.color))  # the photos of a colour are equal
+    first = (tmp_path / "enhanced").read_bytes()
+    result, _ = inputs.run()
+    assert (result.images, result.computed) == (20, 0)
+    assert (tmp_path / "enhanced").read_bytes() == first
+    other = [{"word": "red", "rgb": [250, 0, 0]}]
+    result, _ = inputs.run(
+        Enhance.model_validate(PARAMS.model_dump() | {"reference_colors": other})
+    )
+    assert result.computed == len(set(inputs.color))
+
+
+def test_any_number_of_images_is_written_block_by_block(inputs, tmp_path, monkeypatch):
+    inputs.run()
+    whole = pq.read_table(tmp_path / "enhanced"), (tmp_path / "csv" / "color.csv").read_text()
+    monkeypatch.setattr("compositional_prompts.enhancement.enhancing.ROWS", 3)
+    _, table = inputs.run()
+    assert table.drop_columns(["color_scores", "material_scores"]).num_rows == 20
+    assert table.column("enhanced_prompt") == whole[0].column("enhanced_prompt")
+    assert (tmp_path / "csv" / "color.csv").read_text() == whole[1]
 
 
 def test_fallback_and_threshold_are_parameters(inputs):
     params = Enhance(threshold=0.55, fallback="undefined", reference_colors=[])
-    prompts = inputs.run(params).table.column("enhanced_prompt").to_pylist()
+    prompts = inputs.run(params)[1].column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
 
 
@@ -239,7 +275,7 @@ def test_one_image_one_group_one_word(inputs):
     inputs.color, inputs.truth = inputs.color[:1], inputs.truth[:1]
     inputs.vectors, inputs.words = inputs.vectors[:1], inputs.words[4:]
     inputs.write()
-    (row,) = inputs.run().table.to_pylist()
+    (row,) = inputs.run()[1].to_pylist()
     # One word leads over the lowest cosine there is.
     assert row["material_margin"] == pytest.approx(row["material_score"] + 1)
     assert row["enhanced_prompt"].startswith("A photo of Canvas_Sandals with ")

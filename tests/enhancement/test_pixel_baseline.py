@@ -3,14 +3,20 @@
 import io
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from base_section import base_section
 from PIL import Image, ImageDraw
 
-from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.compute.rows.completed_rows import complete_rows
 from compositional_prompts.enhancement.cielab import to_cielab
-from compositional_prompts.enhancement.pixel_baseline import foreground, name_catalog, nearest_words
+from compositional_prompts.enhancement.pixel_baseline import (
+    PixelWords,
+    foreground,
+    nearest_words,
+)
 from compositional_prompts.enhancement.reference_colors import reference_colors
 
 WORDS = ["black", "white", "red", "blue", "green", "yellow"]
@@ -79,19 +85,16 @@ def test_foreground_against_growing_one_pixel_at_a_time():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_catalog_is_streamed_in_its_order_whatever_the_workers(tmp_path, workers):
-    colors = np.random.default_rng(5).choice(WORDS, 150)
-    rows = [
-        {
-            "image_id": f"image-{number}",
-            "product_id": "p",
-            "image": {"bytes": as_jpeg(product(color, "#ececec", (24, 20)), 95), "path": "x.jpg"},
-        }
-        for number, color in enumerate(colors)
-    ]
-    for part, start in enumerate(range(0, 150, 70)):
-        table = pa.Table.from_pylist(rows[start : start + 70], CATALOG)
-        pq.write_table(table, tmp_path / f"part-{part:05d}.parquet", row_group_size=32)
-    answers = list(name_catalog(tmp_path, {"color": PALETTE}, workers))
-    assert [image_id for image_id, _ in answers] == [row["image_id"] for row in rows]
-    assert [words["color"] for _, words in answers] == colors.tolist()
+def test_rows_name_the_words_whatever_the_workers(tmp_path, workers):
+    colors = np.random.default_rng(5).choice(WORDS, 30).tolist()
+    with open_shards(tmp_path / "catalog", shard_mib=1) as shards:
+        for number, color in enumerate(colors):
+            photo = as_jpeg(product(color, "#ececec", (24, 20 + number)), 95)
+            shards.write(CatalogRow(f"image-{number}", "p", photo, "x.jpg"))
+    computation = PixelWords({"color": PALETTE})
+    base = base_section(tmp_path / "rows", workers=workers)
+    with complete_rows(computation, CatalogPhotos(tmp_path / "catalog"), base) as rows:
+        (batch,) = rows.batches()
+    assert computation.words(batch) == {"color": colors}
+    other = {word: rgb for word, rgb in PALETTE.items() if word != WORDS[0]}
+    assert PixelWords({"color": other}).identity() != computation.identity()

@@ -1,7 +1,5 @@
 """Scores of words, the choice among them, and the tables of vectors they come from."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from compositional_prompts.catalog.image_join import ImageJoin, ImageJoinError
 from compositional_prompts.clip.vector_tables import (
     image_embeddings,
     iterate_image_vectors,
     word_embeddings,
 )
-from compositional_prompts.enhancement.word_choice import choose, score_images
+from compositional_prompts.enhancement.word_choice import choose, score_words
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.outputs import MissingOutputError
 from compositional_prompts.files.tables import SchemaError
@@ -51,15 +48,10 @@ def write_words(path, rows, vectors):
     pq.write_table(table, path)
 
 
-def test_scores_are_cosines_joined_on_image_id(tmp_path):
-    ids = [f"i{number}" for number in range(40)]
+def test_scores_are_cosines():
     images = unit(40, 12, 1)
-    shuffled = np.random.default_rng(2).permutation(40)
-    write_images(tmp_path / "images.parquet", [ids[row] for row in shuffled], images[shuffled])
     words = {"color": unit(3, 12, 3), "material": unit(1, 12, 4)}
-    scores = score_images(
-        asked(ids), iterate_image_vectors(tmp_path / "images.parquet", rows=9), words
-    )
+    scores = score_words(images, words)
     for group, vectors in words.items():
         expected = [
             [
@@ -73,31 +65,9 @@ def test_scores_are_cosines_joined_on_image_id(tmp_path):
         np.testing.assert_allclose(scores[group], expected, atol=1e-6)
 
 
-def batches(ids, dimension=4):
-    yield pa.array(ids, pa.string()), unit(len(ids), dimension, 0)
-
-
-def asked(ids):
-    return ImageJoin(ids, Path("prompts"), Path("vectors"), exact=True)
-
-
-@pytest.mark.parametrize(
-    ("have", "want", "message"),
-    [
-        (["a", "b"], ["a", "b", "c"], "^vectors lacks 1 of the images of prompts, the first 'c'"),
-        (["a", "b", "c"], ["a", "c"], "^prompts lacks 1 of the images of vectors, the first 'b'"),
-        (["a", "b", "a"], ["a", "b"], "^vectors has image 'a' in more than one row"),
-        ([], ["a"], "^vectors lacks 1 of the images of prompts, the first 'a'"),
-    ],
-)
-def test_images_missing_on_either_side_are_named(have, want, message):
-    with pytest.raises(ImageJoinError, match=message):
-        score_images(asked(want), batches(have), {"g": unit(2, 4, 1)})
-
-
 def test_vectors_of_two_models_are_refused():
     with pytest.raises(ValueError, match="4 numbers and the word vectors 5"):
-        score_images(asked(["a"]), batches(["a"]), {"g": unit(2, 5, 1)})
+        score_words(unit(1, 4, 0), {"g": unit(2, 5, 1)})
 
 
 cosines = arrays.arrays(

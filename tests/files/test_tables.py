@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from compositional_prompts.files.tables import (
     photo_writer,
     read_table,
     required,
+    write_tables,
 )
 
 SCHEMA = pa.schema(
@@ -193,3 +195,25 @@ def test_photos_have_no_statistics_and_no_dictionary(tmp_path: Path) -> None:
     footer = pq.read_metadata(path).serialized_size
     assert footer < len(photo) * 2
     assert photo not in path.read_bytes()[-footer - 8 :]
+
+
+@pytest.mark.parametrize("rows", [1, 100, 5000])
+def test_what_was_streamed_does_not_stay_in_memory(rows: int, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).random(2**20)
+    schema = pa.schema([required("x", pa.float64())])
+    groups = (pa.table([part], schema=schema) for part in np.split(numbers, 64))
+    written = write_tables(groups, tmp_path / "numbers.parquet", schema)
+    assert written == len(numbers)
+    before = pa.total_allocated_bytes()
+    for batch in iterate_table(tmp_path / "numbers.parquet", schema, rows * 100):
+        assert batch.num_rows <= rows * 100
+    assert pa.total_allocated_bytes() - before < numbers.nbytes / 2
+    assert pq.read_metadata(tmp_path / "numbers.parquet").num_row_groups == 64
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_tables_that_come_one_by_one_are_written_as_one(rows: int, tmp_path: Path) -> None:
+    parts = [TABLE.slice(start, 3) for start in range(0, rows, 3)]
+    parts = [part.slice(0, rows - 3 * place) for place, part in enumerate(parts)]
+    assert write_tables(iter(parts), tmp_path / "parts.parquet", SCHEMA) == rows
+    assert read_table(tmp_path / "parts.parquet", SCHEMA).equals(TABLE.slice(0, rows))

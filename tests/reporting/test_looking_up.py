@@ -157,11 +157,13 @@ def test_photos_of_noise_take_the_smallest_size(tmp_path: Path) -> None:
     import io
 
     from compositional_prompts.catalog.schema import CATALOG
+    from compositional_prompts.files.digests import content_digest
 
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     row = dict.fromkeys(CATALOG.names) | {"image_id": "a", "product_id": "a"}
+    row["content"] = content_digest(buffer.getvalue())
     row["image"] = {"bytes": buffer.getvalue(), "path": None}
     path = tmp_path / "catalog/part-00000.parquet"
     write_table(pa.Table.from_pylist([row], CATALOG), path, CATALOG)

@@ -115,6 +115,7 @@ def project(tmp_path):
             {
                 "image_id": image_id,
                 "product_id": image_id,
+                "content": bytes(16),
                 "image": {"bytes": b"", "path": ""},
                 "attribute": truth[0],
                 "object": truth[1],

@@ -50,20 +50,6 @@ def test_few_texts_read_plain_patches(texts: int, plain: bool) -> None:
     assert isinstance(memory, PlainPatches) == plain
 
 
-@pytest.mark.parametrize("texts", [4, 10**6])
-def test_a_memory_of_some_images(texts: int) -> None:
-    layer = CrossAttentionLayer(DIMENSION, 0.0)
-    patches, query, rows = (
-        torch.randn(6, 9, DIMENSION),
-        torch.randn(1, 4, DIMENSION),
-        torch.tensor([4, 1]),
-    )
-    with torch.no_grad():
-        some = layer(query.clone(), layer.memory(patches, texts).of_images(rows))
-        every = layer(query.clone(), layer.memory(patches, texts))
-    torch.testing.assert_close(some, every[rows], atol=1e-5, rtol=1e-5)
-
-
 def test_in_bfloat16_plain_patches_stay_close() -> None:
     layer = CrossAttentionLayer(DIMENSION, 0.0)
     texts, patches = torch.randn(1, 7, DIMENSION), torch.randn(5, 11, DIMENSION)

@@ -18,12 +18,12 @@ from compositional_prompts.troika.evaluation import feasibility as feasibility_m
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.feasibility import (
     OpenWorld,
-    choose_threshold,
     pair_feasibility,
     word_vectors,
 )
 from compositional_prompts.troika.evaluation.glove import GloveError, read_word_vectors
 from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
+from compositional_prompts.troika.evaluation.measured_worlds import choose_threshold
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import Feasibility
 

@@ -17,15 +17,15 @@ from PIL import Image
 from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import Base
-from compositional_prompts.troika import prediction as prediction_module
-from compositional_prompts.troika.evaluation import measured_worlds as measurement_module
-from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds
+from compositional_prompts.troika import naming as naming_module
+from compositional_prompts.troika.evaluation import judged_rows
 from compositional_prompts.troika.model.model_folder import TrainedState, load_model, save_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
@@ -124,19 +124,17 @@ class Project:
     clip: Clip
     vocabulary: Vocabulary
     pixel_values: torch.Tensor
+    computed: int = 0
 
     @property
     def prompts(self) -> Path:
         return self.root / "original.parquet"
 
     def write_catalog(self, image_ids: list[str]) -> None:
-        columns: dict[str, Any] = {name: pa.nulls(len(image_ids)) for name in CATALOG.names}
-        columns["image_id"] = columns["product_id"] = image_ids
-        columns["image"] = [
-            {"bytes": encoded_image(self.image_ids.index(name)), "path": name} for name in image_ids
-        ]
-        path = self.root / "catalog" / "part-00000.parquet"
-        write_table(pa.table(columns).cast(CATALOG), path, CATALOG)
+        with open_shards(self.root / "catalog", shard_mib=1) as shards:
+            for name in image_ids:
+                image = encoded_image(self.image_ids.index(name))
+                shards.write(CatalogRow(name, name, image, path=name))
 
     def write_splits(self) -> None:
         unlabelled = (None, (None, None))
@@ -165,12 +163,13 @@ class Project:
         config = config if model is None else model.config
         save_model(self.root / "troika", self.vocabulary, self.clip, config, state)
 
-    def predict(self, workers: int = 1, **changes: Any) -> dict[str, Any]:
+    def predict(self, workers: int = 1, rows: str = "rows", **changes: Any) -> dict[str, Any]:
         params, base = committed()
         feasibility = params.feasibility.model_copy(
             update={"thresholds": 7, **changes.pop("feasibility", {})}
         )
         update = {"batch_size": 16, "feasibility": feasibility, **changes}
+        kept = base.rows.model_copy(update={"path": str(self.root / rows)})
         outcome = predict(
             self.root / "catalog",
             self.root / "splits.parquet",
@@ -179,8 +178,9 @@ class Project:
             self.root / "troika",
             self.prompts,
             TroikaPredict.model_validate(params.model_copy(update=update).model_dump()),
-            base.model_copy(update={"device": "cpu", "workers": workers}),
+            base.model_copy(update={"device": "cpu", "workers": workers, "rows": kept}),
         )
+        self.computed = outcome.computed
         assert outcome.images == read_table(self.prompts, ORIGINAL_PROMPTS).num_rows
         return outcome.metrics
 
@@ -366,9 +366,10 @@ def test_neither_batches_nor_blocks_nor_workers_change_results(
 ) -> None:
     outputs = []
     for batch_size, mib, workers in ((16, 2**20, 1), (11, 1, 3), (90, 3000, 2)):
-        monkeypatch.setattr(prediction_module, "MIB", mib)
-        monkeypatch.setattr(measurement_module, "MERGED_BATCHES", workers)
-        metrics = project.predict(batch_size=batch_size, block_mib=1, workers=workers)
+        for module in (naming_module, judged_rows):
+            monkeypatch.setattr(module, "MIB", mib)
+        rows = f"rows-{batch_size}"
+        metrics = project.predict(batch_size=batch_size, block_mib=1, workers=workers, rows=rows)
         outputs.append((metrics, read_table(project.prompts, ORIGINAL_PROMPTS).to_pydict()))
     first_metrics, first = outputs[0]
     for metrics, table in outputs[1:]:
@@ -456,19 +457,9 @@ def test_untrained_the_baseline_names_and_is_measured_once(own_project: Project)
     assert list(zip(table["attribute"], table["object"], strict=True)) == best
 
 
-def test_unlabelled_data_are_scored_for_the_pairs_listed_alone(own_project: Project) -> None:
+def test_unlabelled_data_are_named_and_not_measured(own_project: Project) -> None:
     own_project.labels = {}
     own_project.write_splits()
-    params, _ = committed()
-    worlds = MeasuredWorlds(
-        own_project.root / "splits.parquet",
-        own_project.root / "catalog",
-        own_project.vocabulary,
-        params,
-        own_project.clip,
-        CPU,
-    )
-    assert worlds.candidates.tolist() == own_project.vocabulary.pair_indices.tolist()
     metrics = own_project.predict()
     for world in ("closed", "zero_shot_closed", "open", "zero_shot_open"):
         assert metrics[world]["images"] == 0
@@ -522,8 +513,8 @@ def test_blocks_follow_one_another_whatever_the_order_of_pairs(
         assert len(blocks) == {1: 12, 2**26: 1}.get(block_bytes, len(blocks))
         wanted = expected[prefix][:5][:, order]
         np.testing.assert_allclose(images.scores().numpy(), wanted, atol=1e-4)
-        some = images.of_images(torch.tensor([4, 1])).scores(chosen)
-        np.testing.assert_allclose(some.numpy(), wanted[[4, 1]][:, chosen], atol=1e-4)
+        some = images.scores(chosen)
+        np.testing.assert_allclose(some.numpy(), wanted[:, chosen], atol=1e-4)
         assert np.ptp(wanted, axis=1).min() > 0.1
 
 
@@ -535,3 +526,115 @@ def test_text_features_in_blocks_are_those_of_all_pairs_at_once(project: Project
         found = project.model.encode_text_in_blocks(pairs, block_bytes)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
+
+
+# --- Rows that are computed once ----------------------------------------------------------------
+
+
+def test_a_grown_catalog_computes_what_is_new_to_the_same_bytes(own_project: Project) -> None:
+    every, generator = own_project.image_ids, np.random.default_rng(8)
+    labels = dict(own_project.labels)
+
+    def run(names: list[str], rows: str, workers: int = 2) -> tuple[bytes, dict[str, Any], int]:
+        own_project.labels = {name: labels[name] for name in names if name in labels}
+        own_project.write_splits()
+        own_project.write_catalog(names)
+        metrics = own_project.predict(rows=rows, workers=workers)
+        return own_project.prompts.read_bytes(), metrics, own_project.computed
+
+    def shuffled(names: list[str]) -> list[str]:
+        return [str(name) for name in generator.permutation(names)]
+
+    old = shuffled(every)[:25]
+    assert run(old, "kept")[2] == 25
+    grown = shuffled(every)
+    prompts, metrics, computed = run(grown, "kept", workers=1)
+    assert computed == len(every) - 25
+    assert run(grown, "kept") == (prompts, metrics, 0)
+    assert run(grown, "empty") == (prompts, metrics, len(every))
+    # A smaller catalog in another order needs nothing, and says of its images what they said.
+    before = {row["image_id"]: row for row in read_prompts(own_project)}
+    assert run(shuffled(old), "kept")[2] == 0
+    assert read_prompts(own_project) == [
+        before[row["image_id"]] for row in read_prompts(own_project)
+    ]
+
+
+def read_prompts(project: Project) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(project.prompts, ORIGINAL_PROMPTS).to_pylist()
+    return rows
+
+
+def test_another_label_is_judged_again_and_equal_photos_once(own_project: Project) -> None:
+    own_project.predict()
+    tested = [name for name, label in own_project.labels.items() if label[0] == "test"]
+    seen = [pair for pair in NAMES if pair in SEEN]
+    label = own_project.labels[tested[0]][1]
+    own_project.labels[tested[0]] = ("test", next(pair for pair in seen if pair != label))
+    own_project.write_splits()
+    changed = own_project.predict()
+    assert own_project.computed == 1
+    own_project.labels[tested[0]] = ("test", label)
+    own_project.write_splits()
+    assert own_project.predict() != changed
+    assert own_project.computed == 0
+    # Another name of a photo that is there, without a label: one row serves both, unless the first
+    # is measured.
+    copied = own_project.image_ids[0]
+    with open_shards(own_project.root / "catalog", shard_mib=1) as shards:
+        for place, name in enumerate([*own_project.image_ids, copied]):
+            image = encoded_image(place % len(own_project.image_ids))
+            image_id = name if place < len(own_project.image_ids) else "copy"
+            shards.write(CatalogRow(image_id, name, image, path=name))
+    own_project.predict(rows="other")
+    measured = own_project.labels.get(copied, ("",))[0] in ("val", "test")
+    assert own_project.computed == len(own_project.image_ids) + measured
+
+
+def test_only_what_decides_a_row_computes_it_again(own_project: Project) -> None:
+    first = own_project.predict(batch_size=32)
+    measured = sum(label[0] in ("val", "test") for label in own_project.labels.values())
+    tested = sum(label[0] == "test" for label in own_project.labels.values())
+    sampled = {"protocol": "sampled"}
+    for changes, computed in (
+        ({**sampled, "feasibility": {"masking": "multiply"}}, 0),
+        ({"batch_size": 500, "block_mib": 1000}, 0),  # a CPU takes no more than 32 and 16 MiB
+        ({"batch_size": 31}, 40),
+        ({"block_mib": 1}, 40),
+        ({"top_k": 2}, 40),
+        ({"feasibility": {"thresholds": 5}}, measured),
+        ({"worlds": ["closed"]}, measured),  # validation images are only named there
+    ):
+        own_project.predict(**{"batch_size": 32, **changes})
+        assert (changes, own_project.computed) == (changes, computed)
+    assert own_project.predict(batch_size=32) == first  # and back
+    assert own_project.computed == 0
+    assert 0 < tested < measured < 40
+    assert own_project.model is not None
+    with torch.no_grad():
+        own_project.model.traction.gain += 0.01
+    own_project.save(own_project.model)
+    own_project.predict(batch_size=32)
+    assert own_project.computed == 40
+
+
+def test_an_interrupted_run_goes_on(own_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = 0
+    compute = judged_rows.best_pairs
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(judged_rows, "best_pairs", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        own_project.predict(batch_size=8)
+    assert not own_project.prompts.exists()
+    resumed = own_project.predict(batch_size=8)
+    assert own_project.computed == 40 - 8
+    prompts = own_project.prompts.read_bytes()
+    assert own_project.predict(batch_size=8, rows="other") == resumed
+    assert own_project.prompts.read_bytes() == prompts

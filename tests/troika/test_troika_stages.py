@@ -22,7 +22,8 @@ from PIL import Image
 from trained_project import write_clip
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.files.tables import read_table, write_table
@@ -92,12 +93,9 @@ class Workspace:
         self.set_params()
 
     def write_catalog(self, image_ids: list[str]) -> None:
-        columns: dict[str, Any] = {name: pa.nulls(len(image_ids)) for name in CATALOG.names}
-        columns["image_id"] = columns["product_id"] = image_ids
-        columns["image"] = [
-            {"bytes": encoded_image(sum(name.encode())), "path": name} for name in image_ids
-        ]
-        write_table(pa.table(columns).cast(CATALOG), self.catalog / "part-00000.parquet", CATALOG)
+        with open_shards(self.catalog, shard_mib=1) as shards:
+            for name in image_ids:
+                shards.write(CatalogRow(name, name, encoded_image(sum(name.encode())), path=name))
 
     def write_splits(self, rows: list[tuple[str, str | None, str | None, str | None]]) -> None:
         ids, attributes, names, splits = zip(*rows, strict=True)
@@ -118,6 +116,7 @@ class Workspace:
     def set_params(self, **training: Any) -> None:
         document = yaml.safe_load((ROOT / "params.yaml").read_text())
         document["base"]["checkpoint_seconds"] = 0
+        document["base"]["rows"]["path"] = str(self.root / "rows")
         small = {"epochs": 2, "batch_size": 8, "adapter_dim": 4, "precision": "float32"}
         document["troika_train"].update({**small, "learning_rate": 0.01, **training})
         document["troika_predict"].update({"batch_size": 7, "top_k": 4})
@@ -346,7 +345,7 @@ def test_prompts_are_written_in_row_groups(
     file = pq.ParquetFile(workspace.prompts)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert outcome.images == sum(groups) == len(workspace.images)
-    assert groups[:2] == [14, 14]
+    assert groups[:2] == [10, 10]
     # More pairs are asked for than there are: all of them come, and their probabilities sum to 1.
     for values in read_table(workspace.prompts, ORIGINAL_PROMPTS)["top_probabilities"].to_pylist():
         assert len(values) == len(PAIR_ROWS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import SchemaError, as_declared, check_schema
+from compositional_prompts.files.tables import SchemaError, as_declared, check_schema, open_parquet
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
 """What is known of every image: small enough to be read whole."""
@@ -191,7 +191,7 @@ def open_shard(shard: Path) -> pq.ParquetFile:
     Raises:
         SchemaError: its columns are not as the catalog is declared.
     """
-    file = pq.ParquetFile(shard)
+    file = open_parquet(shard)
     try:
         check_schema(file.schema_arrow, CATALOG, shard)
     except SchemaError:

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from compositional_prompts.catalog.schema import CatalogRow
-from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.files.tables import read_table, required
+from compositional_prompts.files.outputs import atomic_file, require_outputs
+from compositional_prompts.files.tables import iterate_table, required
 
 SEPARATOR: Final = ";"
 """Between the words of a cell that are true, as in UT-Zap50K's ``meta-data.csv``."""
@@ -75,30 +78,68 @@ def open_truth(path: Path) -> Iterator[TruthWriter]:
         writer.flush()
 
 
+class TruthTable:
+    """The true words of some groups, to be asked for a block of images at a time.
+
+    Memory holds 20 bytes a true word, and every different word once: image_ids are kept as two
+    hashes of 64 bits, of which two images would have to agree in both.
+    """
+
+    def __init__(self, path: Path, groups: Sequence[str]) -> None:
+        """Read ``data/truth.parquet``.
+
+        Args:
+            path: the table.
+            groups: those to keep; nothing need be known of them.
+
+        Raises:
+            MissingOutputError: the file is not there.
+            SchemaError: it is not as declared.
+        """
+        self.groups = tuple(groups)
+        require_outputs(path)
+        words: dict[tuple[str, str], int] = {}
+        most = pq.read_metadata(path).num_rows
+        first, second = np.empty(most, np.uint64), np.empty(most, np.uint64)
+        codes, end = np.empty(most, np.int32), 0
+        for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):
+            wanted = batch.filter(pc.is_in(batch["group"], pa.array(groups, pa.string())))
+            pairs = zip(wanted["group"].to_pylist(), wanted["word"].to_pylist(), strict=True)
+            rows = slice(end, end := end + wanted.num_rows)
+            codes[rows] = [words.setdefault(pair, len(words)) for pair in pairs]
+            first[rows], second[rows] = _hashes(wanted["image_id"])
+        order = np.argsort(first[:end], kind="stable")
+        self._first, self._second, self._codes = first[order], second[order], codes[order]
+        self._words = list(words)
+
+    @property
+    def known(self) -> set[str]:
+        """The groups of which something is known of some image."""
+        return {group for group, _ in self._words}
+
+    def of(self, image_ids: pa.StringArray) -> dict[str, list[tuple[str, ...]]]:
+        """By group, the words of ``n`` images in their order; none where nothing is known."""
+        truth: dict[str, list[tuple[str, ...]]] = {
+            group: [()] * len(image_ids) for group in self.groups
+        }
+        first, second = _hashes(image_ids)
+        starts, ends = (np.searchsorted(self._first, first, side) for side in ("left", "right"))
+        for image in np.flatnonzero(ends > starts).tolist():
+            for row in range(starts[image], ends[image]):
+                if self._second[row] == second[image]:
+                    group, word = self._words[self._codes[row]]
+                    truth[group][image] += (word,)
+        return truth
+
+
+def _hashes(image_ids: pa.StringArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Two hashes an image_id, each ``[n]``, alike in this process only."""
+    names = pl.Series(image_ids, dtype=pl.String)
+    return names.hash(0).to_numpy(), names.hash(1).to_numpy()
+
+
 def read_truth(
     path: Path, image_ids: pa.StringArray, groups: Sequence[str]
 ) -> dict[str, list[tuple[str, ...]]]:
-    """The true words of some images in some groups.
-
-    Args:
-        path: ``data/truth.parquet``.
-        image_ids: string ``[n]``, without repeats.
-        groups: of which nothing need be known.
-
-    Returns:
-        By group, the words of the ``n`` images in their order; none where nothing is known.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-        SchemaError: it is not as declared.
-    """
-    table = read_table(path, TRUTH)
-    table = table.filter(pc.is_in(table["group"], pa.array(groups, pa.string())))
-    rows = pc.index_in(table["image_id"], value_set=image_ids).to_pylist()
-    truth: dict[str, list[tuple[str, ...]]] = {group: [()] * len(image_ids) for group in groups}
-    for row, group, word in zip(
-        rows, table["group"].to_pylist(), table["word"].to_pylist(), strict=True
-    ):
-        if row is not None:
-            truth[group][row] += (word,)
-    return truth
+    """The true words of some images in some groups, as :meth:`TruthTable.of` gives them."""
+    return TruthTable(path, groups).of(image_ids)

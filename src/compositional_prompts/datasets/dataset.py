@@ -59,6 +59,7 @@ class DataSet(Section, ABC):
         description: what a model card calls it, after "Data:".
         licence: a sentence on the terms it comes under, for a model card.
         generated: whether nothing of others is in it.
+        grows: whether photos are added to it with time, so that splits must hold still.
     """
 
     name: ClassVar[str]
@@ -66,6 +67,7 @@ class DataSet(Section, ABC):
     description: ClassVar[str]
     licence: ClassVar[str]
     generated: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, base: Base) -> Selection:

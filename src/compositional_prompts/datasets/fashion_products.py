@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
-from compositional_prompts.files.tables import IMAGE, is_spelling
+from compositional_prompts.files.tables import IMAGE, is_spelling, open_parquet
 from compositional_prompts.pipeline.section import Base, Positive, Words
 from compositional_prompts.prompt.pair import dotted
 
@@ -209,7 +209,7 @@ def _read(
     file: Path, group: int, columns: pa.Schema, ids: Collection[int] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The rows of a row group; where ``ids`` are given, those alone."""
-    with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES) as parquet:
+    with open_parquet(file, _BUFFER_BYTES) as parquet:
         for batch in parquet.iter_batches(_BATCH_ROWS, [group], columns.names, use_threads=False):
             try:
                 rows = batch.select(columns.names).cast(columns)

@@ -41,6 +41,7 @@ class Folder(DataSet):
     )
     description: ClassVar[str] = "a folder of the exporter's own photographs"
     licence: ClassVar[str] = "Whose the photographs are, the exporter knows."
+    grows: ClassVar[bool] = True
 
     path: str
     labels: str | None

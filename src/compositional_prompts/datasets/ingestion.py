@@ -21,6 +21,7 @@ from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.parameters import Download, MaxRejected
+from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.tables import required, write_table
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,9 @@ def ingest(
         workers: processes that decode.
 
     Returns:
-        The metrics: ``images``, ``labelled``, ``products``, ``attributes``, ``objects``, ``pairs``
-        (numbers), ``rejected`` and ``dropped`` (numbers by reason); where a folder was searched,
+        The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
+        ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
+        (numbers by reason), ``grows`` (of the data set); where a folder was searched,
         ``passed_over`` (numbers by extension).
 
     Raises:
@@ -75,7 +77,7 @@ def ingest(
         DuplicateImageError: two rows have one image_id.
         WorkerDiedError: a worker process died.
     """
-    products: set[str] = set()
+    products = Distinct()
     pairs: set[tuple[str, str]] = set()
     images = labelled = 0
     aside: list[dict[str, str]] = []
@@ -88,15 +90,16 @@ def ingest(
             shards.write(row)
             truths.write(row)
             images += 1
-            products.add(row.product_id)
+            products.add(row.product_id.encode())
             if row.attribute is not None and row.object is not None:
                 labelled += 1
                 pairs.add((row.attribute, row.object))
         _check_rejected(selection, aside, images, params.max_rejected)
         write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
-    _log_rows(selection, aside, images, rejected)
-    metrics = {
+    _log_rows(selection, aside, images, shards.equal_images, rejected)
+    metrics: dict[str, Any] = {
         "images": images,
+        "equal_images": shards.equal_images,
         "labelled": labelled,
         "products": len(products),
         "attributes": len({attribute for attribute, _ in pairs}),
@@ -104,6 +107,7 @@ def ingest(
         "pairs": len(pairs),
         "rejected": _counts(aside),
         "dropped": dict(selection.dropped),
+        "grows": params.chosen.grows,
     }
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
@@ -111,10 +115,16 @@ def ingest(
 
 
 def _log_rows(
-    selection: Selection, aside: Sequence[Mapping[str, str]], images: int, rejected: Path
+    selection: Selection,
+    aside: Sequence[Mapping[str, str]],
+    images: int,
+    equal: int,
+    rejected: Path,
 ) -> None:
     dropped = "".join(f", {n} dropped ({why})" for why, n in selection.dropped.items() if n)
     log.info("%d images of %s%s", images, selection.source, dropped)
+    if equal:
+        log.info("%d of them are byte for byte another one: their photos are computed once", equal)
     if aside:
         log.warning("warning: %d images are set aside: %s; %s", len(aside), _first(aside), rejected)
 

@@ -19,9 +19,7 @@ from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.word_choice import choose
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
-from compositional_prompts.troika.naming import PromptNaming
-from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
-from compositional_prompts.troika.zero_shot import ZeroShot
+from compositional_prompts.troika.naming import LoadedModels, best_pairs, naming_scorer
 
 Scores = Mapping[str, NDArray[np.float32]]
 """By attribute group, cosines of photos and words, float32 ``[photos, words]``."""
@@ -55,13 +53,10 @@ class PairNamer:
         self._clip = load_clip(clip_directory, device)
         self._device = device
         model = load_model(model_directory, vocabulary, self._clip)
-        candidates, block_bytes = torch.from_numpy(vocabulary.pair_indices), block_mib * 2**20
-        self._score: Scorer = (
-            ZeroShot(self._clip, vocabulary, candidates, block_bytes)
-            if model is None
-            else TroikaScorer(model, candidates, block_bytes)
-        )
-        self._naming = PromptNaming(vocabulary, top_k=1)
+        candidates = torch.from_numpy(vocabulary.pair_indices)
+        models = LoadedModels(self._clip, model)
+        self._score = naming_scorer(models, vocabulary, candidates, block_mib)
+        self._pairs = vocabulary.pairs
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An RGB image to pixel_values, float32 ``[3, size, size]``."""
@@ -69,13 +64,14 @@ class PairNamer:
 
     def __call__(self, pixel_values: Tensor) -> list[dict[str, Any]]:
         """``attribute``, ``object`` and ``probability`` of photos ``[n, 3, size, size]``."""
-        ids = [""] * len(pixel_values)
-        scores = self._score(pixel_values.to(self._device)).scores()
-        rows = self._naming.rows(ids, scores)
-        pairs: list[dict[str, Any]] = rows.select(
-            ["attribute", "object", "probability"]
-        ).to_pylist()
-        return pairs
+        rows = best_pairs(self._score(pixel_values.to(self._device)).scores(), 1)
+        pairs = [self._pairs[position] for position in rows["positions"][:, 0].tolist()]
+        return [
+            {"attribute": attribute, "object": name, "probability": probability}
+            for (attribute, name), probability in zip(
+                pairs, rows["probabilities"][:, 0].tolist(), strict=True
+            )
+        ]
 
 
 class WordScorer:

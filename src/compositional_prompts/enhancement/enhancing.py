@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.image_join import ImageJoin, image_rows
-from compositional_prompts.catalog.reading import iterate_ids
-from compositional_prompts.catalog.truth import read_truth
-from compositional_prompts.clip.vector_tables import iterate_image_vectors
+from compositional_prompts.catalog.aligned_table import AlignedTable
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.catalog.truth import TruthTable
+from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.rows.completed_rows import CompletedRows, complete_rows
+from compositional_prompts.compute.rows.computation import key_array
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.parameters import Enhance
-from compositional_prompts.enhancement.pixel_baseline import Palette, name_catalog
+from compositional_prompts.enhancement.pixel_baseline import PixelWords
 from compositional_prompts.enhancement.reference_colors import reference_colors
-from compositional_prompts.enhancement.word_accuracy import Evaluation, GroupMetrics, evaluate
-from compositional_prompts.enhancement.word_choice import Choice, choose, score_images
+from compositional_prompts.enhancement.word_accuracy import (
+    Confusion,
+    GroupMetrics,
+    WordEvaluation,
+)
+from compositional_prompts.enhancement.word_choice import Choice, choose, score_words
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
-from compositional_prompts.files.outputs import DamagedOutputError, atomic_directory
-from compositional_prompts.files.tables import read_table
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    atomic_directory,
+    require_outputs,
+)
+from compositional_prompts.files.tables import iterate_table, write_tables
+from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
@@ -31,100 +47,165 @@ PROMPT_COLUMNS = ["image_id", "attribute", "object", "original_prompt"]
 
 
 @dataclass(frozen=True)
-class Enhancement:
-    """The table of enhanced prompts and, by group, their evaluation."""
+class EnhanceInputs:
+    """What the stage reads.
 
-    table: pa.Table
-    evaluations: Mapping[str, Evaluation]
-
-    def metrics(self) -> dict[str, GroupMetrics]:
-        """Metrics by group, as in ``metrics/enhance.json``."""
-        return {group: result.metrics for group, result in self.evaluations.items()}
-
-
-def enhance_prompts(
-    prompts: Path, catalog: Path, truth: Path, embeddings: Path, params: Enhance, workers: int
-) -> Enhancement:
-    """Choose words for every image and write them into its prompt.
-
-    Memory holds the prompts and one number a word and image; vectors and photos are streamed.
-    Photos are decoded only for groups of colours whose truth is known of some image.
-
-    Args:
+    Attributes:
         prompts: ``original.parquet``.
         catalog: folder of the catalog's shards.
         truth: ``truth.parquet``.
         embeddings: folder with ``images.parquet`` and ``words.parquet``.
+    """
+
+    prompts: Path
+    catalog: Path
+    truth: Path
+    embeddings: Path
+
+    def prompt_batches(self) -> Iterator[pa.RecordBatch]:
+        return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
+
+    def vector_batches(self) -> Iterator[pa.RecordBatch]:
+        for ids, vectors in iterate_image_vectors(self.embeddings / "images.parquet", ROWS):
+            column = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), vectors.shape[1])
+            yield pa.record_batch([ids, column], ["image_id", "embedding"])
+
+    def photo_batches(self) -> Iterator[pa.RecordBatch]:
+        return iterate_batches(self.catalog, ["image_id", "content"], batch_size=ROWS)
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """What was written.
+
+    Attributes:
+        images: how many.
+        computed: of how many photos the pixel baseline's colours were computed now.
+        metrics: by group, as in ``metrics/enhance.json``.
+    """
+
+    images: int
+    computed: int
+    metrics: Mapping[str, GroupMetrics]
+
+
+def enhance_prompts(
+    inputs: EnhanceInputs, enhanced: Path, confusion: Path, params: Enhance, base: Base
+) -> Enhancement:
+    """Choose words for every image, write them into its prompt, and count how many are true.
+
+    Everything is streamed, a block of images at a time, where the tables are in the catalog's
+    order. Memory holds the truth that is known (:class:`TruthTable`), 16 bytes an image where the
+    pixel baseline is wanted, and counts. Photos are looked at only for groups of colours whose
+    truth is known of some image, and each of them once for ever.
+
+    Args:
+        inputs: what is read.
+        enhanced: ``enhanced.parquet``, in the order of the prompts.
+        confusion: folder of ``{group}.csv`` with columns truth and predicted, one row an image with
+            truth. A group without truth has a header only, so that the set of files depends on the
+            vocabulary alone.
         params: the section ``enhance``.
-        workers: processes that decode photos.
+        base: workers, engine and row store.
 
     Raises:
-        FileNotFoundError: an input is not there.
+        MissingOutputError: an input is not there.
         SchemaError: an input is not as declared.
         PromptError: a word of the vocabulary cannot be read back from a prompt.
         ImageJoinError: the inputs are not of the same images.
         ValueError: there are no prompts, or a table, a vector or a reference colour is not valid.
     """
-    vocabulary = read_vocabulary(embeddings / "words.parquet")
-    groups = tuple(vocabulary.words)
-    template = PromptTemplate(groups, params.fallback)
+    vocabulary = read_vocabulary(inputs.embeddings / "words.parquet")
+    template = PromptTemplate(tuple(vocabulary.words), params.fallback)
     template.check_words(vocabulary.words)
     palettes = {
         group: palette
         for group, words in vocabulary.words.items()
         if (palette := reference_colors(words, params.reference_colors)) is not None
     }
-    original = read_table(prompts, ORIGINAL_PROMPTS, PROMPT_COLUMNS)
-    if not original.num_rows:
-        raise DamagedOutputError(f"{prompts} holds no prompts.", prompts)
-    image_ids = original.column("image_id").combine_chunks()
-    vectors = embeddings / "images.parquet"
-    images = ImageJoin(image_ids, prompts, vectors, exact=True)
-    rows = image_rows(image_ids, iterate_ids(catalog), table=catalog, wanted_by=prompts, exact=True)
-    true = read_truth(truth, image_ids, groups)
-    scores = score_images(images, iterate_image_vectors(vectors), vocabulary.vectors)
-    choices = {
-        group: choose(scores[group], words, params.threshold)
-        for group, words in vocabulary.words.items()
-    }
-    known = {group for group, words in true.items() if any(words)}
-    pixel = _pixel_words(
-        catalog,
-        rows,
-        {group: palette for group, palette in palettes.items() if group in known},
-        workers,
-    )
-    chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
+    require_outputs(inputs.prompts)
+    total = pq.read_metadata(inputs.prompts).num_rows
+    if not total:
+        raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
+    blocks = _blocks(inputs)
+    first = next(blocks)  # the tables must fit one another before anything is computed
+    truth = TruthTable(inputs.truth, tuple(vocabulary.words))
+    pixel = PixelWords({group: palettes[group] for group in palettes if group in truth.known})
     evaluations = {
-        group: evaluate(words, chosen[group], true[group], pixel.get(group))
+        group: WordEvaluation(words, pixel=group in pixel.palettes)
         for group, words in vocabulary.words.items()
     }
-    return Enhancement(_tabulate(original, template, choices, chosen, pixel), evaluations)
+    with ExitStack() as stack:
+        rows: CompletedRows | None = None
+        if pixel.palettes:
+            rows = stack.enter_context(complete_rows(pixel, CatalogPhotos(inputs.catalog), base))
+        confusions = _Confusions(stack, confusion, tuple(vocabulary.words))
+
+        def enhanced_block(block: _Block) -> pa.Table:
+            named = {} if rows is None else pixel.words(rows.of(block.contents))
+            scores = score_words(block.vectors, vocabulary.vectors)
+            choices = {
+                group: choose(scores[group], words, params.threshold)
+                for group, words in vocabulary.words.items()
+            }
+            chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
+            true = truth.of(block.prompts.column("image_id").combine_chunks())
+            for group, evaluation in evaluations.items():
+                confusions.write(
+                    group, evaluation.add(chosen[group], true[group], named.get(group))
+                )
+            return _tabulate(block.prompts, template, choices, chosen, named)
+
+        shown = progress(chain([first], blocks), "blocks of prompts", -(-total // ROWS))
+        schema = enhanced_prompts_schema(tuple(vocabulary.words))
+        images = write_tables(map(enhanced_block, shown), enhanced, schema)
+    return Enhancement(
+        images,
+        0 if rows is None else rows.computed,
+        {group: evaluation.metrics() for group, evaluation in evaluations.items()},
+    )
 
 
-def write_confusions(evaluations: Mapping[str, Evaluation], directory: Path) -> None:
-    """Write ``{group}.csv`` with columns truth and predicted, one row an image with truth.
+@dataclass(frozen=True)
+class _Block:
+    """Some images: their prompts, vectors float32 ``[n, d]``, and contents ``V16 [n]``."""
 
-    The folder appears whole or not at all. A group without truth has a header only, so that the
-    set of files depends on the vocabulary alone.
-    """
-    with atomic_directory(directory) as temporary:
-        for group, evaluation in evaluations.items():
-            with (temporary / f"{group}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["truth", "predicted"])
-                writer.writerows(evaluation.confusion)
+    prompts: pa.Table
+    vectors: NDArray[np.float32]
+    contents: NDArray[np.void]
 
 
-def _pixel_words(
-    catalog: Path, rows: NDArray[np.int64], palettes: Mapping[str, Palette], workers: int
-) -> dict[str, list[str]]:
-    """Words of the pixel baseline for some rows of the catalog, in their order, by palette."""
-    if not palettes:
-        return {}
-    named = progress(name_catalog(catalog, palettes, workers), "pixel colours", len(rows))
-    words = [words for _, words in named]
-    return {group: [words[row][group] for row in rows.tolist()] for group in palettes}
+def _blocks(inputs: EnhanceInputs) -> Iterator[_Block]:
+    """The images in the order of the prompts."""
+    wanted = inputs.prompt_batches, inputs.prompts
+    photos = AlignedTable(inputs.photo_batches, inputs.catalog, *wanted)
+    vectors = AlignedTable(inputs.vector_batches, inputs.embeddings / "images.parquet", *wanted)
+    for batch in inputs.prompt_batches():
+        ids = batch.column("image_id")
+        contents = photos.take(ids).column("content").to_pylist()
+        found = vectors.take(ids).column("embedding").combine_chunks()
+        yield _Block(
+            pa.Table.from_batches([batch]),
+            found.flatten().to_numpy().reshape(len(found), -1),
+            key_array(contents),
+        )
+    photos.check()
+    vectors.check()
+
+
+class _Confusions:
+    """A CSV file a group, in a folder that appears whole or not at all."""
+
+    def __init__(self, stack: ExitStack, directory: Path, groups: Sequence[str]) -> None:
+        folder = stack.enter_context(atomic_directory(directory))
+        self._writers = {}
+        for group in groups:
+            file = (folder / f"{group}.csv").open("w", newline="", encoding="utf-8")
+            self._writers[group] = csv.writer(stack.enter_context(file), lineterminator="\n")
+            self._writers[group].writerow(["truth", "predicted"])
+
+    def write(self, group: str, confusion: Confusion) -> None:
+        self._writers[group].writerows(confusion)
 
 
 def _chosen_words(choice: Choice) -> list[str | None]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
-from itertools import chain
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.enhancement.cielab import to_cielab
 
 SIDE = 128
@@ -24,12 +22,9 @@ on a white ground leave little margin; JPEG noise needs some."""
 SMALLEST_FOREGROUND = 0.02
 """Share of the pixels below which nothing is told apart from the background: the product then has
 the background's colour, and every pixel counts."""
-BATCH = 64
 
 Palette = Mapping[str, NDArray[np.uint8]]
 """Word to RGB, uint8 ``[3]``."""
-Rows = list[tuple[str, bytes]]
-Answers = list[tuple[str, dict[str, str]]]
 
 
 def foreground(lab: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -101,40 +96,52 @@ def nearest_words(image: Image.Image, palettes: Mapping[str, Palette]) -> dict[s
     return answer
 
 
-def _name_batch(rows: Rows, palettes: Mapping[str, Palette]) -> Answers:
-    return [(image_id, nearest_words(decode_rgb(data), palettes)) for image_id, data in rows]
+@dataclass(frozen=True)
+class PixelWords(Computation):
+    """Rows of one field, ``word``: of each palette the place of the nearest word, int32 ``[p]``.
 
-
-def name_catalog(
-    catalog: Path, palettes: Mapping[str, Palette], workers: int
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Stream the catalog through ``workers`` processes and name every image's nearest words.
-
-    Yields:
-        image_id and, by group, the word of :func:`nearest_words`, in the order of the catalog.
+    Attributes:
+        palettes: by group; at least one.
     """
-    batches = (
-        list(
-            zip(
-                batch.column("image_id").to_pylist(),
-                batch.column("image").field("bytes").to_pylist(),
-                strict=True,
+
+    name: ClassVar[str] = "pixel_words"
+    in_processes: ClassVar[bool] = True
+
+    palettes: Mapping[str, Palette]
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "palettes": [
+                [group, [[word, rgb.tolist()] for word, rgb in palette.items()]]
+                for group, palette in self.palettes.items()
+            ]
+        }
+
+    def start(self) -> _PixelWorker:
+        return _PixelWorker(self.palettes)
+
+    def words(self, rows: NDArray[Any]) -> dict[str, list[str]]:
+        """By group, the words that rows name."""
+        return {
+            group: [words[place] for place in rows["word"][:, column].tolist()]
+            for column, (group, words) in enumerate(
+                (group, list(palette)) for group, palette in self.palettes.items()
             )
-        )
-        for batch in iterate_batches(catalog, ["image_id", "image"], None, BATCH)
-    )
-    work = partial(_name_batch, palettes=palettes)
-    if workers == 1:
-        return chain.from_iterable(map(work, batches))
-    return chain.from_iterable(
-        map_in_processes(
-            work, batches, workers=workers, in_flight=2 * workers + 1, died=_naming_died
-        )
-    )
+        }
 
 
-def _naming_died(first: Rows, last: Rows) -> str:
-    return (
-        f"it named the colours of the images from {first[0][0]} to {last[-1][0]}: memory ran out, "
-        "or one of them crashes its decoder. Lower base.workers."
-    )
+class _PixelWorker:
+    def __init__(self, palettes: Mapping[str, Palette]) -> None:
+        self._palettes = palettes
+        self._places = [
+            {word: place for place, word in enumerate(palette)} for palette in palettes.values()
+        ]
+
+    def prepare(self, value: bytes) -> list[int]:
+        named = nearest_words(decode_rgb(value), self._palettes).values()
+        return [places[word] for places, word in zip(self._places, named, strict=True)]
+
+    def compute(self, prepared: Sequence[list[int]]) -> NDArray[Any]:
+        rows = np.zeros(len(prepared), [("word", np.int32, (len(self._palettes),))])
+        rows["word"] = prepared
+        return rows

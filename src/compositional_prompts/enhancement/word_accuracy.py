@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 UNSPECIFIED = "unspecified"
@@ -37,65 +36,86 @@ class GroupMetrics(TypedDict):
     images: int
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of one group, and what was predicted for what is true."""
+Confusion = list[tuple[str, str]]
+"""Truth and predicted word: one an image with truth. A truth of the vocabulary is spelled as there.
 
-    metrics: GroupMetrics
-    confusion: list[tuple[str, str]]
-    """truth, predicted: one an image with truth. A truth of the vocabulary is spelled as there.
-
-    Of several true words it is the one predicted, else the first of the vocabulary, else the first.
-    """
+Of several true words it is the one predicted, else the first of the vocabulary, else the first.
+"""
 
 
 def _key(word: str) -> str:
     return word.strip().casefold()
 
 
-def evaluate(
-    vocabulary: Sequence[str],
-    chosen: Sequence[str | None],
-    truth: Sequence[Sequence[str]],
-    pixel: Sequence[str | None] | None,
-) -> Evaluation:
-    """Compare the words chosen in one group with the truth, image by image.
+class WordEvaluation:
+    """The words chosen in one group against the truth, a block of images at a time.
 
-    Words are compared without regard to case and outer white space.
-
-    Args:
-        vocabulary: the group's words.
-        chosen: a word for every image, None where unspecified; at least one image.
-        truth: the true words of every image, none where not known.
-        pixel: the pixel baseline's word of every image, or None without a baseline.
+    Words are compared without regard to case and outer white space. Memory holds counts.
     """
-    spelling = {_key(word): word for word in vocabulary}
-    truths = {
-        index: keys
-        for index, words in enumerate(truth)
-        if (keys := list(dict.fromkeys(_key(word) for word in words)))
-    }
-    known = list(truths)
 
-    def accuracy(predicted: Sequence[str | None], among: Sequence[int]) -> float | None:
-        right = sum(_key(predicted[index] or "") in truths[index] for index in among)
-        return right / len(among) if among else None
+    def __init__(self, vocabulary: Sequence[str], *, pixel: bool) -> None:
+        """Begin with no images.
 
-    in_vocabulary = [index for index in known if any(key in spelling for key in truths[index])]
-    counts = Counter(key for keys in truths.values() for key in keys)
-    metrics = GroupMetrics(
-        accuracy=accuracy(chosen, known),
-        accuracy_in_vocabulary=accuracy(chosen, in_vocabulary),
-        coverage=sum(word is not None for word in chosen) / len(chosen),
-        majority_accuracy=max(counts.values()) / len(known) if known else None,
-        pixel_accuracy=None if pixel is None else accuracy(pixel, known),
-        images_with_truth=len(known),
-        images=len(chosen),
-    )
-    confusion = []
-    for index, keys in truths.items():
-        said = _key(chosen[index] or "")
-        # False sorts first: the word predicted, then those of the vocabulary, then the order given.
-        first = min(keys, key=lambda key: (key != said, key not in spelling))
-        confusion.append((spelling.get(first, first), chosen[index] or UNSPECIFIED))
-    return Evaluation(metrics, confusion)
+        Args:
+            vocabulary: the group's words.
+            pixel: whether there is the pixel baseline.
+        """
+        self._spelling = {_key(word): word for word in vocabulary}
+        self._pixel = pixel
+        self._counts: Counter[str] = Counter()
+        self._images = self._specified = 0
+        self._known = self._right = self._pixel_right = 0
+        self._inside = self._inside_right = 0
+
+    def add(
+        self,
+        chosen: Sequence[str | None],
+        truth: Sequence[Sequence[str]],
+        pixel: Sequence[str | None] | None,
+    ) -> Confusion:
+        """Count some images.
+
+        Args:
+            chosen: a word for every image, None where unspecified.
+            truth: the true words of every image, none where not known.
+            pixel: the pixel baseline's word of every image, or None without the baseline.
+
+        Returns:
+            What was predicted for what is true, of the images with truth.
+        """
+        self._images += len(chosen)
+        self._specified += sum(word is not None for word in chosen)
+        confusion = []
+        for index, words in enumerate(truth):
+            keys = list(dict.fromkeys(_key(word) for word in words))
+            if not keys:
+                continue
+            said = _key(chosen[index] or "")
+            self._known += 1
+            self._right += said in keys
+            if any(key in self._spelling for key in keys):
+                self._inside += 1
+                self._inside_right += said in keys
+            if pixel is not None:
+                self._pixel_right += _key(pixel[index] or "") in keys
+            self._counts.update(keys)
+            # False sorts first: what was predicted, those of the vocabulary, the order given.
+            first = min(keys, key=lambda key: (key != said, key not in self._spelling))
+            confusion.append((self._spelling.get(first, first), chosen[index] or UNSPECIFIED))
+        return confusion
+
+    def metrics(self) -> GroupMetrics:
+        """Of all images counted, at least one."""
+        return GroupMetrics(
+            accuracy=_share(self._right, self._known),
+            accuracy_in_vocabulary=_share(self._inside_right, self._inside),
+            coverage=self._specified / self._images,
+            majority_accuracy=_share(max(self._counts.values(), default=0), self._known),
+            pixel_accuracy=_share(self._pixel_right, self._known) if self._pixel else None,
+            images_with_truth=self._known,
+            images=self._images,
+        )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

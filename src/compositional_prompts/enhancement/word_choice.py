@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-
-from compositional_prompts.catalog.image_join import ImageJoin
 
 LOWEST_COSINE = -1.0
 """What the only word of a group leads over: no cosine is lower."""
@@ -37,37 +34,28 @@ class Choice:
     chosen: NDArray[np.bool_]
 
 
-def score_images(
-    images: ImageJoin,
-    batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
-    word_vectors: Mapping[str, NDArray[np.float32]],
+def score_words(
+    vectors: NDArray[np.float32], word_vectors: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Cosines of images and words, one batch of image vectors in memory at a time.
+    """Cosines of images and words.
 
     Args:
-        images: which, in the vectors; its order is that of the result.
-        batches: image_id ``[b]`` and L2-normalised vectors, float32 ``[b, dimension]``, in any
-            order.
+        vectors: of images, L2-normalised float32 ``[images, dimension]``.
         word_vectors: by group, L2-normalised float32 ``[words, dimension]``.
 
     Returns:
         By group, float32 ``[images, words]``.
 
     Raises:
-        ImageJoinError: an image has no vector, or two, or a vector has no image.
         ValueError: image and word vectors differ in width.
     """
-    vectors = np.concatenate(list(word_vectors.values()))
-    scores = np.empty((len(images.found), len(vectors)), dtype=np.float32)
-    for batch_ids, batch in batches:
-        if batch.shape[1] != vectors.shape[1]:
-            raise ValueError(
-                f"the image vectors have {batch.shape[1]} numbers and the word vectors "
-                f"{vectors.shape[1]}: they must come from one model; run clip_embed again."
-            )
-        places, rows = images.find(batch_ids)
-        scores[places] = batch[rows] @ vectors.T
-    images.check()
+    words = np.concatenate(list(word_vectors.values()))
+    if vectors.shape[1] != words.shape[1]:
+        raise ValueError(
+            f"the image vectors have {vectors.shape[1]} numbers and the word vectors "
+            f"{words.shape[1]}: they must come from one model; run clip_embed again."
+        )
+    scores = vectors @ words.T
     ends = np.cumsum([len(group) for group in word_vectors.values()])
     return dict(zip(word_vectors, np.split(scores, ends[:-1], axis=1), strict=True))
 

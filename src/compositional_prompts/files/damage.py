@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from compositional_prompts.files.outputs import DamagedOutputError
+from compositional_prompts.files.tables import open_parquet
 
 _HEADER_BYTES = 8
 """A safetensors file begins with the length of its header."""
@@ -41,7 +41,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _read_parquet(path: Path) -> None:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for _ in file.iter_batches(1024):
             pass
 

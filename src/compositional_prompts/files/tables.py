@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +19,9 @@ IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())
 
 ``datasets`` reads a column as images only where the field is the very one that it would write,
 which may be null; :func:`check_no_nulls` refuses a row without bytes all the same."""
+
+GROUP_ROWS: Final = 16_384
+"""Rows that :func:`write_tables` gathers in memory before it writes them as a row group."""
 
 # What Arrow's writers (Polars, pandas, DuckDB, datasets) use for one another.
 _SPELLINGS: Final = (
@@ -170,6 +173,32 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
         pq.write_table(declared, temporary, compression="zstd", use_content_defined_chunking=True)
 
 
+def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> int:
+    """As :func:`write_table`, of tables that come one after the other.
+
+    Memory holds :data:`GROUP_ROWS` rows.
+
+    Returns:
+        The number of rows.
+    """
+    total, waiting, rows = 0, [schema.empty_table()], 0
+    with (
+        atomic_file(path) as temporary,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", use_content_defined_chunking=True
+        ) as writer,
+    ):
+        for table in tables:
+            waiting.append(as_declared(table, schema, path, total + rows))
+            rows += table.num_rows
+            if rows >= GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                total, waiting, rows = total + rows, [schema.empty_table()], 0
+        if rows or not total:
+            writer.write_table(pa.concat_tables(waiting))
+    return total + rows
+
+
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file in the types of ``schema``, its columns checked against it.
 
@@ -183,6 +212,19 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     return as_declared(pq.read_table(path, columns=read.names), read, path)
 
 
+def open_parquet(path: Path, buffer_size: int = 0) -> pq.ParquetFile:
+    """A Parquet file to be streamed; the caller closes it.
+
+    Arrow would by itself keep all that was read of a file until it is closed
+    (``findings/arrow_keeps_what_was_read.sh``).
+
+    Args:
+        path: the file.
+        buffer_size: bytes of a column that are read at a time; 0: a row group's at once.
+    """
+    return pq.ParquetFile(path, buffer_size=buffer_size, pre_buffer=False)
+
+
 def iterate_table(
     path: Path, schema: pa.Schema, rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
@@ -193,7 +235,7 @@ def iterate_table(
     """
     require_outputs(path)
     read = _part(schema, columns)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         check_schema(file.schema_arrow, schema, path)
         first = 0
         for batch in file.iter_batches(rows, columns=read.names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
@@ -87,10 +88,20 @@ class KeptRows(Section):
     max_gib: Rate
 
 
+def _ray_address(text: str | None) -> str | None:
+    if text is None or text == "auto" or re.fullmatch(r"[^/]+:\d{1,5}", text):
+        return text
+    raise ValueError(
+        "must be null, auto (the cluster that this machine is part of) or HOST:PORT of its head, "
+        "such as 10.0.0.1:6379; a ray:// address is of Ray Client, whose runs end with their "
+        "connection: start the pipeline on a machine of the cluster instead"
+    )
+
+
 class RayCluster(Section):
     """The actors of the engine ``ray``."""
 
-    address: str | None
+    address: Annotated[str | None, AfterValidator(_ray_address)]
     actors: Positive
     cpus: Positive
     gpus: NonNegativeFloat

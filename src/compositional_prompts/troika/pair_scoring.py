@@ -1,7 +1,8 @@
 """Scores of images and pairs in blocks of pairs, so that no matrix of both is ever whole.
 
-Blocks, and which pairs or images are scored together, change a score by rounding alone: a matrix
-product may sum in another order where its operands have other shapes.
+A matrix product may sum in another order where its operands have other shapes. So blocks, and how
+many images are scored together, change a score by rounding; which images they are, and in which
+order, does not.
 """
 
 from __future__ import annotations
@@ -9,12 +10,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from compositional_prompts.troika.model.network import Troika
 from compositional_prompts.troika.model.traction import Memory
+
+MIB: Final = 2**20
+
+CPU_BLOCK_MIB: Final = 16
+"""What a block of images x pairs takes at most on a CPU: enough for its kernels to be at their
+fastest."""
+
+
+def kernel_block(device: str, wanted: int) -> int:
+    """What a block of images x pairs may take, in MiB, where ``wanted`` fit into memory.
+
+    On a CPU at most :data:`CPU_BLOCK_MIB`, so that every larger block gives the same bits; on a GPU
+    as much as is wanted.
+
+    Args:
+        device: the type of a torch device.
+        wanted: such as ``troika_predict.block_mib``.
+    """
+    return min(wanted, CPU_BLOCK_MIB) if device == "cpu" else wanted
 
 
 class ImageScores(ABC):
@@ -26,10 +47,6 @@ class ImageScores(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Images."""
-
-    @abstractmethod
-    def of_images(self, rows: Tensor) -> ImageScores:
-        """Some images of the batch, int64 ``[images]``."""
 
     @abstractmethod
     def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -72,15 +89,6 @@ class TroikaScores(ImageScores):
 
     def __len__(self) -> int:
         return len(self.features)
-
-    def of_images(self, rows: Tensor) -> TroikaScores:
-        return TroikaScores(
-            self.scorer,
-            self.features[rows],
-            self.attributes[rows],
-            self.objects[rows],
-            [memory.of_images(rows) for memory in self.memories],
-        )
 
     def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         scorer = self.scorer

@@ -2,96 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from compositional_prompts.catalog.decoding import decoded_batches
-from compositional_prompts.catalog.reading import count_rows
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.reading import iterate_batches
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
-from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.rows.completed_rows import CompletedRows, complete_rows
+from compositional_prompts.compute.rows.computation import Item, kernel_batch
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.files.tables import as_declared
 from compositional_prompts.pipeline.section import Base
-from compositional_prompts.troika.evaluation.measured_worlds import MeasuredWorlds, Measurement
-from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
-from compositional_prompts.troika.naming import PromptNaming
+from compositional_prompts.prompt.pair import original_prompt
+from compositional_prompts.troika.evaluation.feasibility import OpenWorld
+from compositional_prompts.troika.evaluation.judged_rows import LabelledPhotos, PairJudgements
+from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorlds
+from compositional_prompts.troika.evaluation.measured_worlds import MeasuredImages, measure
+from compositional_prompts.troika.model.model_folder import read_config, vocabulary_to_name
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.naming import PairNames, named_dtype
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
-from compositional_prompts.troika.pair_scoring import Scorer, TroikaScorer
+from compositional_prompts.troika.pair_scoring import kernel_block
 from compositional_prompts.troika.parameters import TroikaPredict
-from compositional_prompts.troika.zero_shot import ZeroShot
 
-MIB = 1024**2
 WORLDS = ("closed", "open")
 """In the order in which they are written."""
 
 ROW_GROUP = 16_384
-"""Rows of ``original.parquet`` gathered in memory before they are written."""
+"""Rows of ``original.parquet`` that are in memory at once."""
 
 
 @dataclass(frozen=True)
 class PredictionOutcome:
-    """Images named, and the content of ``metrics/troika.json``."""
+    """Images named, how many were computed now, and the content of ``metrics/troika.json``."""
 
     images: int
+    computed: int
     metrics: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _OtherPhotos:
+    """The source of the photos that are not measured: named by their content alone."""
+
+    photos: CatalogPhotos
+    rows: NDArray[np.int64]
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        return self.photos.keys[self.rows]
+
+    def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
+        return self.photos.items(self.rows[positions])
+
+
+class _PromptTable:
+    """Rows of ``original.parquet`` of named pairs."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._attributes = pa.array([attribute for attribute, _ in vocabulary.pairs])
+        self._objects = pa.array([name for _, name in vocabulary.pairs])
+        self._prompts = pa.array([original_prompt(*pair) for pair in vocabulary.pairs])
+
+    def rows(self, image_ids: pa.Array, named: NDArray[Any]) -> pa.Table:
+        """Of images and their rows, structured as :func:`named_dtype` says."""
+        positions, probabilities = named["positions"], named["probabilities"]
+        best = pa.array(np.ascontiguousarray(positions[:, 0]))
+        every = pa.array(positions.reshape(-1))
+        offsets = pa.array(np.arange(len(named) + 1, dtype=np.int32) * positions.shape[1])
+
+        def lists(items: pa.Array) -> pa.Array:
+            return pa.ListArray.from_arrays(offsets, items)
+
+        return pa.table(
+            [
+                image_ids,
+                self._attributes.take(best),
+                self._objects.take(best),
+                self._prompts.take(best),
+                pa.array(np.ascontiguousarray(probabilities[:, 0])),
+                lists(self._attributes.take(every)),
+                lists(self._objects.take(every)),
+                lists(pa.array(probabilities.reshape(-1))),
+            ],
+            schema=ORIGINAL_PROMPTS,
+        )
+
+
 def _named(
-    batches: Iterable[tuple[list[str], list[Tensor]]],
-    naming: PromptNaming,
-    measured: MeasuredWorlds,
-    trials: Sequence[tuple[Scorer, Measurement]],
-) -> Iterator[pa.Table]:
-    """Rows of every batch, named by the first scorer; measured images are judged in passing.
-
-    Args:
-        batches: image_ids and preprocessed images.
-        naming: from scores to rows.
-        measured: which images are measured.
-        trials: scorers with what they reach.
-    """
-    (scorer, measurement), *baselines = trials
-    for image_ids, pixel_values in batches:
-        pixels = torch.stack(pixel_values).to(measured.listed.device)
-        images = scorer(pixels)
-        places, judged, others = measured.part(image_ids)
-        scores = pixels.new_empty(len(images), len(measured.listed))
-        if len(judged):
-            scores[judged] = measurement.judge(places, images.of_images(judged))
-            for baseline, its_measurement in baselines:
-                its_measurement.judge(places, baseline(pixels[judged]))
-        if len(others):
-            scores[others] = images.of_images(others).scores(measured.listed)
-        yield naming.rows(image_ids, scores)
-    measured.images.check()
-
-
-def _write_stream(tables: Iterator[pa.Table], path: Path) -> int:
-    """Write tables as they come, a row group of :data:`ROW_GROUP` rows at a time; returns rows."""
-    total, pending, rows = 0, [], 0
-    with (
-        atomic_file(path) as temporary,
-        pq.ParquetWriter(
-            temporary, ORIGINAL_PROMPTS, compression="zstd", use_content_defined_chunking=True
-        ) as writer,
-    ):
-        for table in tables:
-            pending.append(as_declared(table, ORIGINAL_PROMPTS, path))
-            rows += table.num_rows
-            if rows >= ROW_GROUP:
-                writer.write_table(pa.concat_tables(pending))
-                total, pending, rows = total + rows, [], 0
-        if pending:
-            writer.write_table(pa.concat_tables(pending))
-    return total + rows
+    start: int,
+    images: int,
+    measured: MeasuredImages,
+    judged: CompletedRows,
+    named: CompletedRows,
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """The best pairs of the catalog's images from ``start`` on, structured ``[images]``."""
+    first, end = np.searchsorted(measured.rows, [start, start + images]).tolist()
+    labelled = np.zeros(images, bool)
+    labelled[measured.rows[first:end] - start] = True
+    found = np.empty(images, dtype)
+    for mask, source, place in ((labelled, judged, first), (~labelled, named, start - first)):
+        if count := int(mask.sum()):
+            rows = source.read(np.arange(place, place + count))
+            for field in dtype.names or ():
+                found[field][mask] = rows[field]
+    return found
 
 
 def predict(
@@ -104,14 +128,14 @@ def predict(
     params: TroikaPredict,
     base: Base,
 ) -> PredictionOutcome:
-    """Name every image of the catalog and measure the labelled ones, in one pass.
+    """Name every image of the catalog and measure the labelled ones; each is looked at once.
 
     Candidates of the naming are the pairs of ``pairs.parquet``, of a kept model as
     :func:`~.model_folder.vocabulary_to_name` says. Measured are the test images, in
     the worlds asked for; in the open one the validation images too, which choose the threshold.
-    An image is scored once, for all pairs that it is named or measured among. Memory does not grow
-    with the number of images, except by what :class:`Measurement` says; it grows with the pairs by
-    their text features, ``8 d`` bytes a pair with those of the baseline.
+    A measured image is scored once, for all pairs that it is named or measured among. Memory is 50
+    bytes an image and what :func:`measure` says; it grows with the pairs by their text features,
+    ``8 d`` bytes a pair with those of the baseline.
 
     Args:
         catalog: directory of image shards.
@@ -121,7 +145,7 @@ def predict(
         model_directory: what training wrote; untrained, pairs are named by zero-shot CLIP.
         prompts: where ``original.parquet`` goes.
         params: ``troika_predict``.
-        base: device and workers.
+        base: device, workers, engine, and where rows are kept.
 
     Raises:
         CheckpointError: the model was trained with another vocabulary or CLIP.
@@ -131,26 +155,44 @@ def predict(
     """
     device = resolve_device(base.device)
     vocabulary = vocabulary_to_name(model_directory, pairs)
-    clip = load_clip(clip_directory, device)
-    model = load_model(model_directory, vocabulary, clip)
-    measured = MeasuredWorlds(splits, catalog, vocabulary, params, clip, device)
-    block_bytes = params.block_mib * MIB
-    zero_shot = ZeroShot(clip, vocabulary, measured.candidates, block_bytes)
-    trials: list[tuple[Scorer, Measurement]] = [(zero_shot, Measurement(measured))]
-    if model is not None:
-        scorer = TroikaScorer(model, measured.candidates, block_bytes)
-        trials.insert(0, (scorer, Measurement(measured)))
-    batches = decoded_batches(catalog, clip.preprocess, params.batch_size, base.workers)
-    naming = PromptNaming(vocabulary, params.top_k)
-    total = -(-count_rows(catalog) // params.batch_size)
-    rows = _named(progress(batches, "batches of photos", total), naming, measured, trials)
-    images = _write_stream(rows, prompts)
-    found = {"": trials[0][1].metrics(), "zero_shot_": trials[-1][1].metrics()}
-    metrics: dict[str, Any] = {"trained": model is not None}
+    parts = ("test", "val") if "open" in params.worlds else ("test",)
+    measured = MeasuredImages.of(splits, catalog, vocabulary, parts)
+    open_world = None
+    if "open" in params.worlds:
+        clip = load_clip(clip_directory, device)
+        open_world = OpenWorld.of(vocabulary, params.feasibility, clip)
+        del clip  # what computes loads its own
+    worlds = JudgedWorlds.of(vocabulary, "closed" in params.worlds, open_world)
+    naming = PairNames(
+        clip=clip_directory,
+        model=model_directory,
+        vocabulary=vocabulary,
+        top_k=params.top_k,
+        device=device.type,
+        batch_size=kernel_batch(device.type, params.batch_size),
+        block_mib=kernel_block(device.type, params.block_mib),
+    )
+    trained = bool(read_config(model_directory)["trained"])
+    judging = PairJudgements(**vars(naming), worlds=worlds, trained=trained)
+    photos = CatalogPhotos(catalog)
+    labelled = LabelledPhotos(photos, measured.rows, measured.pairs, vocabulary)
+    others = _OtherPhotos(photos, np.delete(np.arange(len(photos.keys)), measured.rows))
+    with (
+        complete_rows(judging, labelled, base) as judged,
+        complete_rows(naming, others, base) as named,
+    ):
+        _write_prompts(catalog, prompts, vocabulary, measured, judged, named, naming.kept)
+        rows = np.concatenate([np.empty(0, judging.dtype), *judged.batches()])
+    found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
+    reached = {
+        prefix: measure(rows, scorer, measured, worlds, params.protocol)
+        for prefix, scorer in found.items()
+    }
+    metrics: dict[str, Any] = {"trained": trained}
     for world in WORLDS:
-        for prefix, worlds in found.items():
-            if world in worlds:
-                metrics[prefix + world] = worlds[world]
+        for prefix, in_worlds in reached.items():
+            if world in in_worlds:
+                metrics[prefix + world] = in_worlds[world]
     if "open" in params.worlds:
         feasibility = params.feasibility
         metrics["feasibility"] = {
@@ -159,4 +201,28 @@ def predict(
             "protocol": params.protocol,
             "thresholds": feasibility.thresholds,
         }
-    return PredictionOutcome(images, metrics)
+    return PredictionOutcome(len(photos.keys), judged.computed + named.computed, metrics)
+
+
+def _write_prompts(
+    catalog: Path,
+    prompts: Path,
+    vocabulary: Vocabulary,
+    measured: MeasuredImages,
+    judged: CompletedRows,
+    named: CompletedRows,
+    kept: int,
+) -> None:
+    """Write ``original.parquet`` in the catalog's order, a row group at a time."""
+    table, dtype, start = _PromptTable(vocabulary), named_dtype(kept), 0
+    with (
+        atomic_file(prompts) as temporary,
+        pq.ParquetWriter(
+            temporary, ORIGINAL_PROMPTS, compression="zstd", use_content_defined_chunking=True
+        ) as writer,
+    ):
+        for batch in iterate_batches(catalog, ["image_id"], batch_size=ROW_GROUP):
+            rows = _named(start, batch.num_rows, measured, judged, named, dtype)
+            written = table.rows(batch.column("image_id"), rows)
+            writer.write_table(as_declared(written, ORIGINAL_PROMPTS, prompts))
+            start += batch.num_rows

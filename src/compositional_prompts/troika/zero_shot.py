@@ -36,9 +36,6 @@ class ZeroShotScores(ImageScores):
     def __len__(self) -> int:
         return len(self.features)
 
-    def of_images(self, rows: Tensor) -> ZeroShotScores:
-        return ZeroShotScores(self.features[rows], self.texts, self.block_bytes)
-
     def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         columns = len(self.texts) if candidates is None else len(candidates)
         features, texts = self.features, self.texts

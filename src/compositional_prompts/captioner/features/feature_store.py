@@ -39,7 +39,13 @@ from compositional_prompts.files.outputs import (
     require_outputs,
 )
 from compositional_prompts.files.scratch import link_or_copy
-from compositional_prompts.files.tables import check_schema, read_table, required, write_table
+from compositional_prompts.files.tables import (
+    check_schema,
+    open_parquet,
+    read_table,
+    required,
+    write_table,
+)
 
 IMAGE_IDS = pa.schema([required("image_id", pa.string())])
 """Which images a shard of features holds, in its order, while ``blip2_features`` is under way."""
@@ -307,7 +313,7 @@ class FeatureStore:
             ImageJoinError: an image has no features.
         """
         path = self._directory / INDEX_FILE
-        with pq.ParquetFile(path) as index:
+        with open_parquet(path) as index:
             parts = index.iter_batches(IDS_AT_ONCE, columns=["image_id"])
             return image_rows(image_ids, (part.column("image_id") for part in parts), table=path)
 

@@ -8,19 +8,23 @@ attribute and object are unseen in training, though each word of them is seen in
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from compositional_prompts.catalog.splitting.parameters import Split, SplitFractions
+from compositional_prompts.catalog.splitting.parameters import Assignment, Split
+from compositional_prompts.catalog.splitting.product_splits import (
+    SplitError,
+    seeded_digest,
+    split_products,
+)
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLIT_NAMES, SPLITS
-from compositional_prompts.prompt.pair import Pair, dotted
+from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
+from compositional_prompts.prompt.pair import dotted
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +34,14 @@ LABEL_COLUMNS: Final = ("image_id", "product_id", "attribute", "object", "pair_s
 _PAIR: Final = ["attribute", "object"]
 
 
-class SplitError(ValueError):
-    """The catalog cannot be split as the parameters ask."""
-
-
 class Splits(NamedTuple):
     """The split of every image, and the closed world of pairs.
 
     Attributes:
         images: SPLITS, a row an image, in the order of the catalog.
         pairs: PAIRS, sorted by attribute, then object.
-        metrics: how many images, products and pairs are where.
+        metrics: how many images, products and pairs are where, by which assignment, and by how much
+            the shares found are above those wanted.
     """
 
     images: pa.Table
@@ -49,7 +50,12 @@ class Splits(NamedTuple):
 
 
 def make_splits(
-    labels: pa.Table, params: Split, seed: int, listed: pa.Table | None = None
+    labels: pa.Table,
+    params: Split,
+    seed: int,
+    listed: pa.Table | None = None,
+    *,
+    assignment: Assignment = "exact",
 ) -> Splits:
     """Split the images of a catalog.
 
@@ -57,8 +63,8 @@ def make_splits(
     labelled image has a ``pair_split``), it is used as it is, and labelled images without one
     take no part in it. Otherwise :func:`choose_unseen` picks the unseen pairs; their images go
     where the pair goes, and those of a seen pair follow their product. A seen pair without an
-    image among the training products would be unseen: all its images train in the pair split,
-    and are counted.
+    image among the training products would be unseen: its images train in the pair split, all of
+    them (``exact``) or those of one product (``stable``), and are counted.
 
     The closed world is every pair of the pair split, with those that the data set lists though
     they have no image left, and every combination that has at least one of the words in
@@ -69,6 +75,7 @@ def make_splits(
         params: fractions of products, share of unseen pairs, and words beyond the labels.
         seed: the same seed and images give the same splits.
         listed: LISTED_PAIRS; the pairs that the data set lists, none for most data sets.
+        assignment: of products and of unseen pairs.
 
     Raises:
         SplitError: there are too few products or no labels, or the split that the data set
@@ -76,15 +83,18 @@ def make_splits(
             that it does not list for that image's split.
     """
     images = pl.DataFrame(labels.select(list(LABEL_COLUMNS)))
-    products = split_products(images["product_id"].unique().to_list(), params.fractions, seed)
-    images = images.with_columns(
-        pl.col("product_id").replace_strict(products, return_dtype=pl.String).alias("caption_split")
+    products = images.select(pl.col("product_id").unique())
+    splits = split_products(products["product_id"].to_list(), params.fractions, seed, assignment)
+    products = products.with_columns(
+        pl.Series("caption_split", np.array(SPLIT_NAMES)[splits].tolist(), pl.String)
     )
+    images = images.join(products, on="product_id", how="left", maintain_order="left")
     labelled = images.filter(pl.col("attribute").is_not_null())
-    if labelled["pair_split"].is_not_null().any():
+    made = not labelled["pair_split"].is_not_null().any()
+    if not made:
         pairs, moved = _given_pairs(labelled.filter(pl.col("pair_split").is_not_null()), listed), 0
     else:
-        images, pairs, moved = _made_pairs(images, labelled, params, seed)
+        images, pairs, moved = _made_pairs(images, labelled, params, seed, assignment)
     images = images.join(
         pairs.select(*_PAIR, pl.col("seen").alias("pair_seen")),
         on=_PAIR,
@@ -96,8 +106,12 @@ def make_splits(
         pl.when(pl.col("pair_split").is_not_null()).then("pair_seen"),
     )
     added = _added_pairs(pairs, params)
-    metrics = _metrics(images, pairs, moved) | {"added_pairs": added.height}
-    metrics["pairs_without_images"] = pairs.filter(pl.col("images") == 0).height
+    metrics = _metrics(images, pairs, moved) | {
+        "added_pairs": added.height,
+        "pairs_without_images": pairs.filter(pl.col("images") == 0).height,
+        "assignment": assignment,
+        "deviation": _deviation(splits, pairs, params, made=made),
+    }
     world = pl.concat([pairs, added]).sort(_PAIR)
     log.info(
         "images: %s; pairs: %s",
@@ -109,101 +123,6 @@ def make_splits(
         world.select(PAIRS.names).to_arrow().cast(PAIRS),
         metrics,
     )
-
-
-def split_products(
-    product_ids: Sequence[str], fractions: SplitFractions, seed: int
-) -> dict[str, str]:
-    """Assign every product to train, val or test.
-
-    Products are ranked by a hash of seed and name, and the ranking is cut at the fractions. So
-    the fractions are met as closely as whole products allow (largest remainder, and at least one
-    product each), the order of the products does not matter, and added
-    products move only those near a cut.
-
-    Args:
-        product_ids: the products, each once.
-        fractions: of the products, summing to 1.
-        seed: another seed, another ranking.
-
-    Returns:
-        The split of every product.
-
-    Raises:
-        SplitError: there are fewer products than splits.
-    """
-    sizes = _split_sizes(len(product_ids), fractions)
-    ranked = sorted(product_ids, key=lambda name: _rank(seed, "product", name))
-    splits = [split for split in SPLIT_NAMES for _ in range(sizes[split])]
-    return dict(zip(ranked, splits, strict=True))
-
-
-def choose_unseen(
-    counts: Mapping[Pair, int], share: float, splits: Sequence[str], seed: int
-) -> dict[Pair, str]:
-    """Choose the pairs that training never sees.
-
-    The pairs are cut into as many runs of similar frequency as pairs are wanted, and each run
-    gives one, by a hash of the seed, whose attribute and object both stay in another seen pair;
-    runs that have none are made up for by the others. So unseen pairs are spread over frequent
-    and rare ones, and there may be fewer than asked for: none, where every pair holds the only
-    occurrence of one of its words.
-
-    Args:
-        counts: the images of every pair.
-        share: of the pairs, between 0 and 1, rounded to whole pairs.
-        splits: what the unseen pairs are dealt to in turn, from the most frequent to the rarest.
-        seed: another seed, another choice.
-
-    Returns:
-        The split of every unseen pair.
-    """
-    wanted = math.floor(share * len(counts) + 0.5)
-    attributes = Counter(attribute for attribute, _ in counts)
-    objects = Counter(object_ for _, object_ in counts)
-    chosen: set[Pair] = set()
-
-    def choose_from(candidates: Sequence[Pair], most: int) -> None:
-        for attribute, object_ in sorted(candidates, key=lambda pair: _rank(seed, "pair", *pair)):
-            if most == 0:
-                return
-            if attributes[attribute] > 1 and objects[object_] > 1:
-                attributes[attribute] -= 1
-                objects[object_] -= 1
-                chosen.add((attribute, object_))
-                most -= 1
-
-    by_frequency = sorted(counts, key=lambda pair: (-counts[pair], pair))
-    for run in range(wanted):
-        start, stop = (len(counts) * edge // wanted for edge in (run, run + 1))
-        choose_from(by_frequency[start:stop], 1)
-    choose_from([pair for pair in counts if pair not in chosen], wanted - len(chosen))
-    dealt = [pair for pair in by_frequency if pair in chosen]
-    return {pair: splits[number % len(splits)] for number, pair in enumerate(dealt)}
-
-
-def _split_sizes(products: int, fractions: SplitFractions) -> dict[str, int]:
-    shares: dict[str, float] = {name: getattr(fractions, name) for name in SPLIT_NAMES}
-    if products < len(shares):
-        raise SplitError(
-            f"the catalog has {products} product{'' if products == 1 else 's'}, too few for "
-            f"{', '.join(shares)}: at least {len(shares)} are needed, since images of one product "
-            "stay together. Add products; or, where it is several, give each a product_id."
-        )
-    sizes = {name: math.floor(products * share) for name, share in shares.items()}
-    remainders = {name: products * share - sizes[name] for name, share in shares.items()}
-    left = products - sum(sizes.values())
-    for name in sorted(shares, key=lambda name: -remainders[name])[:left]:
-        sizes[name] += 1
-    for name in shares:
-        if sizes[name] == 0:
-            sizes[max(sizes, key=lambda other: sizes[other])] -= 1
-            sizes[name] = 1
-    return sizes
-
-
-def _rank(seed: int, *names: str) -> bytes:
-    return hashlib.blake2b("\0".join((str(seed), *names)).encode(), digest_size=16).digest()
 
 
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
@@ -257,7 +176,11 @@ def _listed_pairs(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _made_pairs(
-    images: pl.DataFrame, labelled: pl.DataFrame, params: Split, seed: int
+    images: pl.DataFrame,
+    labelled: pl.DataFrame,
+    params: Split,
+    seed: int,
+    assignment: Assignment,
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The images with a pair split, the pairs, and how many images had to move to training."""
     pairs = labelled.group_by(_PAIR).agg(
@@ -265,7 +188,7 @@ def _made_pairs(
         (pl.col("caption_split") == "train").any().alias("trained"),
     )
     counts = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "images").iter_rows()}
-    unseen = choose_unseen(counts, params.unseen_pairs, ("test", "val"), seed)
+    unseen = choose_unseen(counts, params.unseen_pairs, seed, assignment)
     pairs = pairs.join(
         pl.DataFrame(
             [(*pair, split) for pair, split in unseen.items()],
@@ -276,23 +199,32 @@ def _made_pairs(
         how="left",
         maintain_order="left",
     ).with_columns(pl.col("split").is_null().alias("seen"), pl.col("split").fill_null("train"))
-    images = (
-        images.drop("pair_split")
-        .join(
-            pairs.select(*_PAIR, "split", "seen", "trained"),
-            on=_PAIR,
-            how="left",
-            maintain_order="left",
-        )
-        .with_columns(
-            pl.when(pl.col("seen") & pl.col("trained"))
-            .then("caption_split")
-            .otherwise("split")
-            .alias("pair_split")
-        )
+    images = images.drop("pair_split").join(
+        pairs.select(*_PAIR, "split", "seen", "trained"),
+        on=_PAIR,
+        how="left",
+        maintain_order="left",
     )
-    moved = images.filter(pl.col("seen") & ~pl.col("trained")).height
-    return images.drop("split", "seen", "trained"), pairs.drop("trained"), moved
+    untrained = images.filter(pl.col("seen") & ~pl.col("trained"))
+    moving = untrained.select(*_PAIR, "product_id").unique()
+    if assignment == "stable":
+        # One product will do, so that few come back once the pair has a product in training.
+        ranked = sorted(moving.iter_rows(), key=lambda row: seeded_digest(seed, "product", row[2]))
+        first = {(row[0], row[1]): row for row in reversed(ranked)}
+        moving = pl.DataFrame(list(first.values()), moving.schema, orient="row")
+    images = images.join(
+        moving.with_columns(pl.lit(True).alias("moved")),
+        on=[*_PAIR, "product_id"],
+        how="left",
+        maintain_order="left",
+    ).with_columns(
+        pl.when(pl.col("seen") & pl.col("moved").is_null())
+        .then("caption_split")
+        .otherwise("split")
+        .alias("pair_split")
+    )
+    moved = len(images) - images["moved"].null_count()
+    return images.drop("split", "seen", "trained", "moved"), pairs.drop("trained"), moved
 
 
 def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
@@ -338,6 +270,21 @@ def _metrics(images: pl.DataFrame, pairs: pl.DataFrame, moved: int) -> dict[str,
         "pair_images": _by_split(images["pair_split"])
         | {"none": images["pair_split"].null_count(), "moved_to_train": moved},
     }
+
+
+def _deviation(
+    splits: NDArray[np.int8], pairs: pl.DataFrame, params: Split, *, made: bool
+) -> dict[str, float]:
+    """By how much the shares of products, and of unseen pairs, are above those asked for."""
+    found = {
+        name: float((splits == split).mean()) - getattr(params.fractions, name)
+        for split, name in enumerate(SPLIT_NAMES)
+    }
+    if made and pairs.height:
+        found["unseen_pairs"] = (
+            pairs.filter(~pl.col("seen")).height / pairs.height - params.unseen_pairs
+        )
+    return found
 
 
 def _by_split(column: pl.Series) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, model_validator
 
@@ -30,6 +30,10 @@ def _word(text: str) -> str:
 Word = Annotated[str, AfterValidator(_word)]
 
 
+Assignment: TypeAlias = Literal["stable", "exact"]
+"""By what products and pairs are split: each by its own hash, or by its rank among all."""
+
+
 class SplitFractions(Section):
     train: Share
     val: Share
@@ -46,8 +50,13 @@ class SplitFractions(Section):
 class Split(Section):
     section: ClassVar[str] = "split"
 
+    assignment: Assignment | None
     fractions: SplitFractions
     unseen_pairs: Fraction
     attributes: list[Word]
     objects: list[Word]
     corpus: bool
+
+    def assignment_of(self, *, grows: bool) -> Assignment:
+        """The assignment asked for, or that which suits a data set that grows, or does not."""
+        return self.assignment or ("stable" if grows else "exact")

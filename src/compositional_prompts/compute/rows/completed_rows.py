@@ -56,6 +56,10 @@ class CompletedRows:
         for start in range(0, len(self), size):
             yield self.stored.read(self.keys[start : start + size])
 
+    def of(self, keys: NDArray[np.void]) -> NDArray[Any]:
+        """The rows of some keys, in their order, structured ``[n]``."""
+        return self.stored.read(keys)
+
     def read(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The rows of some inputs, in the order of their positions, structured ``[n]``."""
         return self.stored.read(self.keys[positions])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.compute.rows.computation import Computation, Item
 from compositional_prompts.compute.rows.local_engine import LocalEngine
+from compositional_prompts.compute.rows.ray_engine import RayEngine
 from compositional_prompts.pipeline.section import Base
 
 KeyedRows = tuple[NDArray[Any], NDArray[Any]]
@@ -36,4 +37,6 @@ def open_engine(computation: Computation, base: Base) -> Engine:
         computation: what to run.
         base: engine, workers, and what the engine needs.
     """
+    if base.engine == "ray":
+        return RayEngine(computation, base.ray)
     return LocalEngine(computation, base.workers)

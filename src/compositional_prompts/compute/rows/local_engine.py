@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -80,7 +81,7 @@ class LocalEngine:
         if self._computation.in_processes and self._workers > 1:
             yield from self._in_processes(items)
         elif self._computation.in_processes:
-            for task in _tasks(items):
+            for task in tasks(items, TASK_ITEMS, TASK_BYTES):
                 yield _keys(task), _task_rows(self._started(), task)
         else:
             yield from self._with_model(items)
@@ -113,7 +114,7 @@ class LocalEngine:
     def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         yield from map_in_processes(
             _run_task,
-            _tasks(items),
+            tasks(items, TASK_ITEMS, TASK_BYTES),
             workers=self._workers,
             in_flight=TASKS_A_WORKER * self._workers,
             died=partial(_died, self._computation.name),
@@ -121,17 +122,26 @@ class LocalEngine:
         )
 
 
-def _tasks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def tasks(items: Iterable[Item], most_items: int, most_bytes: int) -> Iterator[list[Item]]:
+    """The items in lists that end with the item that reaches either bound."""
     task: list[Item] = []
     size = 0
     for item in items:
         task.append(item)
-        size += getattr(item.value, "nbytes", None) or len(item.value or b"")
-        if len(task) == TASK_ITEMS or size >= TASK_BYTES:
+        size += _bytes_of(item.value)
+        if len(task) == most_items or size >= most_bytes:
             yield task
             task, size = [], 0
     if task:
         yield task
+
+
+def _bytes_of(value: Any) -> int:
+    """Of a photo, an array, or a tuple that holds one."""
+    if isinstance(value, tuple):
+        return sum(map(_bytes_of, value))
+    size: int | None = getattr(value, "nbytes", None)
+    return sys.getsizeof(value) if size is None else size
 
 
 def _keys(task: Sequence[Item]) -> NDArray[np.void]:

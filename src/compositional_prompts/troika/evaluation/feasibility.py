@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,9 +22,8 @@ from torch.nn import functional as F
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.prompt.pair import spoken_prompt
-from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.glove import label_vectors
-from compositional_prompts.troika.evaluation.judging import Judgements, World
+from compositional_prompts.troika.evaluation.judging import World
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import Feasibility
 
@@ -131,7 +129,7 @@ class OpenWorld:
             ``[thresholds]``; the one threshold -1 if no pair is unseen.
         cuts: columns that are candidates at each threshold, ascending.
         seen_factors: with ``masking: multiply`` what the scores of seen pairs are multiplied by at
-            each threshold, for :meth:`StreamedJudge.finish`; None with ``exclude``.
+            each threshold, for :func:`judgements_of`; None with ``exclude``.
     """
 
     pair_indices: Tensor
@@ -195,25 +193,3 @@ class OpenWorld:
             cuts=cuts.tolist(),
             seen_factors=factors if params.masking == "multiply" else None,
         )
-
-
-def choose_threshold(
-    judgements: Sequence[Judgements], protocol: Literal["exact", "sampled"]
-) -> int | None:
-    """Which threshold has the highest AUC on validation images; at a tie the lowest threshold.
-
-    Args:
-        judgements: of the same images at each threshold, the highest threshold first.
-        protocol: whose AUC.
-
-    Returns:
-        Position of the threshold. None without images of seen or without images of unseen pairs:
-        there is no AUC to choose by, and all pairs should stay (the last threshold).
-    """
-    metrics = czsl_metrics if protocol == "exact" else sampled_metrics
-    best, best_auc = None, -1.0
-    for number, judged in enumerate(judgements):
-        auc = metrics(judged)["auc"]
-        if auc is not None and auc >= best_auc:
-            best, best_auc = number, auc
-    return best

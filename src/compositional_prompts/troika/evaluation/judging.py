@@ -14,7 +14,7 @@ Source: Purushwalkam et al., ICCV 2019 (the evaluation); Mancini et al., CVPR 20
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -209,15 +209,15 @@ class Judgements:
 
 
 @dataclass(frozen=True)
-class _Maxima:
-    """What the columns so far say of every image.
+class Maxima:
+    """What the columns of a world say of every image: all that its judgement needs.
 
     Attributes:
         truth: score of the true pair, ``[images]``.
         before: best of the pairs before the true one, unseen (0) and seen (1), ``[2, images]``.
         after: best of those after it, ``[2, images]``.
         best: best of all, ``[2, images]``.
-        key: key of the best of all, int64 ``[2, images]``.
+        key: key of the best of all, int64 ``[2, images]``; :data:`NO_KEY` where there is none.
     """
 
     truth: Tensor
@@ -227,14 +227,14 @@ class _Maxima:
     key: Tensor
 
     @classmethod
-    def of_no_column(cls, scores: Tensor) -> _Maxima:
+    def of_no_column(cls, scores: Tensor) -> Maxima:
         shape = (2, scores.shape[0])
         low = torch.full(shape, -torch.inf, dtype=scores.dtype, device=scores.device)
         key = torch.full(shape, NO_KEY, device=scores.device)
         return cls(low[0].clone(), low.clone(), low.clone(), low.clone(), key)
 
-    def copy(self) -> _Maxima:
-        return _Maxima(*(getattr(self, field.name).clone() for field in fields(self)))
+    def copy(self) -> Maxima:
+        return Maxima(*(getattr(self, field.name).clone() for field in fields(self)))
 
 
 def _check_truth(truth: Tensor, pairs: int) -> None:
@@ -298,10 +298,9 @@ class StreamedJudge:
         device = truth.device
         self._keys = world.keys.to(device)
         self._truth_keys = self._keys[truth]
-        self._truth_seen = world.seen.to(device)[truth]
         self._added = 0
-        self._running: _Maxima | None = None  # until the dtype of the scores is known
-        self._snapshots: list[_Maxima] = []
+        self._running: Maxima | None = None  # until the dtype of the scores is known
+        self._snapshots: list[Maxima] = []
 
     @torch.no_grad()
     def add(self, scores: Tensor, start: int) -> None:
@@ -326,7 +325,7 @@ class StreamedJudge:
             )
         scores = _wide(scores)
         if self._running is None:
-            self._running = _Maxima.of_no_column(scores)
+            self._running = Maxima.of_no_column(scores)
         running = self._running
         if scores.dtype != running.truth.dtype:
             raise ValueError(
@@ -347,41 +346,28 @@ class StreamedJudge:
             self._keep(running, high)
         _check_numbers(running.best, start, end)
 
-    def finish(self, seen_factors: Sequence[float] | None = None) -> list[Judgements]:
-        """The judgements of every cut, in the order of the cuts.
-
-        Args:
-            seen_factors: None: pairs beyond the cut are no candidates. Otherwise one number a cut
-                that multiplies the scores of seen pairs, while the scores of unseen pairs beyond
-                the cut become 0: the masking of the authors' code.
+    def maxima(self) -> list[Maxima]:
+        """What the columns of every cut say, in the order of the cuts.
 
         Raises:
-            ValueError: columns of the last cut are missing, there are not as many factors as
-                cuts, one is not above 0, or a seen pair lies beyond a cut.
+            ValueError: columns of the last cut are missing.
         """
         if self._added < self.cuts[-1]:
             raise ValueError(
                 f"Scores of columns {self._added} to {self.cuts[-1]} have not been added."
             )
-        if seen_factors is not None:
-            self._check_factors(seen_factors)
-        return [
-            self._judgements(snapshot, cut, None if seen_factors is None else seen_factors[number])
-            for number, (cut, snapshot) in enumerate(zip(self.cuts, self._snapshots, strict=True))
-        ]
+        return self._snapshots
 
-    def _check_factors(self, seen_factors: Sequence[float]) -> None:
-        if len(seen_factors) != len(self.cuts) or min(seen_factors) <= 0:
-            raise ValueError(
-                f"Expected a factor above 0 for each of the {len(self.cuts)} cuts, found "
-                f"{list(seen_factors)}."
-            )
-        seen = np.flatnonzero(self.world.layout[1])
-        if len(seen) and seen[-1] >= self.cuts[0]:
-            raise ValueError(
-                f"Seen pairs are always candidates, but column {seen[-1]} lies beyond the cut "
-                f"{self.cuts[0]}: put the seen pairs first."
-            )
+    def finish(self, seen_factors: Sequence[float] | None = None) -> list[Judgements]:
+        """The judgements of every cut, in the order of the cuts.
+
+        Args:
+            seen_factors: as :func:`judgements_of`.
+
+        Raises:
+            ValueError: as :meth:`maxima` and :func:`judgements_of`.
+        """
+        return judgements_of(self.maxima(), self.truth, self.world, self.cuts, seen_factors)
 
     def _segment(
         self, scores: Tensor, start: int, low: int, high: int, kind: int
@@ -394,7 +380,7 @@ class StreamedJudge:
         index = torch.from_numpy(columns).to(scores.device)
         return scores.index_select(1, index - start), self._keys[index]
 
-    def _merge(self, running: _Maxima, kind: int, scores: Tensor, keys: Tensor) -> None:
+    def _merge(self, running: Maxima, kind: int, scores: Tensor, keys: Tensor) -> None:
         """Take in columns of one kind by ascending key."""
         if len(keys) == 0:
             return
@@ -419,47 +405,98 @@ class StreamedJudge:
             return columns
         return columns[np.argsort(of_columns)]
 
-    def _keep(self, running: _Maxima, edge: int) -> None:
+    def _keep(self, running: Maxima, edge: int) -> None:
         """Keep the maxima for the cuts at ``edge``."""
         if cuts := self.cuts.count(edge):
             kept = running if edge == self.cuts[-1] else running.copy()  # nothing follows the last
             self._snapshots += [kept] * cuts
 
-    def _judgements(self, maxima: _Maxima, cut: int, seen_factor: float | None) -> Judgements:
-        seen, truth_keys = self._truth_seen, self._truth_keys
-        candidate = self.truth < cut
-        truth = maxima.truth.masked_fill(~candidate, -torch.inf)
-        before, after, best, key = maxima.before, maxima.after, maxima.best, maxima.key
-        if seen_factor is not None:
-            factors = best.new_tensor([1.0, seen_factor])[:, None]
-            before, after, best = before * factors, after * factors, best * factors
-            truth = torch.where(seen, truth * seen_factor, truth)
-            zeros = self.world.layout[0][cut:]  # keys of the pairs whose scores became 0
-            if len(zeros):
-                first, last = int(zeros.min()), int(zeros.max())
-                truth = truth.masked_fill(~candidate, 0.0)
-                zero_before = torch.where(first < truth_keys, 0.0, -torch.inf)
-                zero_after = torch.where(last > truth_keys, 0.0, -torch.inf)
-                before = torch.stack([before[0].maximum(zero_before), before[1]])
-                after = torch.stack([after[0].maximum(zero_after), after[1]])
-                unseen_key = torch.where(best[0] > 0, key[0], first)
-                unseen_key = torch.where(best[0] == 0, key[0].clamp(max=first), unseen_key)
-                key = torch.stack([unseen_key, key[1]])
-                best = torch.stack([best[0].clamp(min=0), best[1]])
-        winner = torch.where(best[0] > best[1], key[0], key[1])
-        winner = torch.where(best[0] == best[1], torch.minimum(key[0], key[1]), winner)
-        attribute, object_ = self.world.positions(winner)
-        true_attribute, true_object = self.world.positions(truth_keys)
-        return Judgements(
-            truth_score=truth.cpu(),
-            seen_before=before[1].cpu(),
-            seen_after=after[1].cpu(),
-            unseen_before=before[0].cpu(),
-            unseen_after=after[0].cpu(),
-            attribute_hit=torch.from_numpy(attribute == true_attribute),
-            object_hit=torch.from_numpy(object_ == true_object),
-            seen=seen.cpu(),
+
+def judgements_of(
+    maxima: Iterable[Maxima],
+    truth: Tensor,
+    world: World,
+    cuts: Sequence[int],
+    seen_factors: Sequence[float] | None = None,
+) -> list[Judgements]:
+    """The judgements of every cut, in the order of the cuts, on the CPU.
+
+    Args:
+        maxima: of the same images at every cut.
+        truth: column of the true pair, int64 ``[images]``.
+        world: the pairs.
+        cuts: number of columns of every world judged, ascending.
+        seen_factors: None: pairs beyond the cut are no candidates. Otherwise one number a cut that
+            multiplies the scores of seen pairs, while the scores of unseen pairs beyond the cut
+            become 0: the masking of the authors' code.
+
+    Raises:
+        ValueError: there are not as many factors as cuts, one is not above 0, or a seen pair lies
+            beyond a cut.
+    """
+    if seen_factors is not None:
+        _check_factors(seen_factors, world, cuts)
+    return [
+        _judgements(
+            found, truth, world, cut, None if seen_factors is None else seen_factors[number]
         )
+        for number, (cut, found) in enumerate(zip(cuts, maxima, strict=True))
+    ]
+
+
+def _check_factors(seen_factors: Sequence[float], world: World, cuts: Sequence[int]) -> None:
+    if len(seen_factors) != len(cuts) or min(seen_factors) <= 0:
+        raise ValueError(
+            f"Expected a factor above 0 for each of the {len(cuts)} cuts, found "
+            f"{list(seen_factors)}."
+        )
+    seen = np.flatnonzero(world.layout[1])
+    if len(seen) and seen[-1] >= cuts[0]:
+        raise ValueError(
+            f"Seen pairs are always candidates, but column {seen[-1]} lies beyond the cut "
+            f"{cuts[0]}: put the seen pairs first."
+        )
+
+
+def _judgements(
+    maxima: Maxima, true_columns: Tensor, world: World, cut: int, seen_factor: float | None
+) -> Judgements:
+    device = true_columns.device
+    truth_keys = world.keys.to(device)[true_columns]
+    seen = world.seen.to(device)[true_columns]
+    candidate = true_columns < cut
+    truth = maxima.truth.masked_fill(~candidate, -torch.inf)
+    before, after, best, key = maxima.before, maxima.after, maxima.best, maxima.key
+    if seen_factor is not None:
+        factors = best.new_tensor([1.0, seen_factor])[:, None]
+        before, after, best = before * factors, after * factors, best * factors
+        truth = torch.where(seen, truth * seen_factor, truth)
+        zeros = world.layout[0][cut:]  # keys of the pairs whose scores became 0
+        if len(zeros):
+            first, last = int(zeros.min()), int(zeros.max())
+            truth = truth.masked_fill(~candidate, 0.0)
+            zero_before = torch.where(first < truth_keys, 0.0, -torch.inf)
+            zero_after = torch.where(last > truth_keys, 0.0, -torch.inf)
+            before = torch.stack([before[0].maximum(zero_before), before[1]])
+            after = torch.stack([after[0].maximum(zero_after), after[1]])
+            unseen_key = torch.where(best[0] > 0, key[0], first)
+            unseen_key = torch.where(best[0] == 0, key[0].clamp(max=first), unseen_key)
+            key = torch.stack([unseen_key, key[1]])
+            best = torch.stack([best[0].clamp(min=0), best[1]])
+    winner = torch.where(best[0] > best[1], key[0], key[1])
+    winner = torch.where(best[0] == best[1], torch.minimum(key[0], key[1]), winner)
+    attribute, object_ = world.positions(winner)
+    true_attribute, true_object = world.positions(truth_keys)
+    return Judgements(
+        truth_score=truth.cpu(),
+        seen_before=before[1].cpu(),
+        seen_after=after[1].cpu(),
+        unseen_before=before[0].cpu(),
+        unseen_after=after[0].cpu(),
+        attribute_hit=torch.from_numpy(attribute == true_attribute),
+        object_hit=torch.from_numpy(object_ == true_object),
+        seen=seen.cpu(),
+    )
 
 
 def judge(scores: Tensor, truth: Tensor, world: World) -> Judgements:

@@ -153,7 +153,7 @@ def vocabulary_to_name(directory: Path, pairs: Path) -> Vocabulary:
         CheckpointError: its layout is another one, or it knows none of the pairs.
     """
     listed = Vocabulary.read(pairs)
-    document = _read_config(directory)
+    document = read_config(directory)
     if not document["trained"]:
         return listed  # zero-shot CLIP names whatever there is
     own = Vocabulary.from_json(document["vocabulary"], directory / CONFIG_FILE)
@@ -170,7 +170,13 @@ def vocabulary_to_name(directory: Path, pairs: Path) -> Vocabulary:
     return named
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """What ``config.json`` of a model's folder says, as :func:`save_model` wrote it.
+
+    Raises:
+        MissingOutputError: it is not there.
+        CheckpointError: its layout is another one.
+    """
     path = directory / CONFIG_FILE
     require_outputs(path)
     document: dict[str, Any] = json.loads(path.read_text())
@@ -216,7 +222,7 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
         CheckpointError: the vocabulary, the CLIP, a tensor or the layout is another one.
     """
     path = directory / CONFIG_FILE
-    document = _read_config(directory)
+    document = read_config(directory)
     if not document["trained"]:
         return None
     _require_same_vocabulary(

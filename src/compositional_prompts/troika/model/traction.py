@@ -42,10 +42,6 @@ class ProjectedPatches(NamedTuple):
     keys: Tensor
     values: Tensor
 
-    def of_images(self, rows: Tensor) -> ProjectedPatches:
-        """The memory of some images of the batch, int64 ``[images]``."""
-        return ProjectedPatches(self.keys[rows], self.values[rows])
-
 
 class PlainPatches(NamedTuple):
     """The patches themselves, for so few texts that these are sooner projected than patches are.
@@ -55,10 +51,6 @@ class PlainPatches(NamedTuple):
     """
 
     tokens: Tensor
-
-    def of_images(self, rows: Tensor) -> PlainPatches:
-        """The memory of some images of the batch, int64 ``[images]``."""
-        return PlainPatches(self.tokens[rows])
 
 
 Memory = ProjectedPatches | PlainPatches
