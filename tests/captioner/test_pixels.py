@@ -30,8 +30,9 @@ from compositional_prompts.captioner.features.pixel_inputs import (
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.random_access import CatalogImages
-from compositional_prompts.catalog.reading import open_shard, shard_files
+from compositional_prompts.catalog.reading import open_shard
 from compositional_prompts.files.outputs import MissingOutputError
+from compositional_prompts.files.table_shards import shard_files
 
 IMAGES = 60
 

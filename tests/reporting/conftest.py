@@ -76,7 +76,7 @@ stages:
     outs: [data/embeddings]
   enhance:
     cmd: python stages/enhance.py
-    deps: [data/prompts/original.parquet, data/embeddings/images.parquet]
+    deps: [data/prompts/original.parquet, data/embeddings/images]
     outs: [data/prompts/enhanced.parquet]
   blip2_features:
     cmd: python stages/blip2_features.py
