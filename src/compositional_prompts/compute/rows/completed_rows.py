@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +83,7 @@ def complete_rows(
         OSError: the store cannot be written.
         Exception: what the computation raises.
     """
-    store = RowStore(Path(base.rows.path), base.rows.max_gib)
+    store = RowStore(base.rows.folder, base.rows.max_gib)
     description = computation.description()
     with store.open(computation.name, identity_of(description), description) as stored:
         keys = source.keys
