@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
+from compositional_prompts.files.table_shards import shard_files
 from compositional_prompts.files.tables import SchemaError, as_declared, check_schema, open_parquet
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
@@ -169,20 +169,6 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     batches = list(iterate_images(directory, list(dict.fromkeys(image_ids))))
     table = pa.Table.from_batches(batches, _schema(["image_id", "image"]))
     return table.take(image_rows(image_ids, table.column("image_id").chunks, table=directory))
-
-
-def shard_files(directory: Path) -> list[Path]:
-    """The shards of the catalog, in its order.
-
-    Raises:
-        MissingOutputError: the directory is not there.
-        DamagedOutputError: it holds no shard.
-    """
-    require_outputs(directory)
-    shards = sorted(directory.glob("*.parquet"))
-    if not shards:
-        raise DamagedOutputError(f"{directory} holds no Parquet shard.", directory)
-    return shards
 
 
 def open_shard(shard: Path) -> pq.ParquetFile:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -85,7 +84,7 @@ def open_rows(computation: Computation, base: Base) -> StoredRows:
     Raises:
         RowStoreError: the store cannot be used.
     """
-    store = RowStore(Path(base.rows.path), base.rows.max_gib)
+    store = RowStore(base.rows.folder, base.rows.max_gib)
     description = computation.description()
     return store.open(computation.name, identity_of(description), description)
 
