@@ -400,6 +400,10 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "epochs": 5,
             "best_epoch": 4,
         },
+        "drift.json": {
+            **{"troika": {"kept": False}, "captioner": {"kept": False}},
+            "warnings": ["New photos are <unsure>."],
+        },
         "scores.json": {"base": text_scores(), "finetuned": text_scores()},
         "check_data.json": {"warnings": ["No truth says <teal>."]},
         "recommend.json": {"source": "enhanced", "warnings": ["Label more photos <now>."]},

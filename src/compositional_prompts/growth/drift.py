@@ -195,7 +195,7 @@ def _warnings(name: str, called: str, found: Mapping[str, Any]) -> Iterator[str]
         for word, count in counts.items()
     }
     if unknown:
-        listed = [f"{word} ({count:,} photos)" for word, count in _sorted(unknown).items()]
+        listed = [f"{word} ({_photos(count)})" for word, count in _sorted(unknown).items()]
         more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
         yield (
             f"The kept {called} was trained without {', '.join(listed[:SHOWN])}{more}, and gives "
@@ -211,3 +211,7 @@ def _warnings(name: str, called: str, found: Mapping[str, Any]) -> Iterator[str]
                 f"that were held out when the kept {called} was trained: look at the new ones; if "
                 f"they are of other kinds, {remedy}"
             )
+
+
+def _photos(number: int) -> str:
+    return f"{number:,} photo{'s' if number != 1 else ''}"
