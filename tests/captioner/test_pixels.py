@@ -14,11 +14,11 @@ from PIL import Image
 from small_catalog import write_catalog
 from torchvision.transforms import v2
 
-from compositional_prompts.captioner.features.feature_store import (
-    FeatureStore,
+from compositional_prompts.captioner.features.feature_shards import (
     write_features,
     write_uncached,
 )
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.features.image_inputs import open_inputs
 from compositional_prompts.captioner.features.pixel_inputs import (
     CROP_AREA,
