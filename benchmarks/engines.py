@@ -66,7 +66,7 @@ def run(name: str, project: Path, most: int, address: str) -> tuple[int, float, 
 
 def ray_engine(computation: ClipVectors, address: str | None) -> RayEngine:
     section = RayCluster(address=address, actors=2, cpus=1, gpus=0.0)
-    return RayEngine(computation, section, computation.description())
+    return RayEngine(computation, section)
 
 
 ENGINES: dict[str, Callable[[ClipVectors, str], AbstractContextManager[Any]]] = {

@@ -205,6 +205,7 @@ def test_the_warnings_stand_on_top(project: Any) -> None:
         assert page.index(warning) < page.index("At a glance")
     project.change_metrics("recommend.json", {"warnings": []})
     project.change_metrics("check_data.json", {"warnings": []})
+    project.change_metrics("drift.json", {"warnings": []})
     assert read_results(project.paths.metrics).warnings == []
     project.change_metrics("recommend.json", {"warnings": "x"})
     with pytest.raises(ValueError, match="must be a list of sentences, found 'x'"):

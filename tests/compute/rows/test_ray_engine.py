@@ -63,10 +63,6 @@ def section(address: str | None, actors: int = 2) -> RayCluster:
     return RayCluster(address=address, actors=actors, cpus=1, gpus=0.0)
 
 
-def ray_engine(computation: Computation, cluster: RayCluster) -> RayEngine:
-    return RayEngine(computation, cluster, computation.description())
-
-
 def all_items(numbers: Iterable[int | str]) -> Iterator[Item]:
     source = Numbers(list(numbers))
     return source.items(np.arange(len(source.keys)))
@@ -115,7 +111,7 @@ class TestConnected:
     def test_an_engine_is_given_items_as_often_as_there_are_some(
         self, two_nodes: RayCluster
     ) -> None:
-        with ray_engine(Squares(), two_nodes) as engine:
+        with RayEngine(Squares(), two_nodes) as engine:
             for numbers in ([], range(30), [7]):
                 found = by_key(engine.compute(all_items(numbers)))
                 assert found == locally(Squares(), numbers)
@@ -126,20 +122,20 @@ class TestConnected:
 
     def test_what_needs_processes_gets_them(self, two_nodes: RayCluster) -> None:
         values = []
-        with ray_engine(SquaresInProcesses(), two_nodes) as engine:
+        with RayEngine(SquaresInProcesses(), two_nodes) as engine:
             for _, rows in engine.compute(all_items(range(150))):
                 assert rows.flags.owndata
                 values += rows["value"].tolist()
         assert sorted(values) == [number**2 for number in range(150)]
 
     def test_a_computation_s_error_is_its_own(self, two_nodes: RayCluster) -> None:
-        with ray_engine(Squares(), two_nodes) as engine, pytest.raises(ValueError) as bug:
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(ValueError) as bug:
             by_key(engine.compute(all_items([*range(9), "one"])))
         assert str(bug.value) == "invalid literal for int() with base 10: b'one'"
         assert not is_explained(bug.value)
         (note,) = bug.value.__notes__
         assert "number_rows.py" in note
-        with ray_engine(Squares(), two_nodes) as engine, pytest.raises(OutputError) as mistake:
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(OutputError) as mistake:
             by_key(engine.compute(all_items([1, "damaged"])))
         assert is_explained(mistake.value)
         assert (str(mistake.value), mistake.value.paths) == (
@@ -152,7 +148,7 @@ class TestConnected:
     def test_a_batch_that_ends_its_workers_is_named(self, two_nodes: RayCluster) -> None:
         found: Found = {}
         said = r"computed squares of the images from die to 14, and so did 2 others"
-        with ray_engine(Squares(), two_nodes) as engine, pytest.raises(WorkerDiedError, match=said):
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(WorkerDiedError, match=said):
             for part in engine.compute(all_items([*range(12), "die", *range(12, 15)])):
                 found |= by_key([part])
         assert found.items() <= locally(Squares(), range(12)).items()
@@ -170,7 +166,7 @@ def test_a_lost_node_costs_what_it_had_at_hand(
                 nodes.remove_node(other, allow_graceful=False)
             yield item
 
-    with ray_engine(SlowSquares(), two_nodes) as engine:
+    with RayEngine(SlowSquares(), two_nodes) as engine:
         assert by_key(engine.compute(killed_in_the_middle())) == locally(Squares(), numbers)
     assert capfd.readouterr() == ("", "")
 
@@ -186,7 +182,7 @@ import numpy as np
 
 def main():
     cluster = RayCluster(address=None, actors=1, cpus=1, gpus=0.0)
-    with RayEngine(Squares(), cluster, {}) as engine:
+    with RayEngine(Squares(), cluster) as engine:
         for keys, rows in engine.compute(items_for_ever()):
             print("row", flush=True)
 
@@ -240,7 +236,7 @@ def test_a_wrong_address_is_named(address: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ray, "init", found_none)  # auto would find those of other tests
     said = rf"base\.ray\.address is {address}, and no Ray cluster .* `ray start"
-    with ray_engine(Squares(), section(address)) as engine, pytest.raises(OSError, match=said):
+    with RayEngine(Squares(), section(address)) as engine, pytest.raises(OSError, match=said):
         by_key(engine.compute(all_items([1])))
 
 
@@ -254,7 +250,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     said = r"-c constraints\.txt -e '\.\[ray\]', or set base\.engine to local"
     with (
-        ray_engine(Squares(), section(None)) as engine,
+        RayEngine(Squares(), section(None)) as engine,
         pytest.raises(ModuleNotFoundError, match=said),
     ):
         by_key(engine.compute(all_items([1])))

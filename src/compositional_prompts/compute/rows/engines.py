@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -36,8 +36,7 @@ def open_engine(computation: Computation, base: Base, description: Mapping[str, 
     Args:
         computation: what to run.
         base: engine, workers, and what the engine needs.
-        description: the computation's, which reads models whole.
     """
     if base.engine == "ray":
-        return RayEngine(computation, base.ray, description)
+        return RayEngine(computation, base.ray)
     return LocalEngine(computation, base.workers)

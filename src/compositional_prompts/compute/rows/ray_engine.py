@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,18 +75,15 @@ class _Actor:
 class RayEngine:
     """The engine ``ray``: the cluster of ``base.ray.address``, or a Ray of this process alone."""
 
-    def __init__(
-        self, computation: Computation, cluster: RayCluster, description: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, computation: Computation, cluster: RayCluster) -> None:
         """Nothing is started before the first item.
 
         Args:
             computation: what to run; its module must be importable, or ``__main__``.
             cluster: the section ``base.ray``.
-            description: the computation's, which a cluster's machines must agree with.
         """
         self._computation = computation
-        self._description = None if cluster.address is None else description
+        self._description: dict[str, Any] | None = None
         self._cluster = cluster
         self._connection: _Connection | None = None
         self._actors: list[_Actor] = []
@@ -126,6 +123,9 @@ class RayEngine:
         if not waiting:
             return
         if self._connection is None:
+            if self._cluster.address is not None:
+                # What a cluster's machines must agree with.
+                self._description = self._computation.description()
             self._connection = _Connection(self._cluster)
         # No more actors than batches: each loads the model.
         while len(self._actors) < len(waiting):
