@@ -30,7 +30,7 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         ...
 
 
-def open_engine(computation: Computation, base: Base, description: Mapping[str, Any]) -> Engine:
+def open_engine(computation: Computation, base: Base) -> Engine:
     """The engine that ``base.engine`` names, for one computation.
 
     Args:
