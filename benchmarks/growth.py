@@ -145,7 +145,7 @@ class GrowingProject:
         """Seconds of ``dvc repro``, and what each stage that ran measured."""
         shutil.rmtree(self.root / "timing", ignore_errors=True)
         # DVC does not look into folders outside its outputs: new photos are for download alone.
-        self.run("dvc", "repro", "-q", "-s", "-f", "download")
+        self.run("dvc", "repro", "-q", "-f", "download")
         start = time.perf_counter()
         self.run("dvc", "repro", "-q")
         seconds = time.perf_counter() - start
