@@ -29,6 +29,7 @@ def paths(root: Path) -> DriftPaths:
 
 
 def test_stages_that_train_have_no_drift(tmp_path: Path) -> None:
+    write_tables(tmp_path, [Photo("one")])
     for name in ("troika", "captioner"):
         (tmp_path / name).write_text("It trains.")
     found = measure_drift(paths(tmp_path))
