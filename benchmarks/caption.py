@@ -39,11 +39,11 @@ from torch import Tensor
 
 from compositional_prompts.captioner.decoding.caption_generation import (
     TOWER_BATCH,
-    caption_images,
     generate_captions,
 )
 from compositional_prompts.captioner.decoding.token_automaton import compile_grammar
-from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.features.feature_shards import write_features
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.model.lora import load_adapter
@@ -103,6 +103,22 @@ def encoded_images(catalog: Path, image_ids: Sequence[str]) -> list[bytes]:
         files = batch.column("image").field("bytes").to_pylist()
         found |= {n: f for n, f in zip(names, files, strict=True) if n in wanted}
     return [found[image_id] for image_id in image_ids]
+
+
+def caption_cached(
+    captioner: Captioner,
+    store: FeatureStore,
+    image_ids: Sequence[str],
+    batch_size: int,
+    **options: Any,
+) -> list[str]:
+    """Captions of cached features, as ``infer`` computes them."""
+    positions = store.positions(image_ids)
+    captions: list[str] = []
+    for start in range(0, len(image_ids), batch_size):
+        queries = store.read(positions[start : start + batch_size])
+        captions += generate_captions(captioner, queries, graphs=True, **options)
+    return captions
 
 
 def cache_features(
@@ -394,7 +410,7 @@ def main() -> None:
         with rounded_as_the_cache(merged.model):
             expected = caption_by_ours(merged, photos, arguments.batch, **options)
         cached = measure(
-            lambda: caption_images(merged, store, some, **batch), device, arguments.repeats
+            lambda: caption_cached(merged, store, some, **batch), device, arguments.repeats
         )
         check_same(cached.captions, expected)
         per_image = cache_seconds / len(image_ids)
@@ -414,12 +430,12 @@ def main() -> None:
         print(f"{len(image_ids)} captions, {arguments.batch} at a time, against enhanced prompts")
         for name, rules in (("free", None), ("by the grammar", grammar)):
             run = measure(
-                lambda g=rules: caption_images(merged, store, image_ids, **batch, grammar=g),
+                lambda g=rules: caption_cached(merged, store, image_ids, **batch, grammar=g),
                 device,
                 arguments.repeats,
             )
             with counted_passes(merged.model) as positions:
-                caption_images(merged, store, image_ids, **batch, grammar=rules)
+                caption_cached(merged, store, image_ids, **batch, grammar=rules)
             batches = -(-len(image_ids) // arguments.batch)
             print(
                 f"{name}: {len(image_ids) / run.processor:.1f} captions a processor second, "

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.features.feature_shards import write_features
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 
 QUERIES, WIDTH = 16, 128  # the micro BLIP-2's
 BATCH = 64

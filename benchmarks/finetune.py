@@ -47,7 +47,8 @@ from compositional_prompts.captioner.blip2_pretraining import (
     train_tokenizer,
     untrained_captioner,
 )
-from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.features.feature_shards import write_features
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.model.blip2_model import (
     Captioner,
     complete,

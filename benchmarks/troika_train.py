@@ -30,10 +30,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import open_clip
-import pyarrow as pa
 import torch
 from measuring.resources import peak_memory
 from torch import Tensor
@@ -41,11 +39,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG
 from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
 from compositional_prompts.compute.devices import resolve_device, seed_everything
-from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.sample.drawn_products import SampleRow, generate_catalog
 from compositional_prompts.troika.model.network import BranchLogits, Troika, TroikaConfig
@@ -300,10 +297,9 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[Task, float]:
     write_random_clip(folder / "clip", arguments.model)
     clip = load_clip(folder / "clip", device)
     rows = list(generate_catalog(arguments.images, arguments.seed, workers=1))
-    columns: dict[str, Any] = {name: pa.nulls(len(rows)) for name in CATALOG.names}
-    columns["image_id"] = columns["product_id"] = [row.image_id for row in rows]
-    columns["image"] = [{"bytes": row.image, "path": row.path} for row in rows]
-    write_table(pa.table(columns).cast(CATALOG), folder / "catalog" / "part-00000.parquet", CATALOG)
+    with open_shards(folder / "catalog", shard_mib=64) as shards:
+        for row in rows:
+            shards.write(row)
     ids = [row.image_id for row in rows]
 
     start = time.perf_counter()

@@ -1,20 +1,19 @@
 """Stage infer: captions of the untrained or, with an adapter, of the fine-tuned BLIP-2."""
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
-from compositional_prompts.captioner.features.image_inputs import load_for_inputs, open_inputs
 from compositional_prompts.captioner.inference import (
+    CaptionInputs,
     caption_split,
+    captions_wanted,
     images_to_caption,
-    merge_adapter,
 )
 from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.compute.devices import resolve_device, seed_everything
-from compositional_prompts.compute.precision import with_fixed_precision
-from compositional_prompts.compute.resumable_stage import resumable_stage
+from compositional_prompts.compute.devices import resolve_device
+from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.stage import path_arguments
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 NAMES = ("features", "catalog", "splits", "blip2", "captions")
 
@@ -23,26 +22,17 @@ def main() -> None:
     paths = path_arguments(__doc__, *NAMES, optional=("adapter",))
     params, base = read_params(paths.params, Infer)
     device = resolve_device(base.device)
-    params, computed = with_fixed_precision(params, device)
-    inputs = [paths.features, paths.catalog, paths.splits, paths.blip2]
-    inputs += [paths.adapter] if paths.adapter else []
-    run = f"infer-{paths.captions.stem}", params, base.seed, inputs, device
-    with resumable_stage(*run, precision=computed, without=("batch_size",)) as stage:
-        seed_everything(base.seed)
-        captioner = load_for_inputs(paths.blip2, paths.features, device, computed.precision)
+    with run_stage(f"infer-{paths.captions.stem}") as run:
+        precision = resolve_precision(params.precision, device)
+        run.compute_in(str(precision), precision.reason)
+        inputs = CaptionInputs(paths.features, paths.catalog)
         images = images_to_caption(paths.splits, params, base.seed, trained=bool(paths.adapter))
-        table = caption_split(
-            captioner,
-            open_inputs(paths.features, paths.catalog, captioner, workers=base.workers),
-            images.captioned,
-            params,
-            seed=base.seed,
-            grammar=merge_adapter(captioner, paths.adapter, params),
-            scratch=stage.scratch,
-            free_too=images.free_too,
+        computation = captions_wanted(
+            paths.blip2, paths.adapter, inputs.known, params, base, device, precision
         )
-        write_table(table, paths.captions, CAPTIONS)
-        stage.run.rows = len(table)
+        captions = caption_split(computation, inputs, images, params, base)
+        write_table(captions.table, paths.captions, CAPTIONS)
+        run.rows, run.computed = len(captions.table), captions.computed
 
 
 if __name__ == "__main__":

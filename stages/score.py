@@ -24,7 +24,7 @@ def main() -> None:
     with run_stage("score") as run:
         result = score_captions(
             read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
-            paths.embeddings / "images.parquet",
+            paths.embeddings / "images",
             load_clip(paths.clip, resolve_device(base.device)),
             lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
             params,

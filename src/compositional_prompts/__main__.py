@@ -28,6 +28,7 @@ from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.error_messages import INTERRUPTED, TRACEBACK, message_of
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.project.damage_naming import naming_damage
+from compositional_prompts.project.params_editing import set_params
 from compositional_prompts.project.presets import described_presets, lay_preset
 from compositional_prompts.project.source_dependencies import sync_dependencies
 from compositional_prompts.project.timing_table import timing_table
@@ -96,6 +97,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter that stays as it is, such as download.ut_zappos.path; may be repeated",
     )  # fmt: skip
     preset.set_defaults(run=_preset)
+    keep = commands.add_parser(
+        "keep",
+        help="let Troika and the adapter stay while the catalogue grows, without training again",
+        description="Set Troika and the adapter aside with what they come from: the photos, "
+        "parameters, commit and metrics. DVC tracks the folder, and the modes of both stages in "
+        "params.yaml become keep: `dvc repro` then names, enhances and captions new photos by "
+        "these models, and trains nothing.",
+        epilog="To train again: set troika_train.mode and finetune.mode to train.",
+    )
+    keep.add_argument("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    keep.set_defaults(run=_keep)
     _add_share(commands)
     _add_rows(commands)
     timing = commands.add_parser(
@@ -310,6 +322,22 @@ def _preset(arguments: argparse.Namespace) -> int:
             lay_preset(arguments.name, PARAMS, PRESETS, arguments.keep)
             or "params.yaml is so already."
         )
+    return DONE
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    # Here, since it imports what reads tables, which other commands need not wait for.
+    keeping = importlib.import_module("compositional_prompts.growth.keeping")
+    params = arguments.params
+    read_all_params(params)
+    with naming_damage(keeping.tables_read(stage_paths()).values()):
+        kept = keeping.keep_models()
+    set_params(params, kept.params)
+    print("\n".join(kept.models))
+    print(f"{params}: {' and '.join(kept.params)} are keep now: `dvc repro` trains nothing.")
+    tracked = f"{kept.root}.dvc {kept.root.parent / '.gitignore'}"
+    print("Commit it after that, and push it with the rest:")
+    print(f"  dvc repro && git add {tracked} {params} dvc.lock && git commit && dvc push")
     return DONE
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.files.content_cuts import ContentCuts
 
 
 def picture(generator: np.random.Generator, height: int = 20, width: int = 24) -> Image.Image:
@@ -28,7 +29,7 @@ def write_catalog(directory: Path, images: int, seed: int = 0) -> dict[str, byte
         encoded[f"image-{number:04d}.png"] = buffer.getvalue()
     with open_shards(directory, 1) as writer:
         writer._group_bytes = 2048  # a row group a few pictures
-        writer._shard_bytes = 30_000
+        writer._cuts = ContentCuts(30_000)
         for image_id, image in encoded.items():
             writer.write(CatalogRow(image_id, image_id, image, image_id))
     return encoded

@@ -13,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compositional_prompts.captioner.features import feature_store as features
-from compositional_prompts.captioner.features.feature_store import (
-    DamagedShardError,
-    FeatureStore,
-    rows_per_shard,
+from compositional_prompts.captioner.features import feature_shards
+from compositional_prompts.captioner.features.feature_shards import (
+    cut_shards,
     write_features,
     write_uncached,
 )
+from compositional_prompts.captioner.features.feature_store import DamagedShardError, FeatureStore
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.files.outputs import MissingOutputError
 
@@ -37,8 +36,10 @@ def batches(sizes, dtype=torch.float16, seed=0):
 
 
 def written(directory, monkeypatch, sizes, dtype=torch.float16, shard_rows=4):
-    """A cache of shards of a few rows, with what was written into it."""
-    monkeypatch.setattr(features, "SHARD_BYTES", shard_rows * QUERIES * WIDTH * dtype.itemsize)
+    """A cache of shards of at most a few rows, with what was written into it."""
+    monkeypatch.setattr(
+        feature_shards, "SHARD_BYTES", shard_rows * QUERIES * WIDTH * dtype.itemsize
+    )
     parts = list(batches(sizes, dtype))
     assert write_features(iter(parts), directory) == sum(sizes)
     return [i for ids, _ in parts for i in ids], torch.cat([values for _, values in parts])
@@ -64,12 +65,13 @@ def test_many_neighbours_are_read_at_once(tmp_path, monkeypatch) -> None:
 def test_the_files_are_plain_safetensors_with_an_index(tmp_path, monkeypatch) -> None:
     ids, values = written(tmp_path / "features", monkeypatch, [5, 4])
     names = sorted(path.name for path in (tmp_path / "features").iterdir())
-    shards = [f"features-0000{number}.safetensors" for number in range(3)]
+    shards = [name for name in names if name.endswith(".safetensors")]
     assert names == [*shards, "features.json", "index.parquet"]
+    assert shards == [f"features-{number:05d}.safetensors" for number in range(len(shards))]
     index = pl.read_parquet(tmp_path / "features" / "index.parquet")
     assert index["image_id"].to_list() == ids
     tensors = [load_file(tmp_path / "features" / shard)["features"] for shard in shards]
-    assert [len(tensor) for tensor in tensors] == [4, 4, 1]
+    assert len(shards) > 2 and max(map(len, tensors)) <= 4
     for (_, shard, row), value in zip(index.iter_rows(), values, strict=True):
         assert torch.equal(tensors[shard][row], value)
     assert json.loads((tmp_path / "features" / "features.json").read_text()) == {
@@ -78,14 +80,30 @@ def test_the_files_are_plain_safetensors_with_an_index(tmp_path, monkeypatch) ->
         "queries": QUERIES,
         "width": WIDTH,
         "images": 9,
+        "computation": "given",
+        "contents": "",
     }
 
 
-def test_shards_are_a_multiple_of_the_batch() -> None:
-    full_size = 32 * 768 * 2
-    assert rows_per_shard(full_size, 256) == 1280
-    assert rows_per_shard(full_size, 100) == 1300
-    assert rows_per_shard(full_size, 5000) == 5000
+def test_most_shards_of_a_grown_cache_are_the_old_ones(monkeypatch) -> None:
+    monkeypatch.setattr(feature_shards, "SHARD_BYTES", 400)
+    ids = [f"image-{number}" for number in range(2000)]
+    contents = [number.to_bytes(16) for number in range(2000)]
+
+    def shards(order: list[int]) -> set[tuple[str, ...]]:
+        cut = cut_shards([ids[row] for row in order], [contents[row] for row in order], 10)
+        return {tuple(shard.image_ids) for shard in cut}
+
+    old = shards([*range(1000), *range(1020, 2000)])
+    grown = shards([*range(2000)])
+    assert sum(map(len, grown)) == 2000 and max(map(len, grown)) <= 40
+    assert len(old & grown) > 0.95 * len(grown) > 100
+
+
+def test_rows_of_a_cut_follow_one_another() -> None:
+    (shard,) = cut_shards(["a", "b"], [b"1", b"2"], 10)
+    assert shard == (["a", "b"], range(2))
+    assert not list(cut_shards([], [], 10))
 
 
 def test_threads_share_a_store(tmp_path, monkeypatch) -> None:
@@ -150,7 +168,8 @@ def test_a_missing_cache_or_shard_is_named(tmp_path, monkeypatch) -> None:
 def test_a_cut_shard_is_named(tmp_path, monkeypatch, kept) -> None:
     written(tmp_path / "features", monkeypatch, [9])
     shard = tmp_path / "features" / "features-00001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:kept])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:kept])
     with pytest.raises(DamagedShardError, match="features-00001") as raised:
         FeatureStore(tmp_path / "features")
     assert raised.value.paths == (shard,)
@@ -198,7 +217,7 @@ def test_a_shard_that_shrinks_while_open_is_named(tmp_path, monkeypatch) -> None
     store = FeatureStore(tmp_path / "features")
     shard = tmp_path / "features" / "features-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    store.read(np.arange(4))
+    store.read(np.arange(1))
     with pytest.raises(DamagedShardError, match="features-00001"):
         store.read(np.arange(9))
 

@@ -21,7 +21,8 @@ from micro_blip2 import QUERIES, miniature, save
 from safetensors.torch import load_file
 
 from compositional_prompts.captioner.decoding.grammar_file import read_grammar
-from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner.features.feature_shards import write_features
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.model.blip2_model import load_captioner
 from compositional_prompts.captioner.model.caption_tokens import tokenize_captions
 from compositional_prompts.captioner.model.forward import caption_logits, caption_loss

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from micro_blip2 import IMAGE_SIZE, QUERIES, miniature
@@ -18,7 +19,6 @@ from transformers.generation.logits_process import (
 
 from compositional_prompts.captioner.decoding import caption_generation
 from compositional_prompts.captioner.decoding.caption_generation import (
-    caption_images,
     generate_captions,
 )
 from compositional_prompts.captioner.decoding.replayed_decoder import ReplayedDecoder
@@ -187,22 +187,6 @@ def test_more_tokens_than_positions_are_refused() -> None:
         generate_captions(captioner, random_queries(0, 1), max_new_tokens=93, **options)
 
 
-class Inputs:
-    """Query features by image_id."""
-
-    def __init__(self, queries: torch.Tensor) -> None:
-        self.queries = queries
-
-    def positions(self, image_ids):
-        return np.array([int(image_id) for image_id in image_ids], dtype=np.int64)
-
-    def read(self, positions):
-        return self.queries[torch.from_numpy(positions)]
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-
 @pytest.mark.parametrize("family", ["opt", "t5"])
 @pytest.mark.parametrize(
     "options",
@@ -213,30 +197,56 @@ class Inputs:
 )
 def test_batching_and_order_change_no_caption(family, options) -> None:
     captioner = eager_to_end(miniature(family, 5), 2.0)
-    inputs = Inputs(random_queries(5))
-    ids = [str(number) for number in range(IMAGES)]
-    options = {"max_new_tokens": 15, **options}
-    alone = caption_images(captioner, inputs, ids, batch_size=1, **options)
-    assert caption_images(captioner, inputs, ids, batch_size=5, **options) == alone
-    assert caption_images(captioner, inputs, ids[::-1], batch_size=20, **options) == alone[::-1]
-    assert len(set(alone)) > 3
+    options = dict(options)
+    queries = random_queries(5)
+    seed = options.pop("seed", None)
+    seeds = None if seed is None else [image_seed(seed, str(row)) for row in range(IMAGES)]
+
+    def captions(order: list[int], batch_size: int) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for start in range(0, IMAGES, batch_size):
+            rows = order[start : start + batch_size]
+            own = None if seeds is None else [seeds[row] for row in rows]
+            texts = generate_captions(
+                captioner, queries[rows], max_new_tokens=15, seeds=own, **options
+            )
+            found |= dict(zip(rows, texts, strict=True))
+        return found
+
+    alone = captions(list(range(IMAGES)), 1)
+    for batch_size in (2, 5, 20):
+        order = list(range(IMAGES))
+        random.Random(batch_size).shuffle(order)
+        assert captions(order, batch_size) == alone
+    assert len(set(alone.values())) > 3
 
 
 def test_another_seed_samples_other_captions() -> None:
     captioner = miniature("opt", 6)
-    inputs = Inputs(random_queries(6))
-    ids = [str(number) for number in range(IMAGES)]
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0)
     first, second = (
-        caption_images(
-            captioner, inputs, ids, batch_size=4, num_beams=1, max_new_tokens=8,
-            sampling=sampling, seed=seed,
+        generate_captions(
+            captioner,
+            random_queries(6),
+            num_beams=1,
+            max_new_tokens=8,
+            sampling=sampling,
+            seeds=[image_seed(seed, str(row)) for row in range(IMAGES)],
         )
         for seed in (1, 2)
-    )  # fmt: skip
+    )
     assert first != second
     # The same image has its own numbers too.
     assert image_seed(1, "a") != image_seed(1, "b") != image_seed(2, "b")
+
+
+def test_cached_features_of_any_dtype_are_read_in_any_precision() -> None:
+    captioner = dataclasses.replace(miniature("opt", 7), precision="bfloat16")
+    captioner.model.to(torch.bfloat16)
+    queries = random_queries(7)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        options = {"num_beams": 2, "max_new_tokens": 4}
+        assert len(generate_captions(captioner, queries.to(dtype), **options)) == IMAGES
 
 
 def test_cold_sampling_is_greedy() -> None:

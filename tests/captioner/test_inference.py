@@ -1,38 +1,57 @@
-"""Captions of many images, in shards; a killed stage goes on where it was."""
+"""Captions of many images: computed once, whatever is asked for beside them, and after a kill."""
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 import yaml
-from micro_blip2 import QUERIES, miniature, save
+from base_section import base_section
+from micro_blip2 import LORA, QUERIES, miniature, save
+from small_catalog import write_catalog
 
-from compositional_prompts.captioner.captions_table import CAPTIONS
-from compositional_prompts.captioner.decoding.token_automaton import compile_grammar
-from compositional_prompts.captioner.features.feature_store import FeatureStore, write_features
+from compositional_prompts.captioner import caption_rows
+from compositional_prompts.captioner.caption_rows import CaptionInput, Captions
+from compositional_prompts.captioner.decoding.grammar_file import write_grammar
+from compositional_prompts.captioner.features.feature_shards import (
+    contents_digest,
+    write_features,
+    write_uncached,
+)
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.inference import (
-    caption_in_shards,
+    CaptionInputs,
+    ImagesToCaption,
     caption_split,
-    fitting_batch,
+    captions_wanted,
     images_to_caption,
 )
-from compositional_prompts.captioner.parameters import Infer
-from compositional_prompts.files.tables import write_table
+from compositional_prompts.captioner.model.lora import add_adapter, save_adapter
+from compositional_prompts.captioner.parameters import Infer, Sampling
+from compositional_prompts.catalog.catalog_photos import read_contents
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.compute.precision import resolve_precision
+from compositional_prompts.files.outputs import (
+    DamagedOutputError,
+    MismatchedOutputsError,
+    MissingOutputError,
+)
 
 IMAGES = 12
-
-
-def captions_of(ids, captions) -> pa.Table:
-    return pa.table([ids, captions, [None] * len(ids)], schema=CAPTIONS)
 
 
 def settings(**changes) -> Infer:
@@ -40,72 +59,103 @@ def settings(**changes) -> Infer:
         "split": "test",
         "images": None,
         "precision": "float32",
-        "batch_size": 2,
+        "batch_size": 5,
         "num_beams": 2,
         "length_penalty": 1.0,
         "sampling": None,
         "grammar": False,
         "max_new_tokens": 6,
-        "shard_images": 5,
     }
     return Infer(**(values | changes))
 
 
-@pytest.fixture
-def store(tmp_path) -> FeatureStore:
-    # In another order than that of their names.
-    ids = [f"image-{(5 * number) % IMAGES:02d}" for number in range(IMAGES)]
-    features = torch.randn(IMAGES, QUERIES, 32, generator=torch.Generator().manual_seed(0))
-    write_features([(ids, features.half())], tmp_path / "features")
-    return FeatureStore(tmp_path / "features")
-
-
+# In another order than that of their names.
+IN_CATALOG = [f"image-{(5 * number) % IMAGES:02d}" for number in range(IMAGES)]
 IDS = [f"image-{number:02d}" for number in range(IMAGES)]
 
 
-def test_shards_are_captioned_once_and_sorted(tmp_path) -> None:
-    asked: list[list[str]] = []
-
-    def caption(ids) -> pa.Table:
-        asked.append(list(ids))
-        return captions_of(ids, [f"caption of {image_id}" for image_id in ids])
-
-    ids = IDS[::-1]
-    (tmp_path / "shards").mkdir()
-    table = caption_in_shards(ids, caption, tmp_path / "shards", 5)
-    assert table.column("image_id").to_pylist() == IDS
-    assert table.column("caption").to_pylist() == [f"caption of {i}" for i in IDS]
-    assert asked == [ids[:5], ids[5:10], ids[10:]]
-    # One shard is lost: only that is captioned again.
-    sorted((tmp_path / "shards").iterdir())[1].unlink()
-    asked.clear()
-    assert caption_in_shards(ids, caption, tmp_path / "shards", 5) == table
-    assert asked == [ids[5:10]]
-
-
-def test_a_failing_shard_leaves_those_before_it(tmp_path) -> None:
-    def caption(ids) -> pa.Table:
-        if IDS[5] in ids:
-            raise RuntimeError("out of memory")
-        return captions_of(ids, ["a caption"] * len(ids))
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        caption_in_shards(IDS, caption, tmp_path, 5)
-    assert len(list(tmp_path.iterdir())) == 1
+def write_project(root: Path, names: list[str], images: list[bytes]) -> None:
+    """A catalog and features of its photos, which depend on the photo alone."""
+    with open_shards(root / "catalog", 1) as writer:
+        for name, image in zip(names, images, strict=True):
+            writer.write(CatalogRow(name, name, image, name))
+    contents = read_contents(root / "catalog")
+    features = torch.stack(
+        [
+            torch.randn(
+                QUERIES, 32, generator=torch.Generator().manual_seed(int.from_bytes(key[:7]))
+            )
+            for key in contents.tolist()
+        ]
+    )
+    write_features(
+        [(names, features.half())],
+        root / "features",
+        computation="a computation",
+        contents=contents_digest(contents),
+    )
 
 
-def test_shards_of_another_run_are_refused(tmp_path) -> None:
-    def caption(ids) -> pa.Table:
-        return captions_of(ids, ["x"] * len(ids))
-
-    caption_in_shards(IDS, caption, tmp_path, 5)
-    with pytest.raises(ValueError, match="other images"):
-        caption_in_shards(IDS[::-1], caption, tmp_path, 5)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return list(write_catalog(tmp_path_factory.mktemp("photos") / "c", IMAGES + 3).values())
 
 
-def test_no_image_gives_an_empty_table(tmp_path) -> None:
-    table = caption_in_shards([], lambda ids: captions_of(ids, []), tmp_path, 5)
-    assert table == CAPTIONS.empty_table()
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, photos: list[bytes]) -> Path:
+    """All that the stage reads; nothing is written into it."""
+    root = tmp_path_factory.mktemp("project")
+    write_project(root, IN_CATALOG, photos[:IMAGES])
+    captioner = miniature("opt")
+    save(captioner, root / "blip2")
+    splits = pl.DataFrame({"image_id": IDS, "caption_split": ["test"] * IMAGES})
+    splits.write_parquet(root / "splits.parquet")
+    adapted = add_adapter(captioner, LORA)
+    tensors = {
+        name: torch.randn_like(value) if "lora_B" in name else value
+        for name, value in adapted.named_parameters()
+        if "lora_" in name
+    }
+    (root / "adapter").mkdir()
+    save_adapter(adapted, tensors, root / "adapter")
+    write_grammar([["white", "red"], [" boots", " sandals"]], root / "adapter")
+    return root
+
+
+def wanted(project: Path, params: Infer, *, trained: bool = False, seed: int = 1) -> Captions:
+    inputs = CaptionInputs(project / "features", project / "catalog")
+    device = torch.device("cpu")
+    return captions_wanted(
+        project / "blip2",
+        project / "adapter" if trained else None,
+        inputs.known,
+        params,
+        base_section(project / "rows", seed=seed),
+        device,
+        resolve_precision(params.precision, device),
+    )
+
+
+def captioned(
+    project: Path,
+    rows: Path,
+    params: Infer,
+    *,
+    trained: bool = False,
+    ids: list[str] = IDS,
+    free_too: list[str] | None = None,
+    seed: int = 1,
+    **base: Any,
+) -> tuple[pl.DataFrame, int]:
+    """The captions, and how many were computed."""
+    table, computed = caption_split(
+        wanted(project, params, trained=trained, seed=seed),
+        CaptionInputs(project / "features", project / "catalog"),
+        ImagesToCaption(ids, free_too or []),
+        params,
+        base_section(rows, **base),
+    )
+    return pl.DataFrame(pl.from_arrow(table)), computed
 
 
 @pytest.mark.parametrize(
@@ -158,114 +208,229 @@ def test_images_are_so_many_of_every_split(splits) -> None:
     assert set(scored) < set(images.free_too)
 
 
-def test_free_captions_stand_beside_those_of_the_grammar(tmp_path, store) -> None:
-    captioner = miniature("opt")
-    grammar = compile_grammar(
-        [["white", "red"], [" boots"]], captioner.tokenizer, captioner.end_of_caption
+def test_free_captions_stand_beside_those_of_the_grammar(project, tmp_path) -> None:
+    params = settings(grammar=True)
+    both, computed = captioned(project, tmp_path, params, trained=True, free_too=IDS[3:6])
+    assert computed == IMAGES + 3
+    texts = {f"{color} {kind}" for color in ("white", "red") for kind in ("boots", "sandals")}
+    assert set(both["caption"]) <= texts and len(set(both["caption"])) > 1
+    # Rows of their own: what is asked for freely is there already, of these images.
+    free, computed = captioned(project, tmp_path, settings(), trained=True, ids=IDS[3:7])
+    assert computed == 1
+    assert both["image_id"].to_list() == IDS
+    assert both["free_caption"].to_list() == [None] * 3 + free["caption"].to_list()[:3] + [None] * 6
+    assert free["free_caption"].to_list() == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_beams": 3}, {"length_penalty": 0.0}, {"max_new_tokens": 7}, {"grammar": True}],
+)
+def test_going_back_and_forth_computes_nothing(project, tmp_path, changes) -> None:
+    first = captioned(project, tmp_path, settings(), trained=True)
+    other = captioned(project, tmp_path, settings(**changes), trained=True)
+    assert (first[1], other[1]) == (IMAGES, IMAGES)
+    again = captioned(project, tmp_path, settings(), trained=True)
+    assert again[1] == 0 and again[0].equals(first[0])
+    back = captioned(project, tmp_path, settings(**changes), trained=True)
+    assert back[1] == 0 and back[0].equals(other[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"trained": True, "params": settings(grammar=True)},
+        {"params": settings(num_beams=1, sampling=Sampling(temperature=1.5, top_k=0, top_p=0.9))},
+    ],
+)
+def test_batches_workers_and_what_was_there_change_no_caption(project, tmp_path, options) -> None:
+    params = options.pop("params", settings())
+    expected, computed = captioned(project, tmp_path / "whole", params, **options)
+    assert computed == IMAGES and expected["caption"].n_unique() > 1
+    for batch_size in (1, 7, "auto"):
+        some = params.model_copy(update={"batch_size": batch_size})
+        half = tmp_path / str(batch_size)
+        ids = random.Random(str(batch_size)).sample(IDS, 5)
+        _, computed = captioned(project, half, params, ids=sorted(ids), workers=1, **options)
+        assert computed == 5
+        found, computed = captioned(project, half, some, **options)
+        assert computed == IMAGES - 5
+        assert found.equals(expected)
+
+
+def test_neighbours_change_no_token(project) -> None:
+    features = FeatureStore(project / "features").read(np.arange(IMAGES)).numpy()
+    for params in (settings(max_new_tokens=30), settings(grammar=True)):
+        worker = wanted(project, params, trained=True).start()
+        prepared = [worker.prepare(CaptionInput("name", row)) for row in features]
+        alone = [worker.compute([image])[0] for image in prepared]
+        for seed in range(4):
+            order = random.Random(seed).sample(range(IMAGES), 2 + 3 * seed)
+            for row, found in zip(
+                order, worker.compute([prepared[row] for row in order]), strict=True
+            ):
+                assert found == alone[row]
+
+
+def test_only_new_photos_are_captioned(project, photos, tmp_path) -> None:
+    rows = tmp_path / "rows"
+    old, _ = captioned(project, rows, settings())
+    grown = tmp_path / "grown"
+    names = [*IN_CATALOG[:4], "new-1", "new-2", *IN_CATALOG[4:], "renamed", "new-3"]
+    images = [*photos[:4], *photos[IMAGES : IMAGES + 2], *photos[4:IMAGES], photos[1], photos[-1]]
+    write_project(grown, names, images)
+    shutil.copytree(project / "blip2", grown / "blip2")
+    found, computed = captioned(grown, rows, settings(), ids=sorted(names))
+    assert computed == 3
+    by_name = dict(found.select("image_id", "caption").iter_rows())
+    assert {name: by_name[name] for name in IDS} == dict(
+        old.select("image_id", "caption").iter_rows()
     )
-    params = settings(grammar=True, shard_images=5)
-
-    def captions(name: str, ids, **options) -> pl.DataFrame:
-        (tmp_path / name).mkdir()
-        table = caption_split(
-            captioner, store, ids, params, seed=1, scratch=tmp_path / name, **options
-        )
-        return pl.DataFrame(pl.from_arrow(table))
-
-    both = captions("both", IDS, grammar=grammar, free_too=IDS[3:6])
-    free = captions("free", IDS[3:6], grammar=None)
-    assert set(both["caption"]) <= {"white boots", "red boots"}
-    assert both["free_caption"].to_list() == [None] * 3 + free["caption"].to_list() + [None] * 6
-    assert free["free_caption"].to_list() == [None] * 3
+    assert by_name["renamed"] == by_name[IN_CATALOG[1]]
+    fresh, computed = captioned(grown, tmp_path / "fresh", settings(), ids=sorted(names))
+    assert computed == IMAGES + 3 and fresh.equals(found)
 
 
-def test_shards_and_batches_change_no_caption(tmp_path, store) -> None:
-    captioner = miniature("opt")
-    tables = []
-    for number, changes in enumerate(
-        [{"batch_size": 1, "shard_images": 1}, {"batch_size": 8}, {"shard_images": 100}]
-    ):
-        scratch = tmp_path / f"scratch-{number}"
-        scratch.mkdir()
-        tables.append(
-            caption_split(
-                captioner, store, IDS, settings(**changes), seed=1, grammar=None, scratch=scratch
-            )
-        )
-    assert tables[0] == tables[1] == tables[2]
-    assert len(set(tables[0].column("caption").to_pylist())) > 1
+def test_a_sampled_caption_is_of_its_name_too(photos, project, tmp_path) -> None:
+    write_project(tmp_path, ["a", "b"], [photos[0]] * 2)
+    shutil.copytree(project / "blip2", tmp_path / "blip2")
+    sampling = Sampling(temperature=1.5, top_k=0, top_p=1.0)
+    params = settings(num_beams=1, sampling=sampling)
+    table, computed = captioned(tmp_path, tmp_path / "rows", params, ids=["a", "b"])
+    assert computed == 2 and table["caption"].n_unique() == 2
+    _, computed = captioned(tmp_path, tmp_path / "rows", params, ids=["a", "b"], seed=2)
+    assert computed == 2
+    # A search draws nothing.
+    table, computed = captioned(tmp_path, tmp_path / "rows", settings(), ids=["a", "b"])
+    assert computed == 1 and table["caption"].n_unique() == 1
+    _, computed = captioned(tmp_path, tmp_path / "rows", settings(), ids=["a", "b"], seed=2)
+    assert computed == 0
 
 
-def test_the_batch_that_fits_is_tried_with_the_longest_captions(store, monkeypatch) -> None:
-    captioner = miniature("opt")
+def test_photos_are_captioned_as_their_features(project, tmp_path) -> None:
+    root = tmp_path / "uncached"
+    shutil.copytree(project, root)
+    shutil.rmtree(root / "features")
+    write_uncached(root / "features")
+    found, computed = captioned(root, tmp_path / "rows", settings())
+    assert computed == IMAGES and found["caption"].n_unique() > 1
+    assert captioned(root, tmp_path / "rows", settings(batch_size=3))[1] == 0
+    assert wanted(root, settings()).identity() != wanted(project, settings()).identity()
+
+
+def test_what_decides_a_caption_is_in_its_identity(project, tmp_path) -> None:
+    one = wanted(project, settings(grammar=True), trained=True)
+    same = replace(one, batch_size=1, seed=5, max_new_tokens=9)
+    assert same.identity() == one.identity()
+    copy = shutil.copytree(project / "adapter", tmp_path / "adapter")
+    (copy / "last").mkdir()
+    (copy / "origin.json").write_text("{}")
+    moved = replace(one, adapter=copy)
+    assert moved.identity() == one.identity()
+    # The untrained, free captions of it, and another grammar.
+    others = [replace(one, adapter=None, grammar=False), replace(one, grammar=False)]
+    others += [replace(others[1], max_new_tokens=9), replace(one, num_beams=4)]
+    others += [replace(one, features=one.features._replace(computation="another"))]
+    found = {one.identity(), *(other.identity() for other in others)}
+    write_grammar([["white"]], copy)
+    found.add(moved.identity())
+    assert len(found) == 7
+    (copy / "grammar.json").unlink()
+    with pytest.raises(MissingOutputError, match=r"grammar\.json is missing.*infer\.grammar"):
+        moved.identity()
+
+
+def test_no_image_gives_an_empty_table(project, tmp_path) -> None:
+    table, computed = captioned(project, tmp_path, settings(), ids=[])
+    assert (len(table), table.columns, computed) == (
+        0,
+        ["image_id", "caption", "free_caption"],
+        0,
+    )
+
+
+def test_features_of_other_photos_are_refused(project, photos, tmp_path) -> None:
+    write_project(tmp_path, IN_CATALOG, photos[1 : IMAGES + 1])
+    with pytest.raises(MismatchedOutputsError, match="of other photos"):
+        CaptionInputs(project / "features", tmp_path / "catalog")
+    path = tmp_path / "features" / "features.json"
+    metadata = json.loads(path.read_text())
+    del metadata["computation"]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DamagedOutputError, match="does not say what made"):
+        CaptionInputs(tmp_path / "features", tmp_path / "catalog")
+
+
+def test_the_batch_that_fits_is_tried_with_the_longest_captions(project, monkeypatch) -> None:
+    worker = wanted(project, settings()).start()
     steps = []
-    captioner.model.language_model.register_forward_hook(lambda *_: steps.append(1))
-    monkeypatch.setattr(
-        "compositional_prompts.captioner.inference.automatic_batch_size",
-        lambda run, device, *, upper: [run(3), upper][1],
-    )
-    assert fitting_batch(captioner, store, IDS, settings(), None) == IMAGES
+    model = worker._captioner.model.language_model
+    with model.register_forward_hook(lambda *_: steps.append(1)):
+        worker.try_batch(3)
     assert len(steps) == settings().max_new_tokens
 
 
-@pytest.fixture
-def project(tmp_path, store, project_root) -> Path:
-    """A folder with all that the stage reads, at its usual places."""
-    save(miniature("opt"), tmp_path / "blip2")
-    (tmp_path / "catalog").mkdir()
-    splits = pa.table({"image_id": IDS, "caption_split": ["test"] * IMAGES})
-    pl.from_arrow(splits).write_parquet(tmp_path / "splits.parquet")
+def test_one_model_serves_free_captions_too(project, tmp_path, monkeypatch) -> None:
+    loaded = []
+    real = caption_rows.load_captioner
+
+    def counted(*arguments):
+        loaded.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(caption_rows, "load_captioner", counted)
+    caption_rows._merged.cache_clear()
+    captioned(project, tmp_path, settings(grammar=True), trained=True, free_too=IDS)
+    assert len(loaded) == 1
+
+
+STAGE = """
+import runpy, sys, time
+from compositional_prompts.captioner import caption_rows
+real = caption_rows.generate_tokens
+def slow(*arguments, **options):
+    time.sleep({delay})
+    return real(*arguments, **options)
+caption_rows.generate_tokens = slow
+sys.argv = [{script!r}, *{arguments!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def test_a_killed_stage_goes_on(project, project_root, tmp_path) -> None:
     params = yaml.safe_load((project_root / "params.yaml").read_text())
-    params["infer"] |= settings(batch_size=1, shard_images=2, max_new_tokens=30).model_dump()
+    params["infer"] |= settings(batch_size=1).model_dump()
+    params["base"] |= {"engine": "local", "rows": {"path": "rows", "max_gib": 1.0}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    return tmp_path
+    script = str(project_root / "stages" / "infer.py")
+    names = {"features": "features", "catalog": "catalog", "splits": "splits.parquet"}
+    arguments = [
+        part
+        for name, path in (names | {"blip2": "blip2"}).items()
+        for part in (f"--{name}", str(project / path))
+    ]
+    arguments += ["--captions", "captions/base.parquet"]
 
+    def start(delay: float) -> subprocess.Popen[bytes]:
+        code = STAGE.format(delay=delay, script=script, arguments=arguments)
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
 
-def command(project_root: Path) -> list[str]:
-    return [
-        sys.executable, str(project_root / "stages" / "infer.py"),
-        "--features", "features", "--catalog", "catalog", "--splits", "splits.parquet",
-        "--blip2", "blip2", "--captions", "captions/base.parquet",
-    ]  # fmt: skip
+    process = start(delay=1.0)
+    row_bytes = (settings().max_new_tokens + 1) * 4
+    while not any(
+        path.stat().st_size > row_bytes for path in tmp_path.glob("rows/captions/*/*.rows")
+    ):
+        assert process.poll() is None, "the stage ended before its first captions"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    captions = tmp_path / "captions" / "base.parquet"
+    assert not captions.exists()
 
-
-def test_a_killed_stage_goes_on(project, project_root) -> None:
-    captions = project / "captions" / "base.parquet"
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(project_root), cwd=project, env=environment, stderr=subprocess.DEVNULL
-    )
-    # Kill it when it has written a shard and has some to go.
-    deadline = time.monotonic() + 120
-    shards: list[Path] = []
-    while not shards and process.poll() is None and time.monotonic() < deadline:
-        shards = sorted(project.glob("scratch/infer-base/*/captions-*.parquet"))
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert shards and not captions.exists()
-    first = shards[0]
-    # What the rerun takes from it, if it does not caption it again.
-    marked = pl.read_parquet(first).with_columns(caption=pl.lit("from the first run"))
-    write_table(marked.to_arrow().cast(CAPTIONS), first, CAPTIONS)
-    kept = marked["image_id"].to_list()
-
-    subprocess.run(command(project_root), cwd=project, env=environment, check=True)
-    resumed = pl.read_parquet(captions)
-    assert resumed["image_id"].to_list() == IDS
-    taken = pl.col("image_id").is_in(kept)
-    assert set(resumed.filter(taken)["caption"]) == {"from the first run"}
-    assert not (project / "scratch" / "infer-base").exists()
-
-    whole = caption_split(
-        miniature("opt"),
-        FeatureStore(project / "features"),
-        IDS,
-        settings(batch_size=1, max_new_tokens=30),
-        seed=0,
-        grammar=None,
-        scratch=project,
-    )
-    expected = pl.from_arrow(whole)
-    assert resumed.filter(~taken).equals(expected.filter(~taken))
-    shutil.rmtree(project / "captions")
+    assert start(delay=0).wait() == 0
+    timing = json.loads((tmp_path / "timing" / "infer-base.json").read_text())
+    assert timing["rows"] == IMAGES and 0 < timing["computed"] < IMAGES
+    expected, _ = captioned(project, tmp_path / "others", settings())
+    assert pl.read_parquet(captions).equals(expected)

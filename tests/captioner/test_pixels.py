@@ -14,11 +14,11 @@ from PIL import Image
 from small_catalog import write_catalog
 from torchvision.transforms import v2
 
-from compositional_prompts.captioner.features.feature_store import (
-    FeatureStore,
+from compositional_prompts.captioner.features.feature_shards import (
     write_features,
     write_uncached,
 )
+from compositional_prompts.captioner.features.feature_store import FeatureStore
 from compositional_prompts.captioner.features.image_inputs import open_inputs
 from compositional_prompts.captioner.features.pixel_inputs import (
     CROP_AREA,
@@ -30,8 +30,9 @@ from compositional_prompts.captioner.features.pixel_inputs import (
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.random_access import CatalogImages
-from compositional_prompts.catalog.reading import open_shard, shard_files
+from compositional_prompts.catalog.reading import open_shard
 from compositional_prompts.files.outputs import MissingOutputError
+from compositional_prompts.files.table_shards import shard_files
 
 IMAGES = 60
 

@@ -6,7 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from compositional_prompts.catalog.image_join import ImageJoin, ImageJoinError, image_rows
+from compositional_prompts.catalog.image_join import (
+    ImageJoin,
+    ImageJoinError,
+    image_rows,
+    rows_of_images,
+)
 from compositional_prompts.files.outputs import MismatchedOutputsError
 
 PROMPTS, CATALOG = Path("data/prompts.parquet"), Path("data/catalog")
@@ -79,3 +84,18 @@ def test_what_no_table_names_is_called_what_was_asked_for() -> None:
 def test_an_image_may_not_be_wanted_twice_by_a_join_of_batches() -> None:
     with pytest.raises(ImageJoinError, match=r"^\S+prompts.parquet has image 'a' in more than one"):
         ImageJoin(["a", "b", "a"], PROMPTS, CATALOG)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_rows_of_a_streamed_table_come_in_the_order_wanted(size: int) -> None:
+    names = [f"i{number}" for number in range(20)]
+    table = pa.table({"image_id": names, "number": list(range(20))})
+    wanted = ["i7", "i0", "i19", "i8"]
+    found = rows_of_images(wanted, table.to_batches(size), table=Path("table"))
+    assert found.to_pydict() == {"image_id": wanted, "number": [7, 0, 19, 8]}
+    assert rows_of_images([], table.to_batches(size), table=Path("table")).num_rows == 0
+    with pytest.raises(ImageJoinError, match=r"^table lacks 1 .* the first 'no'"):
+        rows_of_images(["i1", "no"], table.to_batches(size), table=Path("table"))
+    twice = pa.concat_tables([table, table.slice(3, 1)])
+    with pytest.raises(ImageJoinError, match=r"^table has image 'i3' in more than one row"):
+        rows_of_images(["i3"], twice.to_batches(size), table=Path("table"))

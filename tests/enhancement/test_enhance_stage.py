@@ -85,7 +85,7 @@ class Inputs:
         self.write_truth()
         self.write_prompts()
         write(
-            self.embeddings / "images.parquet",
+            self.embeddings / "images" / "part-00000.parquet",
             self.vectors[::-1],
             image_embeddings(DIMENSION),
         )
@@ -289,13 +289,11 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
         inputs.run()
     inputs.write_prompts()
     write(
-        inputs.embeddings / "images.parquet",
+        inputs.embeddings / "images" / "part-00000.parquet",
         [row for row in inputs.vectors if row["image_id"] != "shoe-07"],
         image_embeddings(DIMENSION),
     )
-    with pytest.raises(
-        ImageJoinError, match=r"^\S+images.parquet lacks 1 .*original.parquet, .*'shoe-07'"
-    ):
+    with pytest.raises(ImageJoinError, match=r"^\S+images lacks 1 .*original.parquet, .*'shoe-07'"):
         inputs.run()
     inputs.ids[3] = "stranger"
     inputs.write_prompts()

@@ -33,7 +33,10 @@ def write_images(path, ids, vectors):
         {"image_id": pa.array(ids, pa.string()), "embedding": vectors_column(vectors)},
         schema=image_embeddings(vectors.shape[1]),
     )
-    pq.write_table(table, path, row_group_size=7)
+    path.mkdir(exist_ok=True)
+    for part in range(2):
+        rows = table.slice(part * 10, 10 if part == 0 else None)
+        pq.write_table(rows, path / f"part-{part:05d}.parquet", row_group_size=7)
 
 
 def write_words(path, rows, vectors):
@@ -129,28 +132,30 @@ def test_vocabularies_that_cannot_be_used_are_refused(tmp_path, rows, message):
 def test_a_vector_that_is_not_of_unit_length_is_named(tmp_path, bad):
     vectors = unit(20, 4, 0)
     vectors[13] = bad
-    write_images(tmp_path / "images.parquet", [f"i{row}" for row in range(20)], vectors)
+    write_images(tmp_path / "images", [f"i{row}" for row in range(20)], vectors)
     with pytest.raises(ValueError, match=r"vector of 'i13' has length .*, expected 1"):
-        list(iterate_image_vectors(tmp_path / "images.parquet", rows=6))
+        list(iterate_image_vectors(tmp_path / "images", rows=6))
 
 
 def test_a_missing_vector_is_named(tmp_path):
     fields = [pa.field("image_id", pa.string()), pa.field("embedding", pa.list_(pa.float32(), 2))]
     table = pa.table({"image_id": ["a", "b"], "embedding": [[1.0, 0.0], None]}, pa.schema(fields))
-    pq.write_table(table, tmp_path / "images.parquet")
+    (tmp_path / "images").mkdir()
+    pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
     with pytest.raises(ValueError, match="'embedding' is null in row 1"):
-        list(iterate_image_vectors(tmp_path / "images.parquet"))
+        list(iterate_image_vectors(tmp_path / "images"))
 
 
 def test_tables_that_hold_no_vectors_are_named(tmp_path):
-    with pytest.raises(MissingOutputError, match=r"images\.parquet is missing"):
-        list(iterate_image_vectors(tmp_path / "images.parquet"))
+    with pytest.raises(MissingOutputError, match=r"images is missing"):
+        list(iterate_image_vectors(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
     table = pa.table({"image_id": ["a"], "embedding": [[1.0, 0.0]]})
-    pq.write_table(table, tmp_path / "images.parquet")
+    pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
     with pytest.raises(SchemaError, match=r"fixed-size lists .* found image_id: string"):
-        list(iterate_image_vectors(tmp_path / "images.parquet"))
+        list(iterate_image_vectors(tmp_path / "images"))
 
 
 def test_a_table_without_rows_gives_nothing(tmp_path):
-    write_images(tmp_path / "images.parquet", [], unit(0, 4, 0))
-    assert sum(len(ids) for ids, _ in iterate_image_vectors(tmp_path / "images.parquet")) == 0
+    write_images(tmp_path / "images", [], unit(0, 4, 0))
+    assert sum(len(ids) for ids, _ in iterate_image_vectors(tmp_path / "images")) == 0

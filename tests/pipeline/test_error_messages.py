@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from compositional_prompts.catalog.reading import shard_files
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     MismatchedOutputsError,
     MissingOutputError,
     require_outputs,
 )
+from compositional_prompts.files.table_shards import shard_files
 from compositional_prompts.files.tables import SchemaError
 from compositional_prompts.pipeline.error_messages import is_explained, message_of, run_script
 

@@ -15,7 +15,7 @@ from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.datasets.registry import DATASETS
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.section import ParameterError
+from compositional_prompts.pipeline.section import KeptRows, ParameterError
 from compositional_prompts.project.whole_params import Params, read_all_params
 
 SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
@@ -202,3 +202,19 @@ def test_parameters_cannot_be_changed_after_reading(tmp_path: Path) -> None:
 
 def test_every_section_belongs_to_a_stage_or_is_base() -> None:
     assert list(Params.model_fields) == list(SHIPPED)
+
+
+def test_rows_of_an_experiment_in_a_copy_lie_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/tmpabc"
+    copy.mkdir(parents=True)
+    here = KeptRows(path="rows", max_gib=1.0)
+    elsewhere = KeptRows(path="/shared/rows", max_gib=1.0)
+    monkeypatch.chdir(tmp_path / "project")
+    assert here.folder == Path("rows")
+    monkeypatch.chdir(copy)
+    assert here.folder == tmp_path / "project/rows"
+    assert elsewhere.folder == Path("/shared/rows")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert KeptRows(path="~/rows", max_gib=1.0).folder == Path("/home/somebody/rows")

@@ -22,6 +22,7 @@ from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.project.whole_params import read_all_params
@@ -75,7 +76,7 @@ stages:
     outs: [data/embeddings]
   enhance:
     cmd: python stages/enhance.py
-    deps: [data/prompts/original.parquet, data/embeddings/images.parquet]
+    deps: [data/prompts/original.parquet, data/embeddings/images]
     outs: [data/prompts/enhanced.parquet]
   blip2_features:
     cmd: python stages/blip2_features.py
@@ -216,6 +217,7 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
         entries = [
             dict.fromkeys(CATALOG.names)
             | row
+            | {"content": content_digest(row["image_id"].encode())}
             | {"image": {"bytes": draw_photo(rng, size), "path": f"{row['image_id']}.jpg"}}
             for row, size in zip(part, itertools.cycle(((68, 51), (51, 68))), strict=False)
         ]
@@ -397,6 +399,10 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "val_loss": losses,
             "epochs": 5,
             "best_epoch": 4,
+        },
+        "drift.json": {
+            **{"troika": {"kept": False}, "captioner": {"kept": False}},
+            "warnings": ["New photos are <unsure>."],
         },
         "scores.json": {"base": text_scores(), "finetuned": text_scores()},
         "check_data.json": {"warnings": ["No truth says <teal>."]},

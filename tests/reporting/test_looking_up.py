@@ -157,11 +157,13 @@ def test_photos_of_noise_take_the_smallest_size(tmp_path: Path) -> None:
     import io
 
     from compositional_prompts.catalog.schema import CATALOG
+    from compositional_prompts.files.digests import content_digest
 
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     row = dict.fromkeys(CATALOG.names) | {"image_id": "a", "product_id": "a"}
+    row["content"] = content_digest(buffer.getvalue())
     row["image"] = {"bytes": buffer.getvalue(), "path": None}
     path = tmp_path / "catalog/part-00000.parquet"
     write_table(pa.Table.from_pylist([row], CATALOG), path, CATALOG)
@@ -203,6 +205,7 @@ def test_the_warnings_stand_on_top(project: Any) -> None:
         assert page.index(warning) < page.index("At a glance")
     project.change_metrics("recommend.json", {"warnings": []})
     project.change_metrics("check_data.json", {"warnings": []})
+    project.change_metrics("drift.json", {"warnings": []})
     assert read_results(project.paths.metrics).warnings == []
     project.change_metrics("recommend.json", {"warnings": "x"})
     with pytest.raises(ValueError, match="must be a list of sentences, found 'x'"):

@@ -324,3 +324,56 @@ def test_text_stands_out_from_its_ground(scheme: str) -> None:
     for text, ground in [*pairs, ("mark-ink", "mark"), ("series-2", "paper")]:
         light, dark = sorted((luminance(colors[text]), luminance(colors[ground])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{text} on {ground}"
+
+
+def test_models_that_stay_are_told_with_their_drift(project: Any) -> None:
+    assert 'id="growth"' not in project.build()  # both were trained in this run
+
+    measured = {"captions": {"bleu": 0.75, "bleu_untrained": 0.01}, "says": {"closure": 0.5}}
+    origin = {
+        **{"kept": "2026-01-05T08:00:00+00:00", "committed": "2026-01-04T07:00:00+00:00"},
+        **{"commit": "0123456789abcdef", "images": 2400, "train_images": 1915},
+        "training": {"train_loss": {"min": 0.987654}, "epochs": 12},
+        "measured": measured,
+    }
+    kept = {"mode": "keep", "origin": origin, "train_images": 1915}
+    project.change_metrics("finetune.json", kept)
+    project.change_metrics(
+        "troika_train.json", {"mode": "keep", "origin": origin | {"commit": None}}
+    )
+    for stage in ("finetune", "troika_train"):
+        for path in (project.paths.metrics / "curves" / stage).rglob("*.tsv"):
+            path.write_text(path.read_text().splitlines()[0] + "\n")
+    parts = {
+        "trained": {"photos": 96, "share": 0.05},
+        "held_out": {"photos": 48, "share": 0.1},
+        "new": {"photos": 12, "share": 0.4321},
+    }
+    photos = {"trained": 1915, "held_out": 485, "new": 28, "gone": 3}
+    unknown = {"attribute": {"<b>Velvet</b>": 1234}, "color": {f"shade {n}": n for n in range(60)}}
+    project.change_metrics(
+        "drift.json",
+        {
+            "troika": {"kept": True, "photos": photos, "unsure": {}, "unknown": {}},
+            "captioner": {
+                **{"kept": True, "photos": photos, "unknown": unknown},
+                "unsure": {"heel_height": parts},
+            },
+            "warnings": ["28 photos <are new>."],
+        },
+    )
+    page = Page(project.build())
+    assert "It learnt from 1,915 of the 2,400 photos that the catalogue had" in page.words
+    assert "in commit 0123456789 of 2026-01-04, and is kept since 2026-01-05" in page.words
+    assert "28 photos have come since, 3 of then are gone." in page.words
+    assert "Heel height10.0 % (48)5.0 % (96)43.2 % (12)" in "".join(page.text).replace(
+        "\n", ""
+    ).replace("  ", "")
+    assert "It knows every label and every word of the catalogue." in page.words
+    assert "<b>Velvet</b>" in page.words and "1,234" in page.words
+    assert "And 11 more: metrics/drift.json has them all." in page.words
+    assert "28 photos <are new>." in page.words
+    assert "75.0 %" in page.words
+    # What was measured while it was trained is not shown as of this run.
+    assert "No epoch of fine-tuning was recorded." in page.words
+    assert "0.988" not in page.words and "Bleu untrained" not in page.words

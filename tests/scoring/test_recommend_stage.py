@@ -81,7 +81,12 @@ class Run:
             )  # fmt: skip
             label = {"attribute": "Canvas", "object": self.objects[number]}
             labels.append(
-                {"image_id": image_id, "product_id": image_id, "image": {"bytes": b"", "path": ""}}
+                {
+                    "image_id": image_id,
+                    "product_id": image_id,
+                    "content": bytes(16),
+                    "image": {"bytes": b"", "path": ""},
+                }
                 | (label if self.labelled else {})
             )
             splits.append(

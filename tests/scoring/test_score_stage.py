@@ -115,6 +115,7 @@ def project(tmp_path):
             {
                 "image_id": image_id,
                 "product_id": image_id,
+                "content": bytes(16),
                 "image": {"bytes": b"", "path": ""},
                 "attribute": truth[0],
                 "object": truth[1],
@@ -131,7 +132,7 @@ def project(tmp_path):
     vectors = np.random.default_rng(9).normal(size=(5, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     write(
-        tmp_path / "embeddings" / "images.parquet",
+        tmp_path / "embeddings" / "images" / "part-00000.parquet",
         [
             {"image_id": image_id, "embedding": vector.astype(np.float32)}
             for image_id, vector in zip(["i3", "i1", "unscored", "i0", "i2"], vectors, strict=True)
@@ -185,7 +186,7 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     clip = load_clip(clip_folder, torch.device("cpu"))
     images = {
         row["image_id"]: np.array(row["embedding"], dtype=np.float64)
-        for row in pq.read_table(project / "embeddings" / "images.parquet").to_pylist()
+        for row in pq.read_table(project / "embeddings" / "images").to_pylist()
     }
     for row in rows:
         caption = CAPTIONS[row["captioner"]][row["image_id"]]

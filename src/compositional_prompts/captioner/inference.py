@@ -1,35 +1,54 @@
-"""Captions of many images: in shards that a killed run need not write again."""
+"""Captions of many images: computed of what is new, taken from the row store of all else."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import torch
+from numpy.typing import NDArray
 
 from compositional_prompts.captioner.batch_size import automatic_batch_size
-from compositional_prompts.captioner.captions_table import CAPTIONS
-from compositional_prompts.captioner.decoding.caption_generation import (
-    caption_images,
-    generate_tokens,
+from compositional_prompts.captioner.caption_rows import (
+    CaptionInput,
+    Captions,
+    KnownFeatures,
 )
-from compositional_prompts.captioner.decoding.grammar_file import GRAMMAR_FILE, read_grammar
-from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton, compile_grammar
-from compositional_prompts.captioner.features.feature_store import ImageInputs
-from compositional_prompts.captioner.model.blip2_model import Captioner
+from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.decoding.caption_generation import read_tokens
+from compositional_prompts.captioner.features.feature_shards import contents_digest
+from compositional_prompts.captioner.features.feature_store import (
+    METADATA_FILE,
+    FeatureStore,
+    read_metadata,
+)
+from compositional_prompts.captioner.features.frozen_features import FIELD, feature_rows
+from compositional_prompts.captioner.model.blip2_model import load_processor
 from compositional_prompts.captioner.parameters import Infer
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.image_join import image_rows
+from compositional_prompts.catalog.reading import iterate_ids
 from compositional_prompts.catalog.splitting.split_images import images_of_splits
 from compositional_prompts.catalog.splitting.split_tables import JUDGED_SPLIT, SCORED_SPLIT
-from compositional_prompts.compute.progress import progress
-from compositional_prompts.files.outputs import MissingOutputError
-from compositional_prompts.files.tables import read_table, write_table
-
-logger = logging.getLogger(__name__)
+from compositional_prompts.compute.precision import ResolvedPrecision
+from compositional_prompts.compute.rows.completed_rows import (
+    ROWS_AT_ONCE,
+    CompletedRows,
+    complete_rows,
+)
+from compositional_prompts.compute.rows.computation import Item, key_array, row_key
+from compositional_prompts.files.outputs import DamagedOutputError, MismatchedOutputsError
+from compositional_prompts.pipeline.section import Base
 
 LARGEST_BATCH = 1024
 """The first batch that ``auto`` tries on a GPU."""
+
+FEATURES_AT_ONCE = 256
+"""Images whose features are read together."""
 
 
 @dataclass(frozen=True)
@@ -59,161 +78,210 @@ def images_to_caption(splits: Path, params: Infer, seed: int, *, trained: bool) 
     return ImagesToCaption(captioned, images_of_splits(splits, measured, params.images, seed))
 
 
-def grammar_of(captioner: Captioner, adapter: Path) -> TokenAutomaton:
-    """The grammar that was learnt with the adapter, for the captioner's tokenizer.
+class CaptionInputs:
+    """What captions are computed of: cached features, or photos where ``data/features/`` has none.
 
-    Raises:
-        MissingOutputError: the adapter has none.
-        ValueError: it cannot be read, or written token by token.
+    A position is a row of the catalog; features lie in its order.
     """
-    segments = read_grammar(adapter)
-    if segments is None:
-        raise MissingOutputError(
-            f"{adapter / GRAMMAR_FILE} is missing: without it, set infer.grammar to false "
-            "(--no-grammar).",
-            adapter / GRAMMAR_FILE,
+
+    def __init__(self, features: Path, catalog: Path) -> None:
+        """Open them.
+
+        Raises:
+            MissingOutputError: the features or the catalog are not there.
+            DamagedOutputError: features.json does not say what made them.
+            MismatchedOutputsError: they are of another catalog.
+        """
+        self._catalog = catalog
+        self._photos = CatalogPhotos(catalog)
+        metadata = read_metadata(features)
+        self._store: FeatureStore | None = None
+        self.known: KnownFeatures | None = None
+        if not metadata["cache"]:
+            return
+        self._store = FeatureStore(features)
+        path = features / METADATA_FILE
+        if not {"computation", "contents"} <= metadata.keys():
+            raise DamagedOutputError(
+                f"{path} does not say what made the features, nor of which photos.", features
+            )
+        if metadata["contents"] != contents_digest(self._photos.keys):
+            raise MismatchedOutputsError(
+                f"The features in {features} are of other photos than those in {catalog}.",
+                features,
+            )
+        self.known = KnownFeatures(
+            *(metadata[name] for name in ("computation", "dtype", "queries", "width"))
         )
-    return compile_grammar(segments, captioner.tokenizer, captioner.end_of_caption)
+
+    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where the given images are, int64 ``[n]``. Reads all names: ask for many at once.
+
+        Raises:
+            ImageJoinError: an image is not in the catalog.
+        """
+        return image_rows(image_ids, iterate_ids(self._catalog), table=self._catalog)
+
+    def contents(self, positions: NDArray[np.int64]) -> NDArray[np.void]:
+        """The content digests of images, ``V16 [n]``."""
+        return self._photos.keys[positions]
+
+    def read(
+        self, positions: NDArray[np.int64], image_ids: Sequence[str]
+    ) -> Iterator[CaptionInput]:
+        """The inputs at ascending positions, which have these names."""
+        if self._store is None:
+            for item in self._photos.items(positions):
+                yield CaptionInput(item.name, item.value)
+            return
+        for start in range(0, len(positions), FEATURES_AT_ONCE):
+            some = slice(start, start + FEATURES_AT_ONCE)
+            rows = feature_rows(self._store.read(positions[some]))[FIELD]
+            yield from map(CaptionInput, image_ids[some], rows)
 
 
-def merge_adapter(
-    captioner: Captioner, adapter: Path | None, params: Infer
-) -> TokenAutomaton | None:
-    """Merge the adapter, if there is one, and give the grammar that ``infer.grammar`` asks for.
+class ImagesToWriteOf:
+    """The source of captions: some images, in the order in which they lie in the catalog."""
 
-    The untrained model does not know the wording, so it writes freely all the same.
+    def __init__(self, inputs: CaptionInputs, image_ids: Sequence[str], *, sampled: bool) -> None:
+        """Look them up.
 
-    Raises:
-        As :func:`load_adapter` and :func:`grammar_of`.
+        Args:
+            inputs: what captions are computed of.
+            image_ids: of the images.
+            sampled: whether a caption depends on the image_id too.
+
+        Raises:
+            ImageJoinError: an image is not in the catalog.
+        """
+        self._inputs = inputs
+        positions = inputs.positions(image_ids)
+        order = np.argsort(positions, kind="stable")
+        self._positions = positions[order]
+        self._ids = [image_ids[place] for place in order.tolist()]
+        self.places = np.empty_like(order)
+        """Where each of ``image_ids`` is in the source, int64 ``[n]``."""
+        self.places[order] = np.arange(len(order))
+        contents = inputs.contents(self._positions)
+        self._keys = (
+            key_array([row_key(*named) for named in zip(contents.tolist(), self._ids, strict=True)])
+            if sampled
+            else contents
+        )
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        return self._keys
+
+    def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
+        ids = [self._ids[position] for position in positions.tolist()]
+        keys = self._keys[positions].tolist()
+        inputs = self._inputs.read(self._positions[positions], ids)
+        yield from map(Item, keys, ids, inputs)
+
+
+def captions_wanted(
+    blip2: Path,
+    adapter: Path | None,
+    features: KnownFeatures | None,
+    params: Infer,
+    base: Base,
+    device: torch.device,
+    precision: ResolvedPrecision,
+) -> Captions:
+    """The computation that ``infer`` asks for, with ``batch_size`` yet to be found where it is
+    ``auto``.
+
+    The untrained model does not know the grammar's wording, so it writes freely all the same.
+
+    Args:
+        blip2: the base model's folder.
+        adapter: the adapter's; None for the untrained model.
+        features: what captions are computed of; None: of photos.
+        params: the section ``infer``.
+        base: the section ``base``.
+        device: where to compute.
+        precision: what to compute in.
     """
-    if adapter is None:
-        return None
-    # Here, since the untrained model does without PEFT, whose import takes half a second.
-    from compositional_prompts.captioner.model.lora import load_adapter
+    return Captions(
+        blip2=blip2,
+        adapter=adapter,
+        features=features,
+        device=device.type,
+        precision=precision,
+        grammar=params.grammar and adapter is not None,
+        num_beams=params.num_beams,
+        length_penalty=params.length_penalty,
+        max_new_tokens=params.max_new_tokens,
+        sampling=params.sampling,
+        seed=base.seed,
+        batch_size=LARGEST_BATCH if params.batch_size == "auto" else params.batch_size,
+    )
 
-    load_adapter(captioner, adapter)
-    return grammar_of(captioner, adapter) if params.grammar else None
+
+def _fitting(computation: Captions, params: Infer, device: torch.device) -> Captions:
+    if params.batch_size != "auto":
+        return computation
+    size = automatic_batch_size(computation, computation.start, device, upper=LARGEST_BATCH)
+    return replace(computation, batch_size=size)
+
+
+class CaptionTable(NamedTuple):
+    """Captions, of the schema ``CAPTIONS``, and how many were computed now."""
+
+    table: pa.Table
+    computed: int
 
 
 def caption_split(
-    captioner: Captioner,
-    inputs: ImageInputs,
-    image_ids: Sequence[str],
+    computation: Captions,
+    inputs: CaptionInputs,
+    images: ImagesToCaption,
     params: Infer,
-    *,
-    seed: int,
-    grammar: TokenAutomaton | None,
-    scratch: Path,
-    free_too: Collection[str] = (),
-) -> pa.Table:
-    """Caption the given images; shards that ``scratch`` holds already are not captioned again.
+    base: Base,
+) -> CaptionTable:
+    """Caption the given images.
 
     Args:
-        captioner: the model, an adapter merged into it.
-        inputs: where the images' features or pixels are read from.
-        image_ids: the images.
-        params: how to caption them.
-        seed: of sampling.
-        grammar: the captions there may be.
-        scratch: folder of finished shards, of this run alone.
-        free_too: of these images, captions without the grammar beside those by it.
+        computation: how.
+        inputs: what captions are computed of.
+        images: which; of some, captions without the grammar stand beside those by it.
+        params: the section ``infer``.
+        base: where the row store is, and the engine.
 
     Returns:
-        A table of the schema ``CAPTIONS``, sorted by image_id.
-    """
-    positions = inputs.positions(image_ids)
-    # Read in the order in which they lie there, which costs least.
-    ordered = [image_ids[place] for place in positions.argsort(kind="stable").tolist()]
-    also = frozenset(free_too) if grammar is not None else frozenset()
-    # What is searched for without the grammar takes more memory, or less: both must fit.
-    searches = {grammar, None} if also else {grammar}
-    batch_size = (
-        min(fitting_batch(captioner, inputs, ordered, params, search) for search in searches)
-        if params.batch_size == "auto"
-        else params.batch_size
-    )
-
-    def caption(shard: Sequence[str], search: TokenAutomaton | None) -> list[str]:
-        return caption_images(
-            captioner,
-            inputs,
-            shard,
-            batch_size=batch_size,
-            num_beams=params.num_beams,
-            max_new_tokens=params.max_new_tokens,
-            length_penalty=params.length_penalty,
-            sampling=params.sampling,
-            seed=seed,
-            grammar=search,
-        )
-
-    def caption_shard(shard: Sequence[str]) -> pa.Table:
-        judged = [image_id for image_id in shard if image_id in also]
-        free = dict(zip(judged, caption(judged, None), strict=True))
-        columns = [shard, caption(shard, grammar), [free.get(image_id) for image_id in shard]]
-        return pa.table(columns, schema=CAPTIONS)
-
-    return caption_in_shards(ordered, caption_shard, scratch, params.shard_images)
-
-
-def fitting_batch(
-    captioner: Captioner,
-    inputs: ImageInputs,
-    image_ids: Sequence[str],
-    params: Infer,
-    grammar: TokenAutomaton | None,
-) -> int:
-    """The largest batch that fits into memory, tried with captions as long as they may be."""
-    positions = inputs.positions(image_ids[:LARGEST_BATCH])
-
-    def run(images: int) -> None:
-        generate_tokens(
-            captioner,
-            inputs.read(positions[:images]),
-            num_beams=params.num_beams,
-            max_new_tokens=params.max_new_tokens,
-            sampling=params.sampling,
-            seeds=range(images),
-            grammar=grammar,
-            graphs=True,
-            ending=False,
-        )
-
-    return automatic_batch_size(run, captioner.device, upper=len(positions))
-
-
-def caption_in_shards(
-    image_ids: Sequence[str],
-    caption: Callable[[Sequence[str]], pa.Table],
-    folder: Path,
-    shard_images: int,
-) -> pa.Table:
-    """Caption images shard by shard, each of which appears in ``folder`` whole or not at all.
-
-    Args:
-        image_ids: the images, in the order in which they are captioned.
-        caption: captions of some of them, in their order, as ``CAPTIONS``.
-        folder: of the shards; those that are there are read, not captioned again.
-        shard_images: images a shard.
-
-    Returns:
-        A table of the schema ``CAPTIONS``, sorted by image_id.
+        Its table is sorted by image_id.
 
     Raises:
-        ValueError: a shard in ``folder`` holds other images: it is another run's.
+        ImageJoinError: an image is not in the catalog.
+        MissingOutputError: the adapter has no grammar.
+        ValueError: the language model has too few positions, or cannot be held to a grammar.
+        MemoryError: not even one image fits into a GPU's memory.
     """
-    logger.info("images to caption: %d", len(image_ids))
-    tables = [CAPTIONS.empty_table()]
-    starts = range(0, len(image_ids), shard_images)
-    for number, start in enumerate(progress(starts, "shards", announced=True)):
-        ids = list(image_ids[start : start + shard_images])
-        path = folder / f"captions-{number:05d}.parquet"
-        if path.is_file():
-            logger.info("shard %d of %d is there already", number + 1, len(starts))
-        else:
-            write_table(caption(ids), path, CAPTIONS)
-        table = read_table(path, CAPTIONS)
-        if table.column("image_id").to_pylist() != ids:
-            raise ValueError(f"{path} holds other images than this run's: remove {folder}.")
-        tables.append(table)
-    return pa.concat_tables(tables).sort_by("image_id").combine_chunks()
+    device = torch.device(computation.device)
+    tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
+    computed = 0
+
+    def write(how: Captions, image_ids: Sequence[str]) -> list[str]:
+        nonlocal computed
+        source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
+        with complete_rows(_fitting(how, params, device), source, base) as rows:
+            computed += rows.computed
+            return [text for part in _texts(rows, source.places, tokenizer) for text in part]
+
+    captions = write(computation, images.captioned)
+    free: dict[str, str] = {}
+    if images.free_too:
+        freely = write(replace(computation, grammar=False), images.free_too)
+        free = dict(zip(images.free_too, freely, strict=True))
+    columns = [images.captioned, captions, [free.get(i) for i in images.captioned]]
+    return CaptionTable(pa.table(columns, schema=CAPTIONS), computed)
+
+
+def _texts(rows: CompletedRows, places: NDArray[np.int64], tokenizer: Any) -> Iterator[list[str]]:
+    for start in range(0, len(places), ROWS_AT_ONCE):
+        some = rows.read(places[start : start + ROWS_AT_ONCE])
+        tokens = (
+            row[:count].tolist() for row, count in zip(some["tokens"], some["count"], strict=True)
+        )
+        yield read_tokens(tokenizer, list(tokens))

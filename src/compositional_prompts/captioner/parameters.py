@@ -146,7 +146,6 @@ class Infer(Section):
     sampling: Sampling | None
     grammar: bool
     max_new_tokens: Positive
-    shard_images: Positive
 
     @model_validator(mode="after")
     def _one_way(self) -> Infer:

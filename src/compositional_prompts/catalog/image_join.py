@@ -136,6 +136,36 @@ def image_rows(
     return np.asarray(rows[encoded.indices.to_numpy()], np.int64)
 
 
+def rows_of_images(
+    wanted: ImageIds,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    table: Path,
+    wanted_by: Path | None = None,
+) -> pa.Table:
+    """The rows of some images of a table that is streamed, in the order of ``wanted``.
+
+    Memory holds these rows and a batch.
+
+    Args:
+        wanted: image_ids, without repeats.
+        batches: of the table, at least one, with a column ``image_id``; of any images.
+        table: as in :class:`ImageJoin`.
+        wanted_by: as in :class:`ImageJoin`.
+
+    Raises:
+        ImageJoinError: the table lacks one, or has one twice.
+    """
+    join = ImageJoin(wanted, wanted_by, table)
+    order, parts = [np.empty(0, np.int64)], []
+    for batch in batches:
+        places, rows = join.find(batch.column("image_id"))
+        order.append(places)
+        parts.append(batch.take(pa.array(rows)))
+    join.check()
+    return pa.Table.from_batches(parts).take(np.argsort(np.concatenate(order)))
+
+
 def _strings(ids: ImageIds) -> pa.StringArray:
     return ids.cast(pa.string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
 

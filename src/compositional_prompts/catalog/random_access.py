@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.reading import open_shard, read_group, shard_files
+from compositional_prompts.catalog.reading import open_shard, read_group
+from compositional_prompts.files.table_shards import shard_files
 
 
 class CatalogImages:

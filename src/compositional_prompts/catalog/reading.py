@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
+from compositional_prompts.files.table_shards import shard_files
 from compositional_prompts.files.tables import SchemaError, as_declared, check_schema, open_parquet
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
@@ -171,20 +171,6 @@ def read_images(directory: Path, image_ids: Sequence[str]) -> pa.Table:
     return table.take(image_rows(image_ids, table.column("image_id").chunks, table=directory))
 
 
-def shard_files(directory: Path) -> list[Path]:
-    """The shards of the catalog, in its order.
-
-    Raises:
-        MissingOutputError: the directory is not there.
-        DamagedOutputError: it holds no shard.
-    """
-    require_outputs(directory)
-    shards = sorted(directory.glob("*.parquet"))
-    if not shards:
-        raise DamagedOutputError(f"{directory} holds no Parquet shard.", directory)
-    return shards
-
-
 def open_shard(shard: Path) -> pq.ParquetFile:
     """Open a shard; the caller closes it.
 
@@ -233,17 +219,30 @@ def _selected(
     first = 0
     for shard in shards:
         with open_shard(shard) as file:
+            if rows is None and "image" not in columns:
+                # Labels of a shard are few bytes, and a read for each row group takes far longer.
+                yield from _declared(file.iter_batches(batch_size, columns=list(columns)), shard)
+                continue
+            in_shard = 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
                 start, stop = 0, size
                 if rows is not None:
                     start, stop = max(rows.start - first, 0), min(rows.stop - first, size)
-                first += size
                 if start < stop:
-                    row = _rows_before(file, group) + start
-                    for batch in _group_rows(file, group, columns, batch_size, start, stop):
-                        yield as_declared(batch, _schema(columns), shard, row)
-                        row += batch.num_rows
+                    batches = _group_rows(file, group, columns, batch_size, start, stop)
+                    yield from _declared(batches, shard, in_shard + start)
+                first += size
+                in_shard += size
+
+
+def _declared(
+    batches: Iterator[pa.RecordBatch], shard: Path, row: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Batches of a shard that follow each other from a row on, as they are declared."""
+    for batch in batches:
+        yield as_declared(batch, _schema(batch.schema.names), shard, row)
+        row += batch.num_rows
 
 
 def _group_rows(

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,9 +27,12 @@ from compositional_prompts.clip.vector_tables import image_embeddings, word_embe
 from compositional_prompts.compute.rows.completed_rows import ROWS_AT_ONCE, complete_rows
 from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.files.digests import folder_digest
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.table_shards import open_table_shards
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.section import Base
+
+LARGEST_SHARD = 8 * 2**20
+"""Bytes of a shard of vectors: 1,024 of 512 numbers are in one of mean size."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class _VectorWorker:
 def embed_catalog(
     computation: ClipVectors, catalog: Path, out: Path, base: Base
 ) -> tuple[int, int]:
-    """Write the vector of every image of ``catalog`` to ``out``.
+    """Write the vector of every image of ``catalog`` to the folder ``out``.
 
     Returns:
         The numbers of images, and of vectors that were computed now.
@@ -92,23 +94,21 @@ def embed_catalog(
     photos = CatalogPhotos(catalog)
     if not len(photos.keys):
         raise ValueError(f"{catalog} has no images to embed.")
-    writer: pq.ParquetWriter | None = None
-    with complete_rows(computation, photos, base) as rows, atomic_file(out) as temporary:
-        try:
-            images = iterate_batches(catalog, ["image_id"], batch_size=ROWS_AT_ONCE)
-            for ids, batch in zip(images, rows.batches(ROWS_AT_ONCE), strict=True):
-                vectors = batch["vector"]
-                schema = image_embeddings(vectors.shape[1])
-                if writer is None:
-                    writer = pq.ParquetWriter(temporary, schema, compression="zstd")
-                flat = pa.array(vectors.reshape(-1))
-                embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-                writer.write_batch(
-                    pa.record_batch([ids.column("image_id"), embedding], schema=schema)
-                )
-        finally:
-            if writer is not None:
-                writer.close()
+    with (
+        complete_rows(computation, photos, base) as rows,
+        open_table_shards(out, LARGEST_SHARD) as shards,
+    ):
+        images = iterate_batches(catalog, ["image_id"], batch_size=ROWS_AT_ONCE)
+        for ids, batch in zip(images, rows.batches(ROWS_AT_ONCE), strict=True):
+            vectors = batch["vector"]
+            flat = pa.array(vectors.reshape(-1))
+            embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+            image_ids = ids.column("image_id")
+            shards.write(
+                pa.record_batch([image_ids, embedding], schema=image_embeddings(vectors.shape[1])),
+                image_ids.to_pylist(),
+                vectors.shape[1] * vectors.itemsize,
+            )
     return len(rows), rows.computed
 
 

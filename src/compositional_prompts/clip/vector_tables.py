@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import SchemaError, iterate_table, required
+from compositional_prompts.files.table_shards import iterate_shards, shard_files
+from compositional_prompts.files.tables import SchemaError, required
 
 
 def image_embeddings(dimension: int) -> pa.Schema:
-    """``data/embeddings/images.parquet``: L2-normalised CLIP vectors, float32 ``[dimension]``."""
+    """``data/embeddings/images/``: L2-normalised CLIP vectors, float32 ``[dimension]``.
+
+    In the catalog's order, in shards that are cut by image_id.
+    """
     return pa.schema(
         [
             required("image_id", pa.string()),
@@ -89,17 +93,18 @@ def unit_vectors(
 def iterate_image_vectors(
     path: Path, rows: int = ROWS
 ) -> Iterator[tuple[pa.StringArray, NDArray[np.float32]]]:
-    """Stream ``data/embeddings/images.parquet``, ``rows`` rows at a time.
+    """Stream ``data/embeddings/images/``, at most ``rows`` rows at a time.
 
     Yields:
         image_id, string ``[n]``, and the vectors, L2-normalised float32 ``[n, dimension]``.
 
     Raises:
-        FileNotFoundError: the file is not there.
+        MissingOutputError: the folder is not there.
+        DamagedOutputError: it holds no shard.
         SchemaError: a column is not as declared.
         ValueError: as :func:`unit_vectors`.
     """
-    expected = image_embeddings(embedding_dimension(path))
-    for batch in iterate_table(path, expected, rows):
+    expected = image_embeddings(embedding_dimension(shard_files(path)[0]))
+    for batch in iterate_shards(path, expected, rows):
         ids = batch.column("image_id")
         yield ids, unit_vectors(batch.column("embedding"), ids.to_pylist(), path)

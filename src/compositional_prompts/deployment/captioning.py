@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from compositional_prompts.captioner.caption_rows import grammar_of
 from compositional_prompts.captioner.decoding.caption_generation import generate_captions
 from compositional_prompts.captioner.decoding.sampling import image_seed
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
-from compositional_prompts.captioner.inference import grammar_of
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.model.lora import load_adapter

@@ -116,6 +116,8 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         json.loads(path.read_text()) if exported.measured else {}
         for path in read_trained_paths().card_files
     )
+    # A kept adapter was trained by other data and parameters than those of today.
+    kept = finetuned.get("origin", {})
     generated = exported.measured and _all_generated(params)
     license_id = exported.license_id or ("mit" if generated else "other")
     template = PromptTemplate(tuple(params.clip_embed.vocabulary), params.enhance.fallback)
@@ -152,10 +154,11 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,
         data=_data(data),
-        finetuned=finetuned,
+        kept=kept,
+        finetuned=kept.get("training", finetuned),
         measured=exported.measured,
         adapter=_adapter(exported.adapter),
-        training=params.finetune,
+        training=kept.get("params", params.finetune),
         scores=scores,
         split=SCORED_SPLIT,
         columns=_columns(scores),

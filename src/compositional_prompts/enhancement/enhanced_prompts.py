@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from compositional_prompts.catalog.image_join import image_rows
-from compositional_prompts.files.tables import required
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, rows_of_images
+from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tables import open_parquet, required
 
 
 def enhanced_prompts_schema(groups: Sequence[str]) -> pa.Schema:
@@ -52,10 +52,11 @@ def prompts_of(prompts: Path, image_ids: Sequence[str], wanted_by: Path | None =
     Raises:
         ImageJoinError: an image has none.
     """
-    table = pq.read_table(prompts, columns=["image_id", "enhanced_prompt"])
-    ids = table.column("image_id").chunks
-    rows = image_rows(image_ids, ids, table=prompts, wanted_by=wanted_by)
-    texts: list[str] = table.column("enhanced_prompt").take(rows).to_pylist()
+    require_outputs(prompts)
+    with open_parquet(prompts) as file:
+        batches = file.iter_batches(IDS_AT_ONCE, columns=["image_id", "enhanced_prompt"])
+        table = rows_of_images(image_ids, batches, table=prompts, wanted_by=wanted_by)
+    texts: list[str] = table.column("enhanced_prompt").to_pylist()
     return texts
 
 

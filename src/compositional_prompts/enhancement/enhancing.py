@@ -54,7 +54,7 @@ class EnhanceInputs:
         prompts: ``original.parquet``.
         catalog: folder of the catalog's shards.
         truth: ``truth.parquet``.
-        embeddings: folder with ``images.parquet`` and ``words.parquet``.
+        embeddings: folder with ``images/`` and ``words.parquet``.
     """
 
     prompts: Path
@@ -66,7 +66,7 @@ class EnhanceInputs:
         return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
 
     def vector_batches(self) -> Iterator[pa.RecordBatch]:
-        for ids, vectors in iterate_image_vectors(self.embeddings / "images.parquet", ROWS):
+        for ids, vectors in iterate_image_vectors(self.embeddings / "images", ROWS):
             column = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), vectors.shape[1])
             yield pa.record_batch([ids, column], ["image_id", "embedding"])
 
@@ -179,7 +179,7 @@ def _blocks(inputs: EnhanceInputs) -> Iterator[_Block]:
     """The images in the order of the prompts."""
     wanted = inputs.prompt_batches, inputs.prompts
     photos = AlignedTable(inputs.photo_batches, inputs.catalog, *wanted)
-    vectors = AlignedTable(inputs.vector_batches, inputs.embeddings / "images.parquet", *wanted)
+    vectors = AlignedTable(inputs.vector_batches, inputs.embeddings / "images", *wanted)
     for batch in inputs.prompt_batches():
         ids = batch.column("image_id")
         contents = photos.take(ids).column("content").to_pylist()

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
@@ -81,11 +82,23 @@ def _command(text: str) -> str:
     return text
 
 
+_COPIES: Final = (".dvc", "tmp", "exps")
+
+
 class KeptRows(Section):
     """Where rows that were computed once are kept, outside DVC's outputs."""
 
     path: Annotated[str, Field(min_length=1)]
     max_gib: Rate
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie. A relative path is below the project, or where DVC runs an experiment in
+        a copy of it (below ``.dvc/tmp/exps``), below that project, which keeps what was computed.
+        """
+        path = Path(self.path).expanduser()
+        copies = [parent for parent in Path.cwd().parents if parent.parts[-3:] == _COPIES]
+        return copies[-1].parents[2] / path if copies else path
 
 
 def _ray_address(text: str | None) -> str | None:

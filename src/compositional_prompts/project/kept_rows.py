@@ -124,8 +124,7 @@ def verified(kept: KeptRows, say: Callable[[str], object]) -> bool:
 
 def _store(kept: KeptRows) -> RowStore | None:
     """The store as it is; None where it is not there, so that looking makes none."""
-    path = Path(kept.path)
-    return RowStore(path, math.inf) if path.exists() else None
+    return RowStore(kept.folder, math.inf) if kept.folder.exists() else None
 
 
 def _called(computed: Computed) -> str:

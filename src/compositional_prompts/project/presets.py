@@ -7,21 +7,19 @@ differs. So what laying one gives does not depend on what lay there before.
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ruamel.yaml import YAML
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.pipeline.section import ParameterError
 from compositional_prompts.pipeline.yaml_file import Yaml12Loader, read_yaml
+from compositional_prompts.project.params_editing import dumped, editor, lay
 from compositional_prompts.project.whole_params import checked
 
 SAMPLE = "sample"
@@ -67,12 +65,12 @@ def lay_preset(name: str, params: Path, folder: Path, keep: Sequence[str] = ()) 
         raise ParameterError(f"There is no preset {name!r}; available: {known}.")
     before = read_yaml(params)
     set_ups = {other: _set_up(other, folder) for other in available_presets(folder)}
-    document = _editor().load((folder / f"{SAMPLE}.yaml").read_text())
+    document = editor().load((folder / f"{SAMPLE}.yaml").read_text())
     if name != SAMPLE:
-        _lay(document, _editor().load((folder / f"{name}.yaml").read_text()))
+        lay(document, editor().load((folder / f"{name}.yaml").read_text()))
     for key in keep:
-        _lay(document, _only(before, key, params))
-    after = _HEAD.sub(lambda _: _head(folder, name), _dumped(document), count=1)
+        lay(document, _only(before, key, params))
+    after = _HEAD.sub(lambda _: _head(folder, name), dumped(document), count=1)
     values = yaml.load(after, Yaml12Loader)
     kept = f" with {', '.join(keep)} of {params}" if keep else ""
     checked(values, f"{folder / name}.yaml{kept}")
@@ -94,17 +92,8 @@ def _head(folder: Path, name: str) -> str:
 
 def _set_up(name: str, folder: Path) -> dict[str, Any]:
     values = read_yaml(folder / f"{SAMPLE}.yaml")
-    _lay(values, read_yaml(folder / f"{name}.yaml"))
+    lay(values, read_yaml(folder / f"{name}.yaml"))
     return values
-
-
-def _lay(target: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Mappings are laid on one another key by key; every other value takes the old one's place."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
-            _lay(target[key], value)
-        else:
-            target[key] = value
 
 
 def _only(values: dict[str, Any], key: str, params: Path) -> dict[str, Any]:
@@ -117,32 +106,6 @@ def _only(values: dict[str, Any], key: str, params: Path) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         found = {part: found}
     return dict(found)
-
-
-class _NullRepresenter(RoundTripRepresenter):
-    """Writes null by its name; ruamel writes nothing, and every such line would be a difference."""
-
-
-# On a class of its own: ruamel keeps representers by class, for everybody in the process.
-_NullRepresenter.add_representer(
-    type(None),
-    lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
-)
-
-
-def _editor() -> YAML:
-    editor = YAML()
-    editor.Representer = _NullRepresenter
-    editor.preserve_quotes = True
-    editor.width = 4096  # never break a line that somebody wrote in one
-    editor.indent(mapping=2, sequence=4, offset=2)
-    return editor
-
-
-def _dumped(document: Any) -> str:
-    text = io.StringIO()
-    _editor().dump(document, text)
-    return text.getvalue()
 
 
 def _values(document: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:

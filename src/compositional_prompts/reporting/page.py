@@ -19,6 +19,7 @@ from compositional_prompts.reporting.content import page_tables as tables
 from compositional_prompts.reporting.content import summary
 from compositional_prompts.reporting.content.confusion import tabulate
 from compositional_prompts.reporting.content.galleries import Galleries, Tables, build_galleries
+from compositional_prompts.reporting.content.kept_tables import kept_models
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing import layout
 from compositional_prompts.reporting.drawing.charts import (
@@ -41,6 +42,7 @@ from compositional_prompts.reporting.stage_results import (
     read_results,
 )
 from compositional_prompts.results.stage_metrics import number, numbers
+from compositional_prompts.results.summary_metrics import summarize
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +155,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
                 name: PageChart(Markup(inline(chart, svg)), chart.description)
                 for name, (chart, svg) in charts.items()
             },
+            kept_models=kept_models(results, summarize(paths.metrics)),
             confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
             limits=shown_limits,
             params_text=paths.params.read_text(encoding="utf-8"),
@@ -273,7 +276,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
     return {name: tables.known_part(table) for name, table in found.items()}
 
 
-_SHOWN_ABOVE: Sequence[str] = ("parameters.", "train_loss.", "val_loss.")
+_SHOWN_ABOVE: Sequence[str] = ("parameters.", "train_loss.", "val_loss.", "origin.")
 
 
 def _finetune_facts(results: StageResults) -> dict[str, object]:

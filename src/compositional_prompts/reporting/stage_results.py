@@ -36,6 +36,7 @@ class StageResults:
     troika_train: Metrics
     troika: Metrics
     enhance: Metrics
+    drift: Metrics
     finetune: Metrics
     scores: Metrics
     recommend: Metrics
@@ -52,6 +53,7 @@ class StageResults:
         """
         return [
             *_sentences(self.recommend, "recommend.json"),
+            *_sentences(self.drift, "drift.json"),
             *_sentences(self.check_data, "check_data.json"),
         ]
 
@@ -80,6 +82,7 @@ def read_results(metrics: Path) -> StageResults:
         troika_train=read_metrics(metrics / "troika_train.json"),
         troika=read_metrics(metrics / "troika.json"),
         enhance=enhance,
+        drift=read_metrics(metrics / "drift.json"),
         finetune=read_metrics(metrics / "finetune.json"),
         scores=read_metrics(metrics / "scores.json"),
         recommend=read_metrics(metrics / "recommend.json"),

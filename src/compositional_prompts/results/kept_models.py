@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Origin:
         words: of every attribute group, in the order of the vocabulary; none for Troika.
         unsure_below: of a pair's probability, and of the lead of each group's word over the next:
             what nine of ten photos that were held out had at least.
+        base: digest of the model that an adapter was trained on; Troika's files have that of its.
     """
 
     kept: str
@@ -74,13 +75,26 @@ class Origin:
     pairs: Sequence[str]
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unsure_below: Mapping[str, float] = field(default_factory=dict)
+    base: str | None = None
 
     def metrics(self) -> dict[str, Any]:
-        """What metrics of a kept model tell of it: all but the words that it knows."""
+        """What metrics of a kept model tell of it: all but the words that it knows.
+
+        Numbers among parameters are texts, since metrics are rounded.
+        """
         told = asdict(self)
-        for name in ("inputs", "attributes", "objects", "pairs", "words", "unsure_below"):
+        told["params"] = _as_texts(told["params"])
+        for name in ("inputs", "attributes", "objects", "pairs", "words", "unsure_below", "base"):
             del told[name]
         return told
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_texts(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_texts(item) for item in value]
+    return str(value) if isinstance(value, float) else value
 
 
 def write_origin(origin: Origin, directory: Path) -> None:
@@ -101,10 +115,13 @@ def read_origin(source: Path) -> Origin | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        expected = {"format", *(part.name for part in fields(Origin))}
+        if not isinstance(document, dict) or document.keys() != expected:
+            raise ValueError(f"expected the keys {', '.join(sorted(expected))}")
         if document.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         return Origin(**document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise KeptModelError(
             f"{path} does not say where a kept model comes from ({error}): fetch it again with "
             "`dvc pull`, or keep a model anew with `compositional-prompts keep`.",

@@ -56,7 +56,7 @@ def score_captions(
 
     Args:
         inputs: captions, references and truth of at least one image.
-        embeddings: ``images.parquet``, at least of the images scored.
+        embeddings: ``images/``, at least of the images scored.
         clip: the model that the image vectors come from.
         make_slot_reader: see ``MakeSlotReader``.
         params: the section ``score``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
-from compositional_prompts.catalog.image_join import image_rows
-from compositional_prompts.catalog.reading import read_labels
+from compositional_prompts.catalog.image_join import IDS_AT_ONCE, rows_of_images
+from compositional_prompts.catalog.reading import iterate_batches
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import read_table
+from compositional_prompts.files.tables import iterate_table, read_table
 
 UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
 """The untrained BLIP-2; the fine-tuned one without the grammar, where ``infer.grammar`` is true;
@@ -51,7 +51,7 @@ class ScoringInputs:
 
 
 def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> ScoringInputs:
-    """Read and join what is scored.
+    """Read and join what is scored; tables of more images than that are streamed.
 
     Args:
         captions: folder with a table a captioner: ``base.parquet`` of the images that are scored,
@@ -67,16 +67,16 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         DamagedOutputError: there are no captions.
     """
     source, trained = captions / f"{UNTRAINED}.parquet", captions / f"{FINETUNED}.parquet"
-    untrained, finetuned = read_table(source, CAPTIONS), read_table(trained, CAPTIONS)
+    untrained = read_table(source, CAPTIONS)
     image_ids = untrained.column("image_id").combine_chunks()
     if not len(image_ids):
         raise DamagedOutputError(f"{source} holds no captions.", source)
 
-    def aligned(table: pa.Table, path: Path) -> pa.Table:
-        ids = table.column("image_id").chunks
-        return table.take(image_rows(image_ids, ids, table=path, wanted_by=source))
+    def aligned(batches: Iterable[pa.RecordBatch], path: Path) -> pa.Table:
+        return rows_of_images(image_ids, batches, table=path, wanted_by=source)
 
-    untrained, finetuned = aligned(untrained, source), aligned(finetuned, trained)
+    untrained = aligned(untrained.to_batches(), source)
+    finetuned = aligned(iterate_table(trained, CAPTIONS, IDS_AT_ONCE), trained)
     texts = {UNTRAINED: untrained.column("caption").to_pylist()}
     free = finetuned.column("free_caption")
     if not free.null_count:
@@ -84,12 +84,12 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     texts[FINETUNED] = finetuned.column("caption").to_pylist()
     groups = prompt_groups(prompts)
     places = ("attribute", "object", *groups)
-    wanted = read_table(
-        prompts, enhanced_prompts_schema(groups), ["image_id", "enhanced_prompt", *places]
-    )
-    wanted = aligned(wanted, prompts)
+    columns = ["image_id", "enhanced_prompt", *places]
+    schema = enhanced_prompts_schema(groups)
+    wanted = aligned(iterate_table(prompts, schema, IDS_AT_ONCE, columns), prompts)
     pair = places[:2]
-    labels = aligned(read_labels(catalog, ["image_id", *pair]), catalog)
+    names = ["image_id", *pair]
+    labels = aligned(iterate_batches(catalog, names, batch_size=IDS_AT_ONCE), catalog)
     labelled = {
         name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
         for name in pair

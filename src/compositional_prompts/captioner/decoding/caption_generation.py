@@ -19,16 +19,12 @@ from compositional_prompts.captioner.decoding.grammar_search import search_gramm
 from compositional_prompts.captioner.decoding.replayed_decoder import ReplayedDecoder
 from compositional_prompts.captioner.decoding.sampling import (
     draw_uniforms,
-    image_seed,
     sample_tokens,
 )
 from compositional_prompts.captioner.decoding.token_automaton import TokenAutomaton
-from compositional_prompts.captioner.features.feature_store import ImageInputs
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.forward import queries_of
+from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.parameters import Sampling
-from compositional_prompts.compute.ordered_map import map_in_threads
-from compositional_prompts.compute.progress import progress
 from compositional_prompts.pipeline.section import QUANTIZED
 
 GPU_STEPS = 4
@@ -92,7 +88,12 @@ def generate_captions(
         grammar=grammar,
         graphs=graphs,
     )
-    captions: list[str] = captioner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return read_tokens(captioner.tokenizer, tokens.tolist())
+
+
+def read_tokens(tokenizer: Any, tokens: Sequence[Sequence[int]]) -> list[str]:
+    """Captions of token ids, without special tokens or surrounding white space."""
+    captions: list[str] = tokenizer.batch_decode(list(tokens), skip_special_tokens=True)
     return [caption.strip() for caption in captions]
 
 
@@ -118,9 +119,7 @@ def generate_tokens(
     _check_room(captioner, queries, max_new_tokens, grammar)
     end = captioner.end_of_caption if ending else NEVER
     with captioner.autocast():
-        queries = queries.to(captioner.device)
-        at_once = len(queries) if captioner.device.type == "cuda" else TOWER_BATCH
-        queries = torch.cat([queries_of(captioner.model, part) for part in queries.split(at_once)])
+        queries = _all_queries(captioner, queries.to(captioner.device))
         steps = max_new_tokens if graphs and grammar is None else None
         decoder = make_decoder(captioner, queries, num_beams, steps)
         if sampling is not None:
@@ -154,6 +153,15 @@ def generate_tokens(
             device=captioner.device,
         )
         return _search(decoder, search)
+
+
+def _all_queries(captioner: Captioner, inputs: Tensor) -> Tensor:
+    """Query features of query features or pixels, ``[n, queries, width]``."""
+    if inputs.ndim == 3:
+        # As they are: autocast on a CPU joins no float16.
+        return inputs
+    at_once = len(inputs) if captioner.device.type == "cuda" else TOWER_BATCH
+    return torch.cat([query_features(captioner.model, part) for part in inputs.split(at_once)])
 
 
 def make_decoder(
@@ -222,46 +230,3 @@ def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
         log_probs = decoder.extend(chosen.parents, chosen.tokens)
     texts[places] = search.best
     return texts
-
-
-def caption_images(
-    captioner: Captioner,
-    inputs: ImageInputs,
-    image_ids: Sequence[str],
-    *,
-    batch_size: int,
-    num_beams: int,
-    max_new_tokens: int,
-    length_penalty: float = 1.0,
-    sampling: Sampling | None = None,
-    seed: int = 0,
-    grammar: TokenAutomaton | None = None,
-) -> list[str]:
-    """Caption the given images in batches, in their order.
-
-    Arguments as those of :func:`generate_captions`, but:
-
-    Args:
-        captioner: the model, with or without an adapter in it.
-        inputs: where the images' features or pixels are read from.
-        image_ids: the images.
-        batch_size: images at once; never changes a caption.
-        seed: of sampling; each image has its own, drawn from this and its image_id.
-    """
-    captions: list[str] = []
-    positions = inputs.positions(image_ids)
-    batches = [slice(start, start + batch_size) for start in range(0, len(image_ids), batch_size)]
-    read = map_in_threads(lambda rows: (rows, inputs.read(positions[rows])), batches)
-    for rows, queries in progress(read, "batches of captions", len(batches), announced=True):
-        captions += generate_captions(
-            captioner,
-            queries,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty,
-            sampling=sampling,
-            seeds=[image_seed(seed, image_id) for image_id in image_ids[rows]],
-            grammar=grammar,
-            graphs=True,
-        )
-    return captions

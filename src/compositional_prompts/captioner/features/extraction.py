@@ -1,127 +1,136 @@
-"""The frozen half of BLIP-2 over a whole catalog, decoding overlapped with the model."""
+"""The frozen half of BLIP-2 over a whole catalog: computed of new photos, taken from the row store
+of all others.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from compositional_prompts.captioner.batch_size import automatic_batch_size
-from compositional_prompts.captioner.features.feature_store import (
-    FeatureBatch,
-    finished_shards,
-    publish_shards,
-    rows_per_shard,
-    write_shards,
+from compositional_prompts.captioner.features.feature_shards import (
+    ShardImages,
+    contents_digest,
+    cut_shards,
+    save_shard,
+    write_cache,
 )
-from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.forward import query_features
-from compositional_prompts.catalog.decoding import decoded_batches
-from compositional_prompts.catalog.reading import count_rows
-from compositional_prompts.compute.progress import progress
-from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.pipeline.section import BatchSize
+from compositional_prompts.captioner.features.frozen_features import (
+    FrozenFeatures,
+    NamedPhoto,
+    features_of,
+)
+from compositional_prompts.captioner.parameters import Blip2Features
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
+from compositional_prompts.catalog.reading import iterate_ids
+from compositional_prompts.compute.precision import DTYPES, ResolvedPrecision
+from compositional_prompts.compute.rows.completed_rows import CompletedRows, complete_rows
+from compositional_prompts.compute.rows.computation import Item, kernel_batch
+from compositional_prompts.files.scratch import link_or_copy
+from compositional_prompts.pipeline.section import Base
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
 LARGEST_AUTO = 256
 """The first batch that ``auto`` tries on a GPU: 65,000 vision tokens at full size keep any busy,
 and the decoded images of the next batches must fit into memory too.
 """
 
-BATCH_SIZE_FILE = "batch_size.json"
 
-
-def compute_features(
-    captioner: Captioner,
-    catalog: Path,
-    out: Path,
-    *,
-    dtype: torch.dtype,
-    batch_size: BatchSize,
-    workers: int,
-    scratch: Path,
-    shard_rows: int | None = None,
-) -> int:
-    """Run the frozen half over every image of ``catalog`` once; return the number of images.
-
-    Shard by shard, each kept in ``scratch`` when it is full. A run that was killed skips those,
-    and ends with the bytes of an undisturbed one: no batch is part of two shards, and the batch
-    size that ``auto`` found is kept too.
+def frozen_features(
+    blip2: Path, params: Blip2Features, device: torch.device, precision: ResolvedPrecision
+) -> FrozenFeatures:
+    """The computation that ``blip2_features`` asks for.
 
     Args:
-        captioner: the model, or its frozen half.
+        blip2: the model's folder.
+        params: the section ``blip2_features``.
+        device: where to compute.
+        precision: what to compute in.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not a BLIP-2's.
+        MemoryError: not even one photo fits into a GPU's memory.
+    """
+    largest = FrozenFeatures(blip2, device.type, precision, params.dtype, LARGEST_AUTO)
+    wanted = (
+        automatic_batch_size(largest, largest.start, device, upper=LARGEST_AUTO)
+        if params.batch_size == "auto"
+        else params.batch_size
+    )
+    return replace(largest, batch_size=kernel_batch(device.type, wanted))
+
+
+def extract_features(
+    computation: FrozenFeatures, catalog: Path, out: Path, base: Base
+) -> tuple[int, int]:
+    """Write the features of every image of ``catalog``.
+
+    A shard that the row store has as a file is linked; any other is written, and becomes a file of
+    the store, which then keeps its rows nowhere else.
+
+    Args:
+        computation: what makes them.
         catalog: ``data/catalog/``.
         out: the cache to write, whole or not at all.
-        dtype: of the stored features; float32 stores them unrounded.
-        batch_size: images at once, or ``auto``.
-        workers: threads that decode.
-        scratch: a folder that outlives a killed run, and is this run's alone.
-        shard_rows: images a shard, a multiple of the batch size; by default about 64 MiB of them.
+        base: where the row store is, and the engine.
+
+    Returns:
+        The numbers of images, and of features that were computed now.
 
     Raises:
         ValueError: the catalog has no images.
-        OverflowError: a feature is beyond ``dtype``, or not a number.
+        OverflowError: a feature is beyond the dtype, or not a number.
     """
-    images = count_rows(catalog)
-    if not images:
+    photos = _NamedPhotos(catalog)
+    if not len(photos.keys):
         raise ValueError(f"{catalog} has no images to compute features of.")
-    if shard_rows is None:
-        unit = LARGEST_AUTO if batch_size == "auto" else batch_size
-        row_bytes = captioner.model.query_tokens[0].numel() * dtype.itemsize
-        shard_rows = rows_per_shard(row_bytes, unit)
-    size = _automatic(captioner, catalog, scratch) if batch_size == "auto" else batch_size
-    done = finished_shards(scratch)
-    rows = range(min(done * shard_rows, images), images)
-    write_shards(
-        _computed(captioner, catalog, rows, dtype=dtype, batch_size=size, workers=workers),
-        scratch,
-        shard_rows=shard_rows,
-        first=done,
-    )
-    return publish_shards(scratch, out)
+    with complete_rows(computation, photos, base) as rows:
+        row_bytes = rows.stored.read(rows.keys[:1]).dtype.itemsize
+        ids = (image_id for part in iterate_ids(catalog) for image_id in part.to_pylist())
+        images = write_cache(
+            cut_shards(ids, photos.keys.tolist(), row_bytes),
+            _shard_writer(rows, DTYPES[computation.dtype], out),
+            out,
+            computation=computation.identity(),
+            contents=contents_digest(photos.keys),
+        )
+    return images, rows.computed
 
 
-@torch.inference_mode()
-def _frozen_half(captioner: Captioner, pixel_values: Tensor) -> Tensor:
-    with captioner.autocast():
-        return query_features(captioner.model, pixel_values.to(captioner.device))
+def _shard_writer(
+    rows: CompletedRows, dtype: torch.dtype, out: Path
+) -> Callable[[ShardImages, Path], None]:
+    def write_shard(shard: ShardImages, path: Path) -> None:
+        keys = rows.keys[shard.rows.start : shard.rows.stop]
+        known = rows.stored.file_of(keys)
+        if known is not None:
+            link_or_copy(known, path)
+            return
+        values = rows.stored.read(keys)
+        save_shard(features_of(values, dtype), path)
+        # Behind safetensors' header the features lie as they do in rows.
+        offset = path.stat().st_size - values.nbytes
+        rows.stored.adopt(path, keys, values.dtype, offset, out / path.name)
+
+    return write_shard
 
 
-def _computed(
-    captioner: Captioner,
-    catalog: Path,
-    rows: range,
-    *,
-    dtype: torch.dtype,
-    batch_size: int,
-    workers: int,
-) -> Iterator[FeatureBatch]:
-    batches = decoded_batches(catalog, captioner.preprocess, batch_size, workers, rows)
-    for image_ids, images in progress(batches, "batches of features", -(-len(rows) // batch_size)):
-        features = _frozen_half(captioner, torch.stack(images)).to("cpu", dtype)
-        finite = features.isfinite().flatten(1).all(1)
-        if not finite.all():
-            raise OverflowError(
-                f"The features of image {image_ids[int(finite.int().argmin())]!r} are beyond "
-                f"{dtype} or not numbers: set blip2_features.dtype to bfloat16, and "
-                "blip2_features.precision to bfloat16 or float32."
-            )
-        yield image_ids, features
+class _NamedPhotos:
+    """The catalog's photos, each with its name."""
 
+    def __init__(self, catalog: Path) -> None:
+        self._photos = CatalogPhotos(catalog)
 
-def _automatic(captioner: Captioner, catalog: Path, scratch: Path) -> int:
-    """The batch size that this run found, or finds now."""
-    record = scratch / BATCH_SIZE_FILE
-    if record.is_file():
-        return int(json.loads(record.read_text()))
-    ((_, (image,)),) = decoded_batches(catalog, captioner.preprocess, 1, 1, range(1))
-    size = automatic_batch_size(
-        lambda images: _frozen_half(captioner, image.repeat(images, 1, 1, 1)),
-        captioner.device,
-        upper=LARGEST_AUTO,
-    )
-    with atomic_file(record) as temporary:
-        temporary.write_text(json.dumps(size))
-    return size
+    @property
+    def keys(self) -> NDArray[np.void]:
+        return self._photos.keys
+
+    def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
+        for item in self._photos.items(positions):
+            yield item._replace(value=NamedPhoto(item.name, item.value))

@@ -1,13 +1,14 @@
-"""The frozen-feature cache: Q-Former output of every image, computed once, read row by row after.
+"""The frozen-feature cache: Q-Former output of every image, read row by row.
 
 ``data/features/`` holds
 
-- ``features-00000.safetensors`` and so on, about 64 MiB each: one tensor, ``features``, of shape
+- ``features-00000.safetensors`` and so on, at most 64 MiB each: one tensor, ``features``, of shape
   ``[rows, queries, width]``;
 - ``index.parquet`` (image_id, shard, row), in the order of the shards: an image's position is
   its row in it;
-- ``features.json``: ``cache`` true, with dtype, queries, width and images; or, where nothing is
-  cached, ``cache`` false and nothing beside it.
+- ``features.json``: ``cache`` true, with dtype, queries, width and images, ``computation`` (the
+  identity of what made them) and ``contents`` (a digest of the images' contents in their order);
+  or, where nothing is cached, ``cache`` false and nothing beside it.
 
 The features are those of evaluation mode: in training mode transformers would switch on the frozen
 Q-Former's dropout, which a cache leaves out.
@@ -16,10 +17,8 @@ Q-Former's dropout, which a cache leaves out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,27 +27,11 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
-from compositional_prompts.files.outputs import (
-    DamagedOutputError,
-    atomic_directory,
-    atomic_file,
-    require_outputs,
-)
-from compositional_prompts.files.scratch import link_or_copy
-from compositional_prompts.files.tables import (
-    check_schema,
-    open_parquet,
-    read_table,
-    required,
-    write_table,
-)
-
-IMAGE_IDS = pa.schema([required("image_id", pa.string())])
-"""Which images a shard of features holds, in its order, while ``blip2_features`` is under way."""
+from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
+from compositional_prompts.files.tables import check_schema, open_parquet, required
 
 FEATURE_INDEX = pa.schema(
     [
@@ -60,7 +43,6 @@ FEATURE_INDEX = pa.schema(
 """``data/features/index.parquet``: the shard and the row in it that hold an image's features."""
 
 
-SHARD_BYTES = 64 * 2**20
 INDEX_FILE = "index.parquet"
 METADATA_FILE = "features.json"
 TENSOR = "features"
@@ -74,125 +56,6 @@ FeatureBatch = tuple[Sequence[str], Tensor]
 
 def shard_name(number: int) -> str:
     return f"features-{number:05d}.safetensors"
-
-
-def _ids_name(number: int) -> str:
-    return f"ids-{number:05d}.parquet"
-
-
-def rows_per_shard(row_bytes: int, unit: int) -> int:
-    """Rows of a shard of about :data:`SHARD_BYTES`: a multiple of ``unit``, at least one."""
-    return max(SHARD_BYTES // row_bytes // unit, 1) * unit
-
-
-def finished_shards(folder: Path) -> int:
-    """How many shards, from the first on, :func:`write_shards` has finished in ``folder``."""
-    number = 0
-    while (folder / shard_name(number)).is_file():
-        number += 1
-    return number
-
-
-def write_shards(
-    batches: Iterable[FeatureBatch], folder: Path, *, shard_rows: int, first: int = 0
-) -> None:
-    """Cut a stream of features into shards, each of which appears whole or not at all.
-
-    Memory holds one shard. The image_ids of a shard are written before it, so what
-    :func:`finished_shards` counts is complete.
-
-    Args:
-        batches: image_ids and features on the CPU, of one shape and dtype.
-        folder: where to; :func:`publish_shards` makes a cache of it.
-        shard_rows: images of every shard but the last.
-        first: number of the first shard to write.
-    """
-    number = first
-    ids: list[str] = []
-    buffer = torch.empty(0)
-
-    def flush() -> None:
-        nonlocal number
-        write_table(pa.table([ids], schema=IMAGE_IDS), folder / _ids_name(number), IMAGE_IDS)
-        with atomic_file(folder / shard_name(number)) as temporary:
-            save_file({TENSOR: buffer[: len(ids)]}, temporary)
-        number += 1
-        ids.clear()
-
-    for image_ids, features in batches:
-        if not len(buffer):
-            buffer = features.new_empty((shard_rows, *features.shape[1:]))
-        begin = 0
-        while begin < len(image_ids):
-            part = slice(begin, begin + shard_rows - len(ids))
-            rows = features[part]
-            buffer[len(ids) : len(ids) + len(rows)] = rows
-            ids += image_ids[part]
-            begin += len(rows)
-            if len(ids) == shard_rows:
-                flush()
-    if ids:
-        flush()
-
-
-def publish_shards(folder: Path, out: Path) -> int:
-    """Make a cache of the shards in ``folder``; it appears whole or not at all.
-
-    ``folder`` keeps its files, so that a run killed here loses nothing. They are linked, or copied
-    where ``out`` is on another file system.
-
-    Returns:
-        The number of images.
-    """
-    with atomic_directory(out) as directory:
-        images = 0
-        with pq.ParquetWriter(
-            directory / INDEX_FILE,
-            FEATURE_INDEX,
-            compression="zstd",
-            use_content_defined_chunking=True,
-        ) as index:
-            for number in range(finished_shards(folder)):
-                link_or_copy(folder / shard_name(number), directory / shard_name(number))
-                ids = read_table(folder / _ids_name(number), IMAGE_IDS).column("image_id")
-                place = [[number] * len(ids), range(len(ids))]
-                index.write_table(pa.table([ids, *place], schema=FEATURE_INDEX))
-                images += len(ids)
-        shard = _map_shard(directory / shard_name(0))
-        _, queries, width = shard.shape
-        metadata = {
-            "cache": True,
-            "dtype": str(shard.dtype).removeprefix("torch."),
-            "queries": queries,
-            "width": width,
-            "images": images,
-        }
-        (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
-    return images
-
-
-def write_features(batches: Iterable[FeatureBatch], out: Path) -> int:
-    """Write a cache in one go, from wherever its features come; return the number of images.
-
-    Raises:
-        ValueError: there is no batch at all.
-    """
-    stream = iter(batches)
-    head = next(stream, None)
-    if head is None:
-        raise ValueError("There are no features to write.")
-    row_bytes = head[1][0].numel() * head[1].element_size()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
-        folder = Path(name)
-        write_shards(chain([head], stream), folder, shard_rows=rows_per_shard(row_bytes, 1))
-        return publish_shards(folder, out)
-
-
-def write_uncached(out: Path) -> None:
-    """Write a ``data/features/`` that says that there is no cache."""
-    with atomic_directory(out) as directory:
-        (directory / METADATA_FILE).write_text(json.dumps({"cache": False}, indent=2) + "\n")
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
@@ -234,8 +97,13 @@ class DamagedShardError(DamagedOutputError):
         super().__init__(f"{path} is damaged ({found}).", path)
 
 
-def _map_shard(path: Path) -> Tensor:
-    """The features of a shard, ``[rows, queries, width]``, mapped from its file."""
+def map_shard(path: Path) -> Tensor:
+    """The features of a shard, ``[rows, queries, width]``, mapped from its file.
+
+    Raises:
+        MissingOutputError: it is not there.
+        DamagedShardError: it is not a shard.
+    """
     require_outputs(path)
     try:
         with safe_open(path, "pt") as file:
@@ -284,7 +152,7 @@ class FeatureStore:
         rows = 0
         while rows < self._images:
             self._paths.append(directory / shard_name(len(self._paths)))
-            self._shards.append(_map_shard(self._paths[-1]))
+            self._shards.append(map_shard(self._paths[-1]))
             rows += len(self._shards[-1])
         layouts = {(*shard.shape[1:], shard.dtype) for shard in self._shards}
         indexed = _count_indexed(directory / INDEX_FILE)

@@ -41,11 +41,12 @@ LORA_TARGETS = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 Half = Literal["whole", "frozen", "language"]
 """Both halves; or vision tower and Q-Former; or projection and language model."""
 
-_DROPPED: dict[Half, tuple[str, ...]] = {
+DROPPED: dict[Half, tuple[str, ...]] = {
     "whole": (),
     "frozen": ("language_projection", "language_model"),
     "language": ("vision_model", "qformer"),
 }
+"""The modules that a half lacks."""
 
 
 class _HalfOfBlip2(Blip2ForConditionalGeneration):
@@ -56,12 +57,12 @@ class _HalfOfBlip2(Blip2ForConditionalGeneration):
 
     def __init__(self, config: Blip2Config, half: Half) -> None:
         super().__init__(config)
-        for name in _DROPPED[half]:
+        for name in DROPPED[half]:
             delattr(self, name)
         if half != "whole":
             self.post_init()  # once more: what it noted of the dropped modules
         ignored = self._keys_to_ignore_on_load_unexpected or ()
-        dropped = {rf"^{name}\." for name in _DROPPED[half]}
+        dropped = {rf"^{name}\." for name in DROPPED[half]}
         self._keys_to_ignore_on_load_unexpected = {*ignored, *dropped}
 
 
@@ -182,8 +183,13 @@ def load_captioner(
     # Adapters and exports note the class by its name, and there is nothing more to it.
     model.__class__ = Blip2ForConditionalGeneration
     model.eval().requires_grad_(False)
-    processor = Blip2Processor.from_pretrained(directory, local_files_only=True)
-    return Captioner(model, processor, precision, half)
+    return Captioner(model, load_processor(directory), precision, half)
+
+
+def load_processor(directory: Path) -> Blip2Processor:
+    """The image processor and the tokenizer in ``directory``, without the model."""
+    processor: Blip2Processor = Blip2Processor.from_pretrained(directory, local_files_only=True)
+    return processor
 
 
 def _configuration(directory: Path) -> Blip2Config:

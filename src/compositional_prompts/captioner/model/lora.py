@@ -16,10 +16,11 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from compositional_prompts.captioner.model.blip2_model import Captioner, default_target_modules
+from compositional_prompts.captioner.model.weight_files import ADAPTER_CONFIG
 from compositional_prompts.captioner.parameters import Lora
 from compositional_prompts.files.outputs import require_outputs
 
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = ADAPTER_CONFIG
 
 AFTER_THE_CACHE = (".language_model.", ".language_projection.")
 """Parts of BLIP-2 that read the cached features; all others come before them."""

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""Says which adapter lies beside it, in PEFT's layout."""
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from compositional_prompts.captioner.decoding.grammar_file import read_grammar
 from compositional_prompts.captioner.model.lora import CONFIG_FILE
+from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.results.kept_models import (
     KeptModelError,
@@ -42,6 +43,13 @@ def keep_adapter(source: Path, blip2: Path, adapter: Path) -> dict[str, Any]:
     """
     folder, origin = kept_model(source, "finetune")
     _require_fit(folder, blip2)
+    if origin.base is not None and origin.base != folder_digest(blip2):
+        raise KeptModelError(
+            f"{folder} was trained on another BLIP-2 than {blip2}, of the same shape but with "
+            "other weights or settings: set weights.blip2 to that one, or finetune.mode to train.",
+            folder,
+            blip2,
+        )
     read_grammar(folder)
     copy_model(folder, adapter)
     metrics = kept_metrics(origin)
@@ -52,10 +60,7 @@ def keep_adapter(source: Path, blip2: Path, adapter: Path) -> dict[str, Any]:
 
 
 def _require_fit(folder: Path, blip2: Path) -> None:
-    """Compare the adapter's tensors with the modules that they adapt, by their shapes.
-
-    Other weights of the same shape are told by ``dvc.lock``: the origin has their MD5.
-    """
+    """Compare the adapter's tensors with the modules that they adapt, by their shapes."""
     require_outputs(blip2 / BASE_CONFIG)
     weights = folder / WEIGHTS_FILE
     missing = [path for path in (folder / CONFIG_FILE, weights) if not path.is_file()]
