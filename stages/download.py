@@ -17,8 +17,8 @@ def main() -> None:
     params, base = read_params(paths.params, Download)
     with run_stage("download") as run:
         selection = params.chosen.select(base)
-        metrics = ingest(
-            selection, paths.catalog, paths.truth, paths.rejected, params, base.workers
+        metrics, run.computed = ingest(
+            selection, paths.catalog, paths.truth, paths.rejected, params, base
         )
         listed = pa.Table.from_pylist([pair._asdict() for pair in selection.pairs], LISTED_PAIRS)
         write_table(listed, paths.listed_pairs, LISTED_PAIRS)

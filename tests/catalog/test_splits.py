@@ -50,7 +50,7 @@ def parameters(**changes: Any) -> Split:
 def sides(
     names: Sequence[str], shares: SplitFractions, seed: int, assignment: Assignment = "exact"
 ) -> dict[str, str]:
-    splits = split_products(names, shares, seed, assignment)
+    splits = split_products(pa.array(names, pa.string()), shares, seed, assignment)
     return dict(zip(names, (SPLIT_NAMES[split] for split in splits), strict=True))
 
 
@@ -183,7 +183,7 @@ def test_too_few_products_are_told_with_the_number_needed() -> None:
     with pytest.raises(SplitError, match=r"1 product, too few for train, val, test: at least 3"):
         make_splits(labels([("p", "A", "u"), ("p", "B", "u")]), parameters(), 0)
     with pytest.raises(SplitError, match=r"2 products, too few .+ Add products;"):
-        split_products(["p", "q"], fractions(), 0, "stable")
+        sides(["p", "q"], fractions(), 0, "stable")
     for assignment in ("exact", "stable"):
         found = sides(["a", "b", "c"], fractions(), 0, assignment)
         assert sorted(found.values()) == ["test", "train", "val"]

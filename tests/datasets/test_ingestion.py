@@ -1,29 +1,44 @@
 """From rows to a catalog: order, counts, what is set aside, and when it is refused."""
 
 import io
+import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from base_section import base_section
 from PIL import Image
 
+from compositional_prompts.catalog.images import REJECTION_REASONS
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.compute.ordered_map import WorkerDiedError
+from compositional_prompts.compute.rows import completed_rows
+from compositional_prompts.compute.rows.local_engine import TASK_ITEMS
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.dataset import Selection
+from compositional_prompts.datasets.image_check import ImageCheck, reason_in
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, ingest
 from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import dotted
 from compositional_prompts.sample.drawn_products import generate_catalog
+
+
+class Crashing(ImageCheck):
+    """Its process ends before the first photo."""
+
+    def start(self) -> NoReturn:
+        os._exit(3)
+
 
 SHIPPED, _ = read_params(Path(__file__).parents[2] / "params.yaml", Download)
 
@@ -57,6 +72,11 @@ def rows(count: int) -> list[CatalogRow]:
     ]
 
 
+def base(tmp_path: Path, workers: int = 2) -> Base:
+    """With a row store beside the outputs."""
+    return base_section(tmp_path.with_name(f"{tmp_path.name}-rows"), workers=workers)
+
+
 def selection(rows: list[CatalogRow]) -> Selection:
     return Selection("the test", iter(rows), len(rows), {"missing_label": 3})
 
@@ -67,7 +87,8 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
     given[100] = given[100]._replace(image=PHOTOS[0][:-20])
     given[101] = given[101]._replace(image=None)
     given[299] = given[299]._replace(image=b"")
-    metrics = ingest(selection(given), *outputs(tmp_path), download(), 2)
+    metrics, computed = ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path))
+    assert computed == 6  # photos that are byte for byte alike once
     kept = [row.image_id for n, row in enumerate(given) if n not in (7, 100, 101, 299)]
     assert read_labels(tmp_path / "catalog")["image_id"].to_pylist() == kept
     truth = read_table(tmp_path / "truth.parquet", TRUTH)
@@ -93,14 +114,15 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
 
 def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) -> None:
     given = selection(rows(3))._replace(passed_over={"jp2": 2, "txt": 1})
-    metrics = ingest(given, *outputs(tmp_path), download(), 1)
+    metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))
     assert metrics["passed_over"] == {"jp2": 2, "txt": 1}
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         name = str(workers)
-        ingest(selection(rows(200)), *outputs(tmp_path / name), download(), workers)
+        given = selection(rows(200))
+        ingest(given, *outputs(tmp_path / name), download(), base(tmp_path / name, workers))
     files = [
         (tmp_path / name / "catalog" / "part-00000.parquet").read_bytes() for name in ("1", "3")
     ]
@@ -116,10 +138,10 @@ def test_too_many_bad_images_stop_the_run_and_leave_nothing(tmp_path: Path) -> N
             selection(given),
             *outputs(tmp_path),
             download(max_rejected=0.29),
-            1,
+            base(tmp_path, 1),
         )
     assert list(tmp_path.iterdir()) == []
-    ingest(selection(given), *outputs(tmp_path), download(max_rejected=0.3), 1)
+    ingest(selection(given), *outputs(tmp_path), download(max_rejected=0.3), base(tmp_path))
     assert count_rows(tmp_path / "catalog") == 7
 
 
@@ -139,9 +161,11 @@ def test_a_number_alone_is_refused_with_what_to_write(tmp_path: Path) -> None:
 
 def test_max_pixels_is_the_parameter(tmp_path: Path) -> None:
     paths = outputs(tmp_path)
-    assert ingest(selection(rows(1)), *paths, download(max_pixels=192), 1)["rejected"] == {}
+    kept = base(tmp_path)
+    metrics, _ = ingest(selection(rows(1)), *paths, download(max_pixels=192), kept)
+    assert metrics["rejected"] == {}
     with pytest.raises(IngestionError, match="1 too_many_pixels"):
-        ingest(selection(rows(1)), *paths, download(max_pixels=191), 1)
+        ingest(selection(rows(1)), *paths, download(max_pixels=191), kept)
 
 
 @pytest.mark.parametrize("given", [[], [rows(1)[0]._replace(image=b"")]])
@@ -151,7 +175,7 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path, given: list[CatalogRow]) 
             selection(given),
             *outputs(tmp_path),
             download(max_rejected=1.0),
-            1,
+            base(tmp_path, 1),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -160,15 +184,16 @@ def test_a_duplicate_image_id_is_an_error(tmp_path: Path) -> None:
     given = rows(80)
     given[70] = given[70]._replace(image_id="i3")
     with pytest.raises(DuplicateImageError, match=r"'i3' occurs twice: '3.jpg' and '70.jpg'"):
-        ingest(selection(given), *outputs(tmp_path), download(), 2)
+        ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path))
 
 
 def test_a_worker_that_dies_is_an_error_not_a_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingestion, "_silence_pillow", partial(os._exit, 3))
-    with pytest.raises(WorkerDiedError, match=r"died while it checked .* from 0\.jpg to"):
-        ingest(selection(rows(500)), *outputs(tmp_path), download(), 1)
+    monkeypatch.setattr(ingestion, "ImageCheck", Crashing)
+    died = r"died while it computed image_check of the images from 0\.jpg to .* lower base\.workers"
+    with pytest.raises(WorkerDiedError, match=died):
+        ingest(selection(rows(500)), *outputs(tmp_path), download(), base(tmp_path, 1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,7 +208,7 @@ def test_a_drawing_process_that_dies_does_not_blame_the_images(tmp_path: Path) -
 
     given = Selection("the sample", drawn(), None, {})
     with pytest.raises(WorkerDiedError, match=r"died while it drew .* from number \d+ to \d+:"):
-        ingest(given, *outputs(tmp_path), download(), 1)
+        ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +221,7 @@ def test_rows_are_asked_for_as_they_are_needed(
 
     def counted() -> Iterator[CatalogRow]:
         nonlocal asked
-        for row in rows(2000):
+        for row in rows(3000):
             asked += 1
             yield row
 
@@ -206,10 +231,70 @@ def test_rows_are_asked_for_as_they_are_needed(
 
     monkeypatch.setattr(ShardWriter, "write", write)
     given = Selection("the test", counted(), None, {})
-    ingest(given, *outputs(tmp_path), download(), 2)
-    # Never more than the tasks of two workers are in memory.
-    assert len(ahead) == 2000
-    assert max(ahead) <= 2 * ingestion._TASKS_A_WORKER * ingestion._TASK_ROWS
+    kept = base(tmp_path)
+    monkeypatch.setattr(completed_rows, "STREAM_ROWS", 128)
+    for computed in (5, 0):
+        asked = 0
+        ahead.clear()
+        assert ingest(given._replace(rows=counted()), *outputs(tmp_path), download(), kept)[1] == (
+            computed
+        )
+        assert len(ahead) == 3000
+        assert max(ahead) <= 128
+    monkeypatch.setattr(completed_rows, "STREAM_BYTES", 1)
+    ahead.clear()
+    asked = 0
+    ingest(given._replace(rows=counted()), *outputs(tmp_path), download(), kept)
+    assert max(ahead) <= TASK_ITEMS
+
+
+def test_only_new_photos_are_checked_and_the_catalog_is_as_from_nothing(tmp_path: Path) -> None:
+    generator = np.random.default_rng()
+    photos = [photo(seed) for seed in range(100, 160)]
+    photos[7] = photos[7][:-20]
+    photos[21] = b"no photo"
+    given = [
+        CatalogRow(f"i{n}", f"p{n}", data, f"{n}.jpg", None, None) for n, data in enumerate(photos)
+    ]
+    kept = base(tmp_path)
+
+    def made(rows: list[CatalogRow], name: str, where: Base) -> tuple[list[bytes], int]:
+        places = outputs(tmp_path / name)
+        metrics, computed = ingest(selection(rows), *places, download(), where)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        return [json.dumps(metrics).encode(), *(file.read_bytes() for file in files)], computed
+
+    for _ in range(3):
+        order = generator.permutation(60).tolist()
+        some = [given[place] for place in order]
+        from_nothing, computed = made(some, "new", base(tmp_path / str(order[0])))
+        assert computed == 60
+        made(some[:50], "kept", kept)
+        again, computed = made(some, "kept", kept)
+        assert again == from_nothing
+        assert computed <= 10
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_check_knows_the_size_of_the_upright_image(turned: bool) -> None:
+    image = Image.new("RGB", (16, 12))
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    worker = ImageCheck(max_pixels=192).start()
+    some = [worker.prepare(buffer.getvalue()), worker.prepare(b"no photo")]
+    rows = worker.compute(some)
+    assert rows[0].tolist() == (-1, *((12, 16) if turned else (16, 12)))
+    assert reason_in(rows[0]) is None
+    assert rows[1].tolist() == (REJECTION_REASONS.index("unreadable"), 0, 0)
+    assert reason_in(rows[1]) == "unreadable"
+    (small,) = (
+        ImageCheck(max_pixels=191)
+        .start()
+        .compute([ImageCheck(max_pixels=191).start().prepare(buffer.getvalue())])
+    )
+    assert reason_in(small) == "too_many_pixels"
 
 
 def test_words_of_prompts() -> None:

@@ -101,6 +101,9 @@ ELSEWHERE = {
     "compositional-prompts export shoes-lora": (
         "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
     ),
+    "compositional-prompts keep": (
+        "tests/growth/test_keeping.py::test_models_are_kept_with_what_they_come_from"
+    ),
     "compositional-prompts preset": (
         "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
     ),
@@ -179,6 +182,9 @@ ONLY_PARSED = {
     "accelerate config": "asks its questions at a terminal",
     "cp val_best.pt models/source/reference/troika": "copies a checkpoint that only its user has",
     "dvc add models/source/reference/troika": "shares a checkpoint that only its user has",
+    "dvc pull models/source/keep": "fetches models that only a project that kept some has",
+    "dvc push models/source/keep": "pushes models that only a project that kept some has",
+    "git add models/source/keep.dvc params.yaml dvc.lock metrics/summary.json": "adds them",
     "dvc exp run --queue -C photos": "an ending that a user adds to a command",
     "dvc gc -w": "asks before it deletes",
     "dvc queue start --jobs 2": "leaves workers running; --run-all beside it is run",

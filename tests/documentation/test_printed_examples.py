@@ -76,7 +76,7 @@ def test_the_readme_s_own_photos_make_a_catalog(
         path.write_bytes(photo(number))
     params, base = read_params(Path("params.yaml"), Download)
     places = (Path("catalog"), Path("truth.parquet"), Path("rejected.parquet"))
-    measured = ingest(params.chosen.select(base), *places, params, base.workers)
+    measured, _ = ingest(params.chosen.select(base), *places, params, base)
     assert measured["images"] == measured["labelled"] == len(rows)
 
 

@@ -29,6 +29,7 @@ def paths(root: Path) -> DriftPaths:
 
 
 def test_stages_that_train_have_no_drift(tmp_path: Path) -> None:
+    write_tables(tmp_path, [Photo("one")])
     for name in ("troika", "captioner"):
         (tmp_path / name).write_text("It trains.")
     found = measure_drift(paths(tmp_path))
@@ -76,7 +77,8 @@ def test_new_photos_stand_beside_old_ones(tmp_path: Path) -> None:
         "new": {"photos": 2, "share": pytest.approx(2 / 3)},
     }
     assert found["captioner"]["unknown"]["color"] == {"teal": 1}
-    assert len(found["warnings"]) == 2
+    assert len(found["warnings"]) == 2  # the captioner lacks Velvet too: it is said once
+    assert "teal" in found["warnings"][1] and "Velvet" not in found["warnings"][1]
     assert "Velvet (1 photo)" in found["warnings"][0]
     assert "troika_train.mode: train" in found["warnings"][0]
     assert measure_drift(paths(tmp_path)) == found
@@ -93,6 +95,26 @@ def test_a_share_of_few_photos_warns_of_nothing(tmp_path: Path, new: int, warned
     assert found["captioner"] == {"kept": False}
     assert bool(found["warnings"]) == warned
     assert all("100% of the new photos" in sentence for sentence in found["warnings"])
+
+
+def test_more_pairs_to_choose_from_are_no_drift(tmp_path: Path) -> None:
+    """They lower the probability of every photo, old and new."""
+    rng = np.random.default_rng(11)
+    photos = [
+        Photo(f"{kind}-{number}", split="val", probability=float(rng.random()) / 2)
+        for kind in ("held", "new")
+        for number in range(400)
+    ]
+    write_tables(tmp_path, photos)
+    then = replace(ORIGIN, unsure_below={"pair": 0.9})
+    held = {photo.name: False for photo in photos if photo.name.startswith("held")}
+    write_kept(tmp_path / "troika", then, held)
+    write_kept(tmp_path / "captioner", replace(ORIGIN, words={"color": ["red"]}), held)
+    found = measure_drift(paths(tmp_path))
+    unsure = found["troika"]["unsure"]["pair"]
+    assert unsure["held_out"]["share"] == 0.1
+    assert unsure["new"]["share"] == pytest.approx(0.1, abs=0.05)
+    assert found["warnings"] == []
 
 
 def test_nothing_is_left_of_what_it_was_trained_with(tmp_path: Path) -> None:

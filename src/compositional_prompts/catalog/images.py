@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -78,8 +78,27 @@ def decode_rgb(encoded: bytes) -> Image.Image:
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
+class Checked(NamedTuple):
+    """What :func:`check_image` finds.
+
+    Attributes:
+        reason: one of :data:`REJECTION_REASONS`, or None for an image that can enter the catalog.
+        width: of the upright image in pixels; 0 where it is rejected.
+        height: as ``width``.
+    """
+
+    reason: str | None
+    width: int = 0
+    height: int = 0
+
+
 def rejection_reason(encoded: bytes | None, max_pixels: int) -> str | None:
-    """Why an encoded image cannot enter the catalog, or None for one that can.
+    """The reason of :func:`check_image`."""
+    return check_image(encoded, max_pixels).reason
+
+
+def check_image(encoded: bytes | None, max_pixels: int) -> Checked:
+    """Why an encoded image cannot enter the catalog, or how large one is that can.
 
     The size is judged from the header, before anything is decoded; then the whole image is
     decoded. JPEG data damaged in the middle decodes to wrong pixels without an error of libjpeg,
@@ -88,30 +107,26 @@ def rejection_reason(encoded: bytes | None, max_pixels: int) -> str | None:
     Args:
         encoded: the bytes of the file; None where they could not be had.
         max_pixels: the largest width times height, in pixels, that is accepted.
-
-    Returns:
-        One of :data:`REJECTION_REASONS` or None.
     """
     if encoded is None:
-        return "inaccessible"
+        return Checked("inaccessible")
     if not encoded:
-        return "empty_file"
+        return Checked("empty_file")
     # Parsers of untrusted bytes raise whatever they run into (OSError, SyntaxError, struct.error,
     # IndexError, ...): here each of them says the same, that this image cannot be used.
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
     except Exception:
-        return "unreadable"
+        return Checked("unreadable")
     if width * height > max_pixels:
-        return "too_many_pixels"
+        return Checked("too_many_pixels")
     try:
-        decode_rgb(encoded)
+        return Checked(None, *decode_rgb(encoded).size)
     except UnsupportedModeError:
-        return "unsupported_mode"
+        return Checked("unsupported_mode")
     except Exception as error:
-        return "truncated" if "truncated" in str(error).lower() else "corrupt"
-    return None
+        return Checked("truncated" if "truncated" in str(error).lower() else "corrupt")
 
 
 def _orientation(image: Image.Image) -> int | None:

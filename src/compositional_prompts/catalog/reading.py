@@ -219,17 +219,30 @@ def _selected(
     first = 0
     for shard in shards:
         with open_shard(shard) as file:
+            if rows is None and "image" not in columns:
+                # Labels of a shard are few bytes, and a read for each row group takes far longer.
+                yield from _declared(file.iter_batches(batch_size, columns=list(columns)), shard)
+                continue
+            in_shard = 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
                 start, stop = 0, size
                 if rows is not None:
                     start, stop = max(rows.start - first, 0), min(rows.stop - first, size)
-                first += size
                 if start < stop:
-                    row = _rows_before(file, group) + start
-                    for batch in _group_rows(file, group, columns, batch_size, start, stop):
-                        yield as_declared(batch, _schema(columns), shard, row)
-                        row += batch.num_rows
+                    batches = _group_rows(file, group, columns, batch_size, start, stop)
+                    yield from _declared(batches, shard, in_shard + start)
+                first += size
+                in_shard += size
+
+
+def _declared(
+    batches: Iterator[pa.RecordBatch], shard: Path, row: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Batches of a shard that follow each other from a row on, as they are declared."""
+    for batch in batches:
+        yield as_declared(batch, _schema(batch.schema.names), shard, row)
+        row += batch.num_rows
 
 
 def _group_rows(

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +46,8 @@ def map_in_threads(
         workers: threads.
         in_flight: how many items at most are taken and their results not yet handed over.
     """
-    yield from _ordered(ThreadPoolExecutor(workers), work, items, in_flight, deque())
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _ordered(pool, work, items, in_flight, deque())
 
 
 def map_in_processes(
@@ -74,15 +75,44 @@ def map_in_processes(
     Raises:
         WorkerDiedError: a worker process died.
     """
-    # Spawn: a fork would copy the locks of the threads of Arrow and torch in whatever state.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, partial(_begin, initializer))
-    waiting: deque[Item] = deque()
-    try:
-        yield from _ordered(pool, work, items, in_flight, waiting)
-    except BrokenProcessPool as error:
-        said = died(waiting[0], waiting[-1])
-        raise WorkerDiedError(f"a worker process died while {said}") from error
+    with WorkerProcesses(workers, initializer) as processes:
+        yield from processes.map(work, items, in_flight=in_flight, died=died)
+
+
+class WorkerProcesses:
+    """Processes for several maps one after another; they start with the first item of the first."""
+
+    def __init__(self, workers: int, initializer: Callable[[], None] | None = None) -> None:
+        """As :func:`map_in_processes`."""
+        # Spawn: a fork would copy the locks of the threads of Arrow and torch in whatever state.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, partial(_begin, initializer))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        in_flight: int,
+        died: Callable[[Item, Item], str],
+    ) -> Iterator[Result]:
+        """As :func:`map_in_processes`; after an error there is no further map."""
+        waiting: deque[Item] = deque()
+        try:
+            yield from _ordered(self._pool, work, items, in_flight, waiting)
+        except BrokenProcessPool as error:
+            said = died(waiting[0], waiting[-1])
+            raise WorkerDiedError(f"a worker process died while {said}") from error
 
 
 def _begin(initializer: Callable[[], None] | None) -> None:
@@ -124,7 +154,8 @@ def _ordered(
         while futures:
             yield first()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in futures:
+            future.cancel()
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import tee
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,12 +14,16 @@ from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_re
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.truth import open_truth
-from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.rows.completed_rows import RowStream, open_row_stream
+from compositional_prompts.compute.rows.computation import Item
 from compositional_prompts.datasets.dataset import Selection
+from compositional_prompts.datasets.image_check import ImageCheck, reason_in
 from compositional_prompts.datasets.parameters import Download, MaxRejected
+from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.tables import required, write_table
+from compositional_prompts.pipeline.section import Base
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,6 @@ REJECTED = pa.schema(
 )
 """``data/rejected.parquet``: the images that were set aside, and why."""
 
-# What one task of a worker holds: enough to hide the hand-over, little enough for any memory.
-_TASK_ROWS: Final = 64
-_TASK_BYTES: Final = 8 * 2**20
-_TASKS_A_WORKER: Final = 3
-
 
 class IngestionError(ValueError):
     """A data set gives no catalog: it is empty, or too much of it is unusable."""
@@ -51,11 +47,11 @@ def ingest(
     truth: Path,
     rejected: Path,
     params: Download,
-    workers: int,
-) -> dict[str, Any]:
+    base: Base,
+) -> tuple[dict[str, Any], int]:
     """Check every image of ``selection`` and write the good ones as the catalog.
 
-    Rows keep their order whatever ``workers`` is; memory holds a few tasks of images, and every
+    Rows keep their order whatever checks them; memory holds some hundred images, and a few bytes an
     image_id. On an error the catalog is as it was before.
 
     Args:
@@ -64,13 +60,13 @@ def ingest(
         truth: the table (TRUTH) of what is true of them to write.
         rejected: the table (REJECTED) of images set aside to write.
         params: ``max_pixels``, ``max_rejected`` and ``shard_mib`` are used.
-        workers: processes that decode.
+        base: where the checks are kept, and the engine that makes them.
 
     Returns:
         The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
         (numbers by reason), ``grows`` (of the data set); where a folder was searched,
-        ``passed_over`` (numbers by extension).
+        ``passed_over`` (numbers by extension). And how many images were checked now and not before.
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -82,8 +78,12 @@ def ingest(
     images = labelled = 0
     aside: list[dict[str, str]] = []
     rows = progress(selection.rows, "images", selection.total)
-    with open_shards(catalog, params.shard_mib) as shards, open_truth(truth) as truths:
-        for row, reason in _checked(rows, params.max_pixels, workers):
+    with (
+        open_shards(catalog, params.shard_mib) as shards,
+        open_truth(truth) as truths,
+        open_row_stream(ImageCheck(max_pixels=params.max_pixels), base) as stream,
+    ):
+        for row, reason in _checked(rows, params.max_pixels, stream):
             if reason is not None:
                 aside.append({"image_id": row.image_id, "path": row.path, "reason": reason})
                 continue
@@ -111,7 +111,7 @@ def ingest(
     }
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
-    return metrics
+    return metrics, stream.computed
 
 
 def _log_rows(
@@ -158,47 +158,15 @@ def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     return {reason: found[reason] for reason in REJECTION_REASONS if reason in found}
 
 
+def _item(row: CatalogRow) -> Item | None:
+    """What is checked of a row that has bytes."""
+    return Item(content_digest(row.image), row.path, row.image) if row.image else None
+
+
 def _checked(
-    rows: Iterable[CatalogRow], max_pixels: int, workers: int
+    rows: Iterable[CatalogRow], max_pixels: int, stream: RowStream[CatalogRow]
 ) -> Iterator[tuple[CatalogRow, str | None]]:
     """Every row with the reason to reject it, in the order of the rows."""
-    tasks, checked = tee(_tasks(rows))
-    found = map_in_processes(
-        partial(_reasons, max_pixels=max_pixels),
-        checked,
-        workers=workers,
-        in_flight=_TASKS_A_WORKER * workers,
-        died=_checking_died,
-        initializer=_silence_pillow,
-    )
-    for task, reasons in zip(tasks, found, strict=True):
-        yield from zip(task, reasons, strict=True)
-
-
-def _checking_died(first: list[CatalogRow], last: list[CatalogRow]) -> str:
-    return (
-        f"it checked the images from {first[0].path} to {last[-1].path}: one of them crashes its "
-        "decoder, or memory ran out. Remove it, or lower base.workers or download.max_pixels."
-    )
-
-
-def _tasks(rows: Iterable[CatalogRow]) -> Iterator[list[CatalogRow]]:
-    task: list[CatalogRow] = []
-    size = 0
-    for row in rows:
-        task.append(row)
-        size += len(row.image or b"")
-        if len(task) == _TASK_ROWS or size >= _TASK_BYTES:
-            yield task
-            task, size = [], 0
-    if task:
-        yield task
-
-
-def _reasons(task: list[CatalogRow], max_pixels: int) -> list[str | None]:
-    return [rejection_reason(row.image, max_pixels) for row in task]
-
-
-def _silence_pillow() -> None:
-    # Pillow warns of odd metadata beside pixels that are fine; the reasons say what is wrong.
-    warnings.simplefilter("ignore")
+    for row, found in stream.rows_of(rows, _item):
+        no_bytes = found is None
+        yield row, rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.growth.confidence import (
     Confidence,
     chosen_words,
     pair_confidence,
+    unsure_below,
     word_confidence,
 )
 from compositional_prompts.prompt.pair import pair_name
@@ -29,11 +32,13 @@ from compositional_prompts.results.kept_models import (
     read_origin,
 )
 
+log = logging.getLogger(__name__)
+
 PARTS: Final = ("trained", "held_out", "new")
 """Photos that the model learnt from; that were there then, and held out; and that came since."""
 
 ENOUGH: Final = 30
-"""New photos of which a share says something: of fewer it is 9 percentage points off, give or take
+"""Photos of which a share says something: of fewer it is 9 percentage points off, give or take
 (0.5 / sqrt(30))."""
 
 MORE_UNSURE: Final = 0.1
@@ -71,17 +76,20 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
     """The content of ``metrics/drift.json``: of each model, whether it is a kept one, and if so
 
     - ``photos``: how many are ``trained``, ``held_out`` and ``new``, and how many are ``gone``;
-    - ``unsure``: of each of these, how many are named less surely than nine of ten held-out photos
-      were when the model was kept, by place;
+    - ``unsure``: of each of these, how many are named less surely than nine of ten of the held-out
+      photos, by place; where fewer than :data:`ENOUGH` of these are left, than they were when the
+      model was kept;
     - ``unknown``: photos with a label, or with a word by CLIP, that the model does not know.
 
-    And ``warnings``, sentences. Memory holds labels, contents and a few numbers a photo.
+    And ``warnings``, sentences, which go to the log too. Memory holds labels, contents and a few
+    numbers a photo.
 
     Raises:
         KeptModelError: an origin cannot be read.
         FileNotFoundError, SchemaError, ImageJoinError: a table is missing, not as declared, or not
             of the photos of the catalog.
     """
+    require_outputs(paths.troika_source, paths.adapter_source, paths.catalog)
     found: dict[str, Any] = {}
     troika, captioner = read_origin(paths.troika_source), read_origin(paths.adapter_source)
     labels = None if troika is captioner is None else read_labels(paths.catalog, LABELS)
@@ -100,7 +108,15 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
             if unknown := _unknown(chosen.column(group), known):
                 drift["unknown"][group] = unknown
         found["captioner"] = drift
-    sentences = [*_warnings("troika", "Troika", found), *_warnings("captioner", "captioner", found)]
+    told = {
+        name for counts in found.get("troika", {}).get("unknown", {}).values() for name in counts
+    }
+    sentences = [
+        *_warnings("troika", "Troika", found),
+        *_warnings("captioner", "captioner", found, told),
+    ]
+    for sentence in sentences:
+        log.warning("warning: %s", sentence)
     return {
         **{name: found.get(name, {"kept": False}) for name in ("troika", "captioner")},
         "warnings": sentences,
@@ -128,13 +144,19 @@ def _drift(
 ) -> dict[str, Any]:
     part, gone = parts_of(labels.column("content"), source)
     photos = np.bincount(part, minlength=len(PARTS)).tolist()
+    held_out = part == PARTS.index("held_out")
+    bounds = dict(origin.unsure_below)
+    if held_out.sum() >= ENOUGH:
+        # More pairs, or words, to choose from make every photo less sure: those that are still
+        # there tell by how much.
+        bounds = unsure_below(confidence, held_out)
     return {
         "kept": True,
         "photos": {**dict(zip(PARTS, photos, strict=True)), "gone": gone},
         "unsure": {
-            place: _unsure(values < origin.unsure_below[place], part)
+            place: _unsure(values < bounds[place], part)
             for place, values in confidence.items()
-            if place in origin.unsure_below
+            if place in bounds
         },
         "unknown": _unknown_labels(labels, origin),
     }
@@ -181,8 +203,10 @@ def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _warnings(name: str, called: str, found: Mapping[str, Any]) -> Iterator[str]:
-    """What whoever uses the texts of a kept model must know."""
+def _warnings(
+    name: str, called: str, found: Mapping[str, Any], told: Collection[str] = ()
+) -> Iterator[str]:
+    """What whoever uses the texts of a kept model must know; unknown names once, if ``told``."""
     drift = found.get(name)
     if drift is None:
         return
@@ -193,6 +217,7 @@ def _warnings(name: str, called: str, found: Mapping[str, Any]) -> Iterator[str]
         for kind, counts in drift["unknown"].items()
         if kind != "pair"
         for word, count in counts.items()
+        if word not in told
     }
     if unknown:
         listed = [f"{word} ({_photos(count)})" for word, count in _sorted(unknown).items()]

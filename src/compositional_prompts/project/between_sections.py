@@ -26,6 +26,7 @@ from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.enhancement.enhanced_prompts import check_group_names
 from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
 from compositional_prompts.prompt.readable_text import ReadableTemplateError, check_places
 from compositional_prompts.prompt.template import PromptTemplate
@@ -198,8 +199,28 @@ def _files_that_are_there(
             )
 
 
+def _models_that_are_there(troika_train: TroikaTrain, finetune: Finetune) -> Finding:
+    """What a stage takes in place of training; where, stands in ``dvc.yaml`` alone."""
+    with suppress(PipelineError):
+        paths = stage_paths()
+        sections: tuple[TroikaTrain | Finetune, ...] = (troika_train, finetune)
+        for section in sections:
+            name, mode = section.section, section.mode
+            template = str(paths.get(name, {}).get("source", "")) or "/"
+            source = Path(template.replace(f"${{{name}.mode}}", mode))
+            if mode != "train" and not source.exists():
+                how = (
+                    f"fetch it with `dvc pull {source.parent}`, or set {name}.mode to train, run "
+                    "`dvc repro`, and then `compositional-prompts keep`."
+                    if mode == "keep"
+                    else f"put it there, or set {name}.mode to train."
+                )
+                yield f"{name}.mode is {mode}, and there is no {source}: it cannot run; {how}"
+
+
 DOUBTFUL: tuple[Callable[..., Finding], ...] = (
     _colors_of_words,
     _launcher_that_is_there,
     _files_that_are_there,
+    _models_that_are_there,
 )

@@ -627,6 +627,36 @@ def test_an_output_that_is_changed_is_found(
         assert len(adopted(path)) == 1 and segments(path) == []
 
 
+def test_an_output_that_was_copied_meanwhile_is_shared_again(path: Path, tmp_path: Path) -> None:
+    keys, rows = made_rows(29, 50)
+    file = output(tmp_path / "output", rows)
+    with opened(path) as stored:
+        stored.adopt(file, keys, ROW, len(HEAD))
+
+    def copy_as_dvc_does(data: bytes) -> None:
+        (tmp_path / "copy").write_bytes(data)
+        (tmp_path / "copy").replace(file)
+
+    data = file.read_bytes()
+    for wrong in (data[:-1], data[:-1] + b"?", b"?" + data[1:], data[:50] + b"??" + data[52:]):
+        copy_as_dvc_does(wrong)
+        with opened(path, "cubes"):
+            assert not adopted(path)[0].samefile(file)
+    file.unlink()
+    with opened(path, "cubes"):
+        pass
+    copy_as_dvc_does(data)
+    with opened(path) as reader:
+        assert adopted(path)[0].samefile(file)
+        assert same(reader.read(keys), rows)
+        copy_as_dvc_does(data)
+        with opened(path, "cubes"):
+            assert adopted(path)[0].samefile(file)
+        assert same(reader.read(keys), rows)
+        assert reader.file_of(keys) == adopted(path)[0]
+    assert len(list((path / "squares" / "0f").iterdir())) == 4
+
+
 def test_a_reader_finds_what_another_process_has_moved(path: Path, tmp_path: Path) -> None:
     keys, rows = made_rows(26, 50)
     with opened(path) as stored:

@@ -95,7 +95,7 @@ def extract_features(
         ids = (image_id for part in iterate_ids(catalog) for image_id in part.to_pylist())
         images = write_cache(
             cut_shards(ids, photos.keys.tolist(), row_bytes),
-            _shard_writer(rows, DTYPES[computation.dtype]),
+            _shard_writer(rows, DTYPES[computation.dtype], out),
             out,
             computation=computation.identity(),
             contents=contents_digest(photos.keys),
@@ -103,7 +103,9 @@ def extract_features(
     return images, rows.computed
 
 
-def _shard_writer(rows: CompletedRows, dtype: torch.dtype) -> Callable[[ShardImages, Path], None]:
+def _shard_writer(
+    rows: CompletedRows, dtype: torch.dtype, out: Path
+) -> Callable[[ShardImages, Path], None]:
     def write_shard(shard: ShardImages, path: Path) -> None:
         keys = rows.keys[shard.rows.start : shard.rows.stop]
         known = rows.stored.file_of(keys)
@@ -113,7 +115,8 @@ def _shard_writer(rows: CompletedRows, dtype: torch.dtype) -> Callable[[ShardIma
         values = rows.stored.read(keys)
         save_shard(features_of(values, dtype), path)
         # Behind safetensors' header the features lie as they do in rows.
-        rows.stored.adopt(path, keys, values.dtype, path.stat().st_size - values.nbytes)
+        offset = path.stat().st_size - values.nbytes
+        rows.stored.adopt(path, keys, values.dtype, offset, out / path.name)
 
     return write_shard
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.splitting.parameters import Assignment, Split
@@ -24,7 +25,7 @@ from compositional_prompts.catalog.splitting.product_splits import (
 )
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLIT_NAMES, SPLITS
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
-from compositional_prompts.prompt.pair import dotted
+from compositional_prompts.prompt.pair import Pair, dotted
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,15 @@ LABEL_COLUMNS: Final = ("image_id", "product_id", "attribute", "object", "pair_s
 """The columns of the catalog that :func:`make_splits` needs."""
 
 _PAIR: Final = ["attribute", "object"]
+_PAIRS_SCHEMA: Final = {
+    "attribute": pl.String,
+    "object": pl.String,
+    "images": pl.Int64,
+    "split": pl.String,
+    "seen": pl.Boolean,
+}
+_TRAIN: Final = SPLIT_NAMES.index("train")
+_SPLIT_ARRAY: Final = pa.array(SPLIT_NAMES)
 
 
 class Splits(NamedTuple):
@@ -82,31 +92,23 @@ def make_splits(
             brings has an unknown name, an unseen pair in both val and test, or an image of a pair
             that it does not list for that image's split.
     """
-    images = pl.DataFrame(labels.select(list(LABEL_COLUMNS)))
-    products = images.select(pl.col("product_id").unique())
-    splits = split_products(products["product_id"].to_list(), params.fractions, seed, assignment)
-    products = products.with_columns(
-        pl.Series("caption_split", np.array(SPLIT_NAMES)[splits].tolist(), pl.String)
-    )
-    images = images.join(products, on="product_id", how="left", maintain_order="left")
-    labelled = images.filter(pl.col("attribute").is_not_null())
-    made = not labelled["pair_split"].is_not_null().any()
-    if not made:
-        pairs, moved = _given_pairs(labelled.filter(pl.col("pair_split").is_not_null()), listed), 0
+    coded = _Coded.of(labels)
+    splits = split_products(coded.products, params.fractions, seed, assignment)
+    caption_splits = splits[coded.product]
+    labelled = coded.pair >= 0
+    given = np.where(labelled, _positions(labels["pair_split"], _SPLIT_ARRAY), -1).astype(np.int8)
+    brought = pc.is_valid(labels["pair_split"]).to_numpy() & labelled
+    made = not brought.any()
+    if made:
+        pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
     else:
-        images, pairs, moved = _made_pairs(images, labelled, params, seed, assignment)
-    images = images.join(
-        pairs.select(*_PAIR, pl.col("seen").alias("pair_seen")),
-        on=_PAIR,
-        how="left",
-        maintain_order="left",
-    ).with_columns(
-        # An image without a label, or left out by the given split, has neither.
-        pl.when(pl.col("attribute").is_not_null()).then("pair_split"),
-        pl.when(pl.col("pair_split").is_not_null()).then("pair_seen"),
-    )
+        chosen = labels.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
+        pairs, pair_splits, moved = _given_pairs(pl.DataFrame(chosen), listed), given, 0
+    seen = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "seen").iter_rows()}
+    # A pair of images that the given split leaves out is in no split, so that its place is unused.
+    pair_seen = np.array([seen.get(pair, False) for pair in coded.pairs] + [False])[coded.pair]
     added = _added_pairs(pairs, params)
-    metrics = _metrics(images, pairs, moved) | {
+    metrics = _counts(caption_splits, splits, pair_splits, pairs, moved) | {
         "added_pairs": added.height,
         "pairs_without_images": pairs.filter(pl.col("images") == 0).height,
         "assignment": assignment,
@@ -118,11 +120,69 @@ def make_splits(
         ", ".join(f"{count} {name}" for name, count in metrics["images"].items()),
         ", ".join(f"{count} {name}" for name, count in metrics["pairs"].items()),
     )
+    columns = {
+        "caption_split": _named(caption_splits),
+        "pair_split": _named(pair_splits),
+        "pair_seen": pa.array(pair_seen, pa.bool_(), mask=pair_splits < 0),
+    }
+    images = [columns[name] if name in columns else labels[name] for name in SPLITS.names]
     return Splits(
-        images.select(SPLITS.names).to_arrow().cast(SPLITS),
+        pa.table(images, names=SPLITS.names).cast(SPLITS),
         world.select(PAIRS.names).to_arrow().cast(PAIRS),
         metrics,
     )
+
+
+class _Coded(NamedTuple):
+    """Products and pairs of the images by number: four bytes an image each.
+
+    Attributes:
+        products: the distinct product_ids.
+        product: of every image, its place among them; int32 ``[n]``.
+        pairs: the distinct pairs of labels, sorted.
+        pair: of every image, its place among them, -1 without a label; int32 ``[n]``.
+    """
+
+    products: pa.StringArray
+    product: NDArray[np.int32]
+    pairs: list[Pair]
+    pair: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, labels: pa.Table) -> _Coded:
+        products = pc.unique(labels["product_id"].cast(pa.string()))
+        words = [pc.unique(labels[name].cast(pa.string()).drop_null()) for name in _PAIR]
+        attribute, object_ = (
+            _positions(labels[name], known) for name, known in zip(_PAIR, words, strict=True)
+        )
+        number = attribute.astype(np.int64)
+        number *= len(words[1])
+        number += object_
+        labelled = (attribute >= 0) & (object_ >= 0)
+        found, place = np.unique(number[labelled], return_inverse=True)
+        attributes, objects = (known.to_pylist() for known in words)
+        pairs = [(attributes[one // len(objects)], objects[one % len(objects)]) for one in found]
+        pair = np.full(len(number), -1, np.int32)
+        # From the order of first occurrence to that of the words.
+        order = sorted(range(len(pairs)), key=pairs.__getitem__)
+        rank = np.empty(len(pairs), np.int32)
+        rank[order] = np.arange(len(pairs), dtype=np.int32)
+        pair[labelled] = rank[place]
+        return cls(
+            products, _positions(labels["product_id"], products), [pairs[n] for n in order], pair
+        )
+
+
+def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int32]:
+    """The place of every value in ``known``; -1 where it is null or not there."""
+    found = pc.index_in(column.cast(pa.string()), value_set=known)
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int32)
+
+
+def _named(splits: NDArray[np.int8]) -> pa.Array:
+    """Names of splits; null where there is none."""
+    codes = pa.array(splits, mask=splits < 0)
+    return pa.DictionaryArray.from_arrays(codes, _SPLIT_ARRAY).cast(pa.string())
 
 
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
@@ -176,55 +236,55 @@ def _listed_pairs(images: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _made_pairs(
-    images: pl.DataFrame,
-    labelled: pl.DataFrame,
+    coded: _Coded,
+    caption_splits: NDArray[np.int8],
     params: Split,
     seed: int,
     assignment: Assignment,
-) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """The images with a pair split, the pairs, and how many images had to move to training."""
-    pairs = labelled.group_by(_PAIR).agg(
-        pl.len().cast(pl.Int64).alias("images"),
-        (pl.col("caption_split") == "train").any().alias("trained"),
-    )
-    counts = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "images").iter_rows()}
+) -> tuple[pl.DataFrame, NDArray[np.int8], int]:
+    """The pairs, the pair split of every image, and how many images had to move to training."""
+    count = len(coded.pairs)
+    labelled = coded.pair >= 0
+    images = np.bincount(coded.pair[labelled], minlength=count)
+    trained = np.zeros(count, np.bool_)
+    trained[coded.pair[labelled & (caption_splits == _TRAIN)]] = True
+    counts = dict(zip(coded.pairs, images.tolist(), strict=True))
     unseen = choose_unseen(counts, params.unseen_pairs, seed, assignment)
-    pairs = pairs.join(
-        pl.DataFrame(
-            [(*pair, split) for pair, split in unseen.items()],
-            schema={"attribute": pl.String, "object": pl.String, "split": pl.String},
-            orient="row",
-        ),
-        on=_PAIR,
-        how="left",
-        maintain_order="left",
-    ).with_columns(pl.col("split").is_null().alias("seen"), pl.col("split").fill_null("train"))
-    images = images.drop("pair_split").join(
-        pairs.select(*_PAIR, "split", "seen", "trained"),
-        on=_PAIR,
-        how="left",
-        maintain_order="left",
-    )
-    untrained = images.filter(pl.col("seen") & ~pl.col("trained"))
-    moving = untrained.select(*_PAIR, "product_id").unique()
+    names = [unseen.get(pair, "train") for pair in coded.pairs]
+    seen = np.array([pair not in unseen for pair in coded.pairs], np.bool_)
+    # The last place is that of images without a label.
+    of_pair = np.array([*map(SPLIT_NAMES.index, names), -1], np.int8)[coded.pair]
+    follows = np.append(seen, False)[coded.pair]
+    moving = np.flatnonzero(np.append(seen & ~trained, False)[coded.pair])
     if assignment == "stable":
         # One product will do, so that few come back once the pair has a product in training.
-        ranked = sorted(moving.iter_rows(), key=lambda row: seeded_digest(seed, "product", row[2]))
-        first = {(row[0], row[1]): row for row in reversed(ranked)}
-        moving = pl.DataFrame(list(first.values()), moving.schema, orient="row")
-    images = images.join(
-        moving.with_columns(pl.lit(True).alias("moved")),
-        on=[*_PAIR, "product_id"],
-        how="left",
-        maintain_order="left",
-    ).with_columns(
-        pl.when(pl.col("seen") & pl.col("moved").is_null())
-        .then("caption_split")
-        .otherwise("split")
-        .alias("pair_split")
+        moving = moving[_of_first_product(coded, moving, seed)]
+    follows[moving] = False
+    pairs = pl.DataFrame(
+        {
+            "attribute": [pair[0] for pair in coded.pairs],
+            "object": [pair[1] for pair in coded.pairs],
+            "images": images.tolist(),
+            "split": names,
+            "seen": seen.tolist(),
+        },
+        schema=_PAIRS_SCHEMA,
     )
-    moved = len(images) - images["moved"].null_count()
-    return images.drop("split", "seen", "trained", "moved"), pairs.drop("trained"), moved
+    return pairs, np.where(follows, caption_splits, of_pair), len(moving)
+
+
+def _of_first_product(coded: _Coded, rows: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Which of some images show, of all products of their pair, that of the lowest hash."""
+    products = np.unique(coded.product[rows])
+    ranks = np.argsort(
+        np.argsort(
+            [seeded_digest(seed, "product", coded.products[n].as_py()).hex() for n in products]
+        )
+    )
+    rank = ranks[np.searchsorted(products, coded.product[rows])]
+    lowest = np.full(len(coded.pairs), len(products))
+    np.minimum.at(lowest, coded.pair[rows], rank)
+    return np.asarray(lowest[coded.pair[rows]] == rank)
 
 
 def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
@@ -256,19 +316,24 @@ def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
     ).select(pairs.columns)
 
 
-def _metrics(images: pl.DataFrame, pairs: pl.DataFrame, moved: int) -> dict[str, Any]:
-    products = images.unique("product_id")
+def _counts(
+    caption_splits: NDArray[np.int8],
+    products: NDArray[np.int8],
+    pair_splits: NDArray[np.int8],
+    pairs: pl.DataFrame,
+    moved: int,
+) -> dict[str, Any]:
     unseen = pairs.filter(~pl.col("seen"))
     return {
-        "images": _by_split(images["caption_split"]),
-        "products": _by_split(products["caption_split"]),
+        "images": _by_split(caption_splits),
+        "products": _by_split(products),
         "pairs": {
             "seen": pairs.height - unseen.height,
             "unseen_val": unseen.filter(pl.col("split") == "val").height,
             "unseen_test": unseen.filter(pl.col("split") == "test").height,
         },
-        "pair_images": _by_split(images["pair_split"])
-        | {"none": images["pair_split"].null_count(), "moved_to_train": moved},
+        "pair_images": _by_split(pair_splits)
+        | {"none": int((pair_splits < 0).sum()), "moved_to_train": moved},
     }
 
 
@@ -287,5 +352,5 @@ def _deviation(
     return found
 
 
-def _by_split(column: pl.Series) -> dict[str, int]:
-    return {name: int((column == name).sum()) for name in SPLIT_NAMES}
+def _by_split(splits: NDArray[np.int8]) -> dict[str, int]:
+    return {name: int((splits == split).sum()) for split, name in enumerate(SPLIT_NAMES)}

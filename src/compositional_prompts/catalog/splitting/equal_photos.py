@@ -21,11 +21,12 @@ def contents_across_splits(catalog: Path, splits: pa.Table) -> int:
         catalog: ``data/catalog/``.
         splits: SPLITS of that catalog, in its order.
     """
-    parts = [
-        np.frombuffer(b"".join(batch.column("content").to_pylist()), np.uint64)
-        for batch in iterate_batches(catalog, ["content"], batch_size=_ROWS_AT_ONCE)
-    ]
-    contents = np.concatenate(parts).reshape(-1, 2) if parts else np.empty((0, 2), np.uint64)
+    parts = []
+    for batch in iterate_batches(catalog, ["content"], batch_size=_ROWS_AT_ONCE):
+        column = batch.column("content")
+        numbers = np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, 2)
+        parts.append(numbers[column.offset : column.offset + len(column)])
+    contents = np.concatenate(parts) if parts else np.empty((0, 2), np.uint64)
     names = pa.array(SPLIT_NAMES)
     sides = np.concatenate(
         [np.empty(0, np.int8)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.splitting.parameters import Assignment, SplitFractions
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _DIGEST_BYTES: Final = 16
 _HASHES: Final = 2.0**64
+_AT_ONCE: Final = 65_536
 
 
 class SplitError(ValueError):
@@ -36,7 +38,7 @@ def seeded_share(seed: int, *names: str) -> float:
 
 
 def split_products(
-    product_ids: Sequence[str], fractions: SplitFractions, seed: int, assignment: Assignment
+    product_ids: pa.StringArray, fractions: SplitFractions, seed: int, assignment: Assignment
 ) -> NDArray[np.int8]:
     """Assign every product to train, val or test.
 
@@ -70,8 +72,10 @@ def split_products(
             "a product_id."
         )
     digests = np.empty((len(product_ids), 2), ">u8")
-    for row, name in enumerate(product_ids):
-        digests[row] = np.frombuffer(seeded_digest(seed, "product", name), ">u8")
+    for start in range(0, len(product_ids), _AT_ONCE):
+        names = product_ids[start : start + _AT_ONCE].to_pylist()
+        found = b"".join(seeded_digest(seed, "product", name) for name in names)
+        digests[start : start + len(names)] = np.frombuffer(found, ">u8").reshape(-1, 2)
     shares = [getattr(fractions, name) for name in SPLIT_NAMES]
     if assignment == "exact":
         return _by_rank(digests, shares)

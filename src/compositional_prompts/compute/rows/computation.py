@@ -29,8 +29,8 @@ KEY = np.dtype(f"V{CONTENT_BYTES}")
 STEERING = ("files", "pipeline", "compute/rows", "catalog", "datasets")
 """Rooms that read, write and steer; of them only :data:`COMPUTING` decides what a row says."""
 
-COMPUTING = ("catalog/images.py",)
-"""Modules of those rooms that compute: how an encoded image becomes pixels."""
+COMPUTING = ("catalog/images.py", "datasets/image_check.py")
+"""Modules of those rooms that compute: how an encoded image becomes pixels, or does not."""
 
 NEUTRAL = (
     "compute/checkpoints.py",
@@ -85,6 +85,9 @@ class Computation(ABC):
     in_processes: ClassVar[bool] = False
     """Whether Python itself works, so that threads would wait for one another; a model's mostly
     does not."""
+
+    may_crash: ClassVar[bool] = False
+    """Of those in processes: whether an item may end its process, so that it is never this one."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compositional_prompts.compute.ordered_map import batched, map_in_processes, map_in_threads
+from compositional_prompts.compute.ordered_map import WorkerProcesses, batched, map_in_threads
 from compositional_prompts.compute.rows.computation import (
     Computation,
     Item,
@@ -64,6 +64,7 @@ class LocalEngine:
         self._computation = computation
         self._workers = workers
         self._worker: Worker | None = None
+        self._processes: WorkerProcesses | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,10 +76,13 @@ class LocalEngine:
         trace: TracebackType | None,
     ) -> None:
         self._worker = None
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
 
     def compute(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Keys and rows of all items, in their order, a batch at a time."""
-        if self._computation.in_processes and self._workers > 1:
+        if self._computation.in_processes and (self._workers > 1 or self._computation.may_crash):
             yield from self._in_processes(items)
         elif self._computation.in_processes:
             for task in tasks(items, TASK_ITEMS, TASK_BYTES):
@@ -112,13 +116,13 @@ class LocalEngine:
             yield key_array(keys), compute_batch(worker, values, self._computation.padded_to)
 
     def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        yield from map_in_processes(
+        if self._processes is None:
+            self._processes = WorkerProcesses(self._workers, partial(_start, self._computation))
+        yield from self._processes.map(
             _run_task,
             tasks(items, TASK_ITEMS, TASK_BYTES),
-            workers=self._workers,
             in_flight=TASKS_A_WORKER * self._workers,
             died=partial(_died, self._computation.name),
-            initializer=partial(_start, self._computation),
         )
 
 

@@ -25,7 +25,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -454,7 +454,9 @@ def _write_all(descriptor: int, parts: Sequence[bytes | memoryview], offset: int
 # Adopted files
 
 
-def adopt_file(path: Path, keys: NDArray[np.void], dtype: np.dtype[Any], offset: int) -> RowFile:
+def adopt_file(
+    path: Path, keys: NDArray[np.void], dtype: np.dtype[Any], offset: int, output: Path
+) -> RowFile:
     """Write the sidecar of a file in the store's folder whose rows are of these keys.
 
     Args:
@@ -462,6 +464,7 @@ def adopt_file(path: Path, keys: NDArray[np.void], dtype: np.dtype[Any], offset:
         keys: ``V16 [n]``, at least one.
         dtype: of a row.
         offset: byte of the first row.
+        output: what the file is to others, for :func:`share_again`.
 
     Raises:
         OSError: the sidecar cannot be written.
@@ -488,6 +491,7 @@ def adopt_file(path: Path, keys: NDArray[np.void], dtype: np.dtype[Any], offset:
         "sums": rows.sums,
         "edges": rows.adopted.edges,
         "aside": [],
+        "outputs": str(output.absolute().parent),
     }
     _write_sidecar(path, described, keys)
     return rows
@@ -533,6 +537,34 @@ def is_whole(rows: RowFile, maps: MappedFiles) -> bool:
     return all(rows.is_sound(block, maps) for block in range(len(rows.offsets))) and (
         _edges(maps.map(rows.path, rows.end), rows) == rows.adopted.edges
     )
+
+
+def share_again(path: Path) -> bool:
+    """Link an adopted file to its output again, where that was copied and still has the same bytes.
+
+    DVC puts a copy from its cache in the place of an output that it has taken in, where the file
+    system cannot clone.
+
+    Raises:
+        OSError: the files cannot be read or linked.
+        DamagedRowsError: the sidecar is damaged, or a file was cut.
+    """
+    if path.stat().st_nlink > 1:
+        return False
+    rows, _ = read_adopted(path)
+    described, _ = _read_sidecar(path)
+    folder = Path(described.get("outputs", path.parent / "outputs"))
+    for output in folder.iterdir():  # its name may be another's now
+        # One that has another link is shared already, by other rows.
+        status = output.stat()
+        if status.st_size != rows.end or status.st_nlink > 1 or not output.is_file():
+            continue
+        if is_whole(replace(rows, path=output.resolve()), MappedFiles()):
+            link = path.with_name(f".{new_name()}")
+            link.hardlink_to(output.resolve())
+            link.replace(path)
+            return True
+    return False
 
 
 def sidecar_of(path: Path) -> Path:

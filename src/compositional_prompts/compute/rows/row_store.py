@@ -27,12 +27,14 @@ import numpy as np
 
 from compositional_prompts.compute.rows.key_index import KeyIndex
 from compositional_prompts.compute.rows.row_segments import (
+    ADOPTED_SUFFIX,
     SEGMENT_SUFFIX,
     DamagedRowsError,
     new_name,
     read_adopted,
     read_segment,
     row_files,
+    share_again,
 )
 from compositional_prompts.compute.rows.store_errors import (
     MissingRowError,
@@ -148,6 +150,7 @@ class RowStore:
                     with atomic_file(described) as temporary:
                         temporary.write_text(json.dumps(text, indent=2) + "\n")
                 _touch(described)
+                self._share_again()
                 self._make_room()
                 return StoredRows(folder, self._make_room, partial(self._let_go, lock, described))
             except BaseException:
@@ -158,6 +161,12 @@ class RowStore:
         with contextlib.suppress(OSError):
             os.close(lock)
         _touch(described)
+
+    def _share_again(self) -> None:
+        """Share adopted files with their outputs where DVC has copied these meanwhile."""
+        for path in sorted(self.path.glob(f"*/*/*{ADOPTED_SUFFIX}"), reverse=True):  # newest first
+            with contextlib.suppress(OSError, DamagedRowsError):  # it stays a copy
+                share_again(path)
 
     def computations(self) -> list[Computed]:
         """What there are rows of, the last used first."""

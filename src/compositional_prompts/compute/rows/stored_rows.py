@@ -218,7 +218,14 @@ class StoredRows:
                 except (FileNotFoundError, DamagedRowsError):
                     self._load()  # another process has replaced it, or it was cut
 
-    def adopt(self, file: Path, keys: NDArray[np.void], dtype: np.dtype[Any], offset: int) -> None:
+    def adopt(
+        self,
+        file: Path,
+        keys: NDArray[np.void],
+        dtype: np.dtype[Any],
+        offset: int,
+        output: Path | None = None,
+    ) -> None:
         """Let a finished output be where rows lie, so that they need not be kept twice.
 
         The file is linked into the store, or cloned, or copied to another file system; what of the
@@ -229,6 +236,8 @@ class StoredRows:
             keys: of its rows in their order, ``V16 [n]``.
             dtype: of a row, as that of :meth:`append`.
             offset: byte of the first row; the others follow without a gap.
+            output: where the file is going to lie, if not where it does; DVC may put a copy there,
+                which is then shared instead.
 
         Raises:
             ValueError: the file is shorter, or a row of it is not that which is stored.
@@ -256,7 +265,7 @@ class StoredRows:
             try:
                 with named_errors(path):
                     link_or_copy(file.resolve(), path)
-                    adopt_file(path, keys, dtype, offset)
+                    adopt_file(path, keys, dtype, offset, output or file)
             except BaseException:
                 with contextlib.suppress(OSError):
                     remove_adopted(path)
