@@ -88,7 +88,7 @@ class ComputingActor:
         # The model stays in the thread that loaded it, as it does locally.
         self._computing = ThreadPoolExecutor(1)
         self._worker: Worker | None = None
-        self._batch_size: int | None = None
+        self._padded_to: int | None = None
 
     def start(self) -> Failure | None:
         """Load the computation."""
@@ -113,13 +113,13 @@ class ComputingActor:
                 f"are loaded there by their paths in the project ({error}). Give all machines the "
                 "project under one path, by a shared file system."
             ) from error
-        self._batch_size = None if computation.in_processes else computation.batch_size
+        self._padded_to = computation.padded_to
 
     def _rows(self, values: Sequence[Any]) -> NDArray[Any]:
         worker = self._worker
         assert worker is not None  # start() came first
         prepared = list(self._preparing.map(worker.prepare, values))
-        computed = self._computing.submit(compute_batch, worker, prepared, self._batch_size)
+        computed = self._computing.submit(compute_batch, worker, prepared, self._padded_to)
         return np.ascontiguousarray(computed.result())
 
 
