@@ -72,7 +72,7 @@ class DriftPaths:
     adapter_source: Path
 
 
-def measure_drift(paths: DriftPaths) -> dict[str, Any]:
+def measure_drift(paths: DriftPaths) -> tuple[dict[str, Any], int]:
     """The content of ``metrics/drift.json``: of each model, whether it is a kept one, and if so
 
     - ``photos``: how many are ``trained``, ``held_out`` and ``new``, and how many are ``gone``;
@@ -81,7 +81,8 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
       model was kept;
     - ``unknown``: photos with a label, or with a word by CLIP, that the model does not know.
 
-    And ``warnings``, sentences, which go to the log too. Memory holds labels, contents and a few
+    and ``warnings``, sentences, which go to the log too. Beside it the number of photos that were
+    compared: 0 where no model is a kept one. Memory holds labels, contents and a few
     numbers a photo.
 
     Raises:
@@ -92,7 +93,8 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
     require_outputs(paths.troika_source, paths.adapter_source, paths.catalog)
     found: dict[str, Any] = {}
     troika, captioner = read_origin(paths.troika_source), read_origin(paths.adapter_source)
-    labels = None if troika is captioner is None else read_labels(paths.catalog, LABELS)
+    any_kept = troika is not None or captioner is not None
+    labels = read_labels(paths.catalog, LABELS) if any_kept else None
     if troika is not None and labels is not None:
         confidence = pair_confidence(paths.original, labels.column("image_id"), paths.catalog)
         found["troika"] = _drift(labels, paths.troika_source, troika, confidence)
@@ -117,10 +119,11 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
     ]
     for sentence in sentences:
         log.warning("warning: %s", sentence)
-    return {
+    metrics = {
         **{name: found.get(name, {"kept": False}) for name in ("troika", "captioner")},
         "warnings": sentences,
     }
+    return metrics, 0 if labels is None else labels.num_rows
 
 
 def parts_of(contents: pa.ChunkedArray, source: Path) -> tuple[NDArray[np.int64], int]:
