@@ -158,16 +158,20 @@ class _Coded(NamedTuple):
         number = attribute.astype(np.int64)
         number *= len(words[1])
         number += object_
-        labelled = (attribute >= 0) & (object_ >= 0)
-        found, place = np.unique(number[labelled], return_inverse=True)
+        # Null without a label, which takes no place among the distinct ones.
+        numbers = pa.array(number, mask=(attribute < 0) | (object_ < 0))
+        found = pc.unique(numbers.drop_null())
+        place = pc.fill_null(pc.index_in(numbers, value_set=found), -1).to_numpy()
         attributes, objects = (known.to_pylist() for known in words)
-        pairs = [(attributes[one // len(objects)], objects[one % len(objects)]) for one in found]
-        pair = np.full(len(number), -1, np.int32)
-        # From the order of first occurrence to that of the words.
+        pairs = [
+            (attributes[one // len(objects)], objects[one % len(objects)])
+            for one in found.to_pylist()
+        ]
+        # From the order of first occurrence to that of the words; the last place has no label.
         order = sorted(range(len(pairs)), key=pairs.__getitem__)
-        rank = np.empty(len(pairs), np.int32)
+        rank = np.full(len(pairs) + 1, -1, np.int32)
         rank[order] = np.arange(len(pairs), dtype=np.int32)
-        pair[labelled] = rank[place]
+        pair = rank[place]
         return cls(
             products, _positions(labels["product_id"], products), [pairs[n] for n in order], pair
         )
