@@ -9,8 +9,9 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 def main() -> None:
     paths = path_arguments(__doc__, *DriftPaths.__annotations__, "metrics")
     read = DriftPaths(**{name: getattr(paths, name) for name in DriftPaths.__annotations__})
-    with run_stage("drift"):
-        write_metrics(measure_drift(read), paths.metrics)
+    with run_stage("drift") as run:
+        metrics, run.rows = measure_drift(read)
+        write_metrics(metrics, paths.metrics)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -212,6 +213,7 @@ def test_the_language_model_does_not_decide_features(tmp_path, models) -> None:
     shutil.copytree(models["opt"], blip2)
     known = frozen(models["opt"]).identity()
     assert frozen(blip2).identity() == known
+    assert pickle.loads(pickle.dumps(frozen(blip2))).identity() == known
     assert frozen(blip2, dtype="float16").identity() != known
     assert frozen(blip2, precision="bfloat16").identity() != known
     captioner = miniature()

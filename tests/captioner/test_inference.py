@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -323,6 +324,7 @@ def test_what_decides_a_caption_is_in_its_identity(project, tmp_path) -> None:
     one = wanted(project, settings(grammar=True), trained=True)
     same = replace(one, batch_size=1, seed=5, max_new_tokens=9)
     assert same.identity() == one.identity()
+    assert pickle.loads(pickle.dumps(one)).identity() == one.identity()
     copy = shutil.copytree(project / "adapter", tmp_path / "adapter")
     (copy / "last").mkdir()
     (copy / "origin.json").write_text("{}")

@@ -209,3 +209,28 @@ def test_it_says_how_readable_texts_are_written(own_project: Path) -> None:
     assert (
         "The template is ``{object}`[ in {color}]``, with names of their own for 1 labels." in text
     )
+
+
+def test_a_kept_adapter_is_told_by_the_data_and_parameters_of_its_training(
+    own_project: Path,
+) -> None:
+    finetuned = json.loads(Path("metrics/finetune.json").read_text())
+    downloaded = json.loads(Path("metrics/download.json").read_text())
+    training = finetuned | {"epochs": 77, "train_images": 4321}
+    origin = {
+        **{"kept": "2026-01-05T08:00:00+00:00", "commit": "0123456789abcdef"},
+        **{"committed": "2026-01-04T07:00:00+00:00", "images": 5432, "train_images": 4321},
+        **{"training": training, "measured": {}},
+        "params": {"batch_size": 99, "learning_rate": "5e-06", "schedule": "cosine"},
+    }
+    kept = {"mode": "keep", "origin": origin, "train_images": 4321}
+    Path("metrics/finetune.json").write_text(json.dumps(kept))
+    text = " ".join(card(own_project).split())
+    assert "5432 images in all; 4321 to learn from" in text
+    assert f"the data has {downloaded['images']} images by now" in text
+    assert "That was commit `0123456789abcdef` of 2026-01-04T07:00:00+00:00" in text
+    assert "77 epochs of batches of 99, learning rate 5e-06 (cosine schedule)" in text
+    assert f"validation {finetuned['val_loss']['min']}" in text
+    origin["commit"] = None
+    Path("metrics/finetune.json").write_text(json.dumps(kept))
+    assert "That was before 2026-01-05T08:00:00+00:00" in " ".join(card(own_project).split())

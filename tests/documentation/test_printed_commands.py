@@ -227,6 +227,8 @@ ONLY_PARSED = {
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/report_page.py",
+        "python benchmarks/scale.py",
+        "python benchmarks/scale.py split --rows 10000 100000 1000000",
         "python benchmarks/row_store.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",

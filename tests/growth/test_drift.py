@@ -29,9 +29,11 @@ def paths(root: Path) -> DriftPaths:
 
 
 def test_stages_that_train_have_no_drift(tmp_path: Path) -> None:
+    write_tables(tmp_path, [Photo("one")])
     for name in ("troika", "captioner"):
         (tmp_path / name).write_text("It trains.")
-    found = measure_drift(paths(tmp_path))
+    found, photos = measure_drift(paths(tmp_path))
+    assert photos == 0
     assert found == {"troika": {"kept": False}, "captioner": {"kept": False}, "warnings": []}
 
 
@@ -55,7 +57,7 @@ def test_new_photos_stand_beside_old_ones(tmp_path: Path) -> None:
         {"trained-1": True, "trained-2": True, "held": False, "gone": True},
     )
 
-    found = measure_drift(paths(tmp_path))
+    found, _ = measure_drift(paths(tmp_path))
     assert found["troika"] == {
         "kept": True,
         "photos": {"trained": 2, "held_out": 1, "new": 3, "gone": 0},
@@ -80,7 +82,7 @@ def test_new_photos_stand_beside_old_ones(tmp_path: Path) -> None:
     assert "teal" in found["warnings"][1] and "Velvet" not in found["warnings"][1]
     assert "Velvet (1 photo)" in found["warnings"][0]
     assert "troika_train.mode: train" in found["warnings"][0]
-    assert measure_drift(paths(tmp_path)) == found
+    assert measure_drift(paths(tmp_path)) == (found, 6)
 
 
 @pytest.mark.parametrize(("new", "warned"), [(29, False), (30, True)])
@@ -90,7 +92,7 @@ def test_a_share_of_few_photos_warns_of_nothing(tmp_path: Path, new: int, warned
     write_tables(tmp_path, photos)
     write_kept(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"held": False})
     (tmp_path / "captioner").write_text("It trains.")
-    found = measure_drift(paths(tmp_path))
+    found, _ = measure_drift(paths(tmp_path))
     assert found["captioner"] == {"kept": False}
     assert bool(found["warnings"]) == warned
     assert all("100% of the new photos" in sentence for sentence in found["warnings"])
@@ -109,7 +111,7 @@ def test_more_pairs_to_choose_from_are_no_drift(tmp_path: Path) -> None:
     held = {photo.name: False for photo in photos if photo.name.startswith("held")}
     write_kept(tmp_path / "troika", then, held)
     write_kept(tmp_path / "captioner", replace(ORIGIN, words={"color": ["red"]}), held)
-    found = measure_drift(paths(tmp_path))
+    found, _ = measure_drift(paths(tmp_path))
     unsure = found["troika"]["unsure"]["pair"]
     assert unsure["held_out"]["share"] == 0.1
     assert unsure["new"]["share"] == pytest.approx(0.1, abs=0.05)
@@ -120,7 +122,7 @@ def test_nothing_is_left_of_what_it_was_trained_with(tmp_path: Path) -> None:
     write_tables(tmp_path, [Photo("new")])
     write_kept(tmp_path / "troika", replace(ORIGIN, unsure_below={"pair": 0.5}), {"gone": True})
     write_kept(tmp_path / "captioner", ORIGIN, {})
-    found = measure_drift(paths(tmp_path))
+    found, _ = measure_drift(paths(tmp_path))
     assert found["troika"]["photos"] == {"trained": 0, "held_out": 0, "new": 1, "gone": 1}
     assert found["troika"]["unsure"]["pair"]["trained"] == {"photos": 0, "share": None}
     assert found["captioner"]["unsure"] == {}

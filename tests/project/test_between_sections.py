@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from compositional_prompts.pipeline.section import ParameterError
+from compositional_prompts.project.between_sections import doubts
 from compositional_prompts.project.whole_params import check_params, checked
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +186,23 @@ def test_what_is_hardly_meant_is_a_warning(
     check_params(path, tmp_path / "proof.txt")
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert any(line.startswith(f"warning: {path}: ") and said in line for line in warnings)
+
+
+def test_a_model_that_is_to_be_taken_and_is_not_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = {"troika_train.mode": "reference", "finetune.mode": "keep"}
+    monkeypatch.chdir(tmp_path)
+    sections = dict(checked(changed(modes), "params.yaml"))
+    assert not any("mode is" in doubt for doubt in doubts(sections))  # no pipeline to ask
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    told = [doubt for doubt in doubts(sections) if "mode is" in doubt]
+    assert len(told) == 2
+    assert "there is no models/source/reference/troika: it cannot run; put it there" in told[0]
+    assert "there is no models/source/keep/captioner: it cannot run; fetch it with" in told[1]
+    for name in ("reference/troika", "keep/captioner"):
+        (tmp_path / "models" / "source" / name).mkdir(parents=True)
+    assert not any("mode is" in doubt for doubt in doubts(sections))
 
 
 def test_the_proof_is_the_same_whatever_the_parameters(tmp_path: Path) -> None:

@@ -69,9 +69,10 @@ def test_rows_give_back_every_judgement(
     rows = np.zeros(9, maxima_fields("troika_open", len(cuts)))
     put_maxima(rows, "troika_open", np.arange(9), judge_of_cuts.maxima())
     judged = JudgedWorld(world, torch.arange(len(world)), cuts)
+    every = np.ones(9, bool)
     factors = None if factor is None else [factor] * len(cuts)
     found = judgements_of(
-        stored_maxima(rows, "troika_open", truth, judged), truth, world, cuts, factors
+        stored_maxima(rows, every, "troika_open", truth, judged), truth, world, cuts, factors
     )
     for cut, one, expected in zip(cuts, found, judge_of_cuts.finish(factors), strict=True):
         assert same(one, expected)

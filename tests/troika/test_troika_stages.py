@@ -223,6 +223,12 @@ def test_train_and_predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
         scores = model.pair_scores(model(workspace.pixel_values(clip), pairs), pairs)
     check_prompts(workspace, scores)
     assert closed["best_unseen"] == closed_world_accuracy(workspace, scores, [0, 2, 3, 4, 5])
+    timing = workspace.root / "timing" / "troika_predict.json"
+    assert json.loads(timing.read_text())["computed"] == len(workspace.images)
+    written = workspace.prompts.read_bytes()
+    assert workspace.predict(monkeypatch) == predicted
+    assert json.loads(timing.read_text())["computed"] == 0
+    assert workspace.prompts.read_bytes() == written
 
 
 def test_no_epochs_name_pairs_by_zero_shot_clip(

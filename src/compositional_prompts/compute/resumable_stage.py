@@ -47,7 +47,6 @@ def resumable_stage(
     processes: Accelerator | torch.device,
     *,
     precision: ResolvedPrecision | None = None,
-    without: Sequence[str] = (),
 ) -> Iterator[ResumableStage]:
     """Run a stage as :func:`run_stage` does, with a scratch folder and checkpoints of its own.
 
@@ -58,12 +57,11 @@ def resumable_stage(
         inputs: files and folders that it reads.
         processes: those that run it together, or the device of this one alone.
         precision: what it computes in, where it can be chosen; ``params`` has it.
-        without: parameters that never change a result.
     """
     device = processes.device if isinstance(processes, Accelerator) else processes
     number = processes.num_processes if isinstance(processes, Accelerator) else 1
     settings = {
-        "params": params.model_dump(exclude=set(without)),
+        "params": params.model_dump(),
         "seed": seed,
         "device": device.type,
         "processes": number,

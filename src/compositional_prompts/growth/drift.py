@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.growth.confidence import (
     Confidence,
@@ -29,6 +31,8 @@ from compositional_prompts.results.kept_models import (
     Origin,
     read_origin,
 )
+
+log = logging.getLogger(__name__)
 
 PARTS: Final = ("trained", "held_out", "new")
 """Photos that the model learnt from; that were there then, and held out; and that came since."""
@@ -68,7 +72,7 @@ class DriftPaths:
     adapter_source: Path
 
 
-def measure_drift(paths: DriftPaths) -> dict[str, Any]:
+def measure_drift(paths: DriftPaths) -> tuple[dict[str, Any], int]:
     """The content of ``metrics/drift.json``: of each model, whether it is a kept one, and if so
 
     - ``photos``: how many are ``trained``, ``held_out`` and ``new``, and how many are ``gone``;
@@ -77,16 +81,20 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
       model was kept;
     - ``unknown``: photos with a label, or with a word by CLIP, that the model does not know.
 
-    And ``warnings``, sentences. Memory holds labels, contents and a few numbers a photo.
+    and ``warnings``, sentences, which go to the log too. Beside it the number of photos that were
+    compared: 0 where no model is a kept one. Memory holds labels, contents and a few
+    numbers a photo.
 
     Raises:
         KeptModelError: an origin cannot be read.
         FileNotFoundError, SchemaError, ImageJoinError: a table is missing, not as declared, or not
             of the photos of the catalog.
     """
+    require_outputs(paths.troika_source, paths.adapter_source, paths.catalog)
     found: dict[str, Any] = {}
     troika, captioner = read_origin(paths.troika_source), read_origin(paths.adapter_source)
-    labels = None if troika is captioner is None else read_labels(paths.catalog, LABELS)
+    any_kept = troika is not None or captioner is not None
+    labels = read_labels(paths.catalog, LABELS) if any_kept else None
     if troika is not None and labels is not None:
         confidence = pair_confidence(paths.original, labels.column("image_id"), paths.catalog)
         found["troika"] = _drift(labels, paths.troika_source, troika, confidence)
@@ -109,10 +117,13 @@ def measure_drift(paths: DriftPaths) -> dict[str, Any]:
         *_warnings("troika", "Troika", found),
         *_warnings("captioner", "captioner", found, told),
     ]
-    return {
+    for sentence in sentences:
+        log.warning("warning: %s", sentence)
+    metrics = {
         **{name: found.get(name, {"kept": False}) for name in ("troika", "captioner")},
         "warnings": sentences,
     }
+    return metrics, 0 if labels is None else labels.num_rows
 
 
 def parts_of(contents: pa.ChunkedArray, source: Path) -> tuple[NDArray[np.int64], int]:

@@ -182,7 +182,10 @@ def predict(
         complete_rows(naming, others, base) as named,
     ):
         _write_prompts(catalog, prompts, vocabulary, measured, judged, named, naming.kept)
-        rows = np.concatenate([np.empty(0, judging.dtype), *judged.batches()])
+        rows, done = np.empty(len(judged), judging.dtype), 0
+        for batch in judged.batches():
+            rows[done : done + len(batch)] = batch
+            done += len(batch)
     found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
     reached = {
         prefix: measure(rows, scorer, measured, worlds, params.protocol)

@@ -41,7 +41,6 @@ _PAIRS_SCHEMA: Final = {
     "seen": pl.Boolean,
 }
 _TRAIN: Final = SPLIT_NAMES.index("train")
-_SPLIT_ARRAY: Final = pa.array(SPLIT_NAMES)
 
 
 class Splits(NamedTuple):
@@ -96,7 +95,9 @@ def make_splits(
     splits = split_products(coded.products, params.fractions, seed, assignment)
     caption_splits = splits[coded.product]
     labelled = coded.pair >= 0
-    given = np.where(labelled, _positions(labels["pair_split"], _SPLIT_ARRAY), -1).astype(np.int8)
+    given = np.where(labelled, _positions(labels["pair_split"], pa.array(SPLIT_NAMES)), -1).astype(
+        np.int8
+    )
     brought = pc.is_valid(labels["pair_split"]).to_numpy() & labelled
     made = not brought.any()
     if made:
@@ -158,16 +159,20 @@ class _Coded(NamedTuple):
         number = attribute.astype(np.int64)
         number *= len(words[1])
         number += object_
-        labelled = (attribute >= 0) & (object_ >= 0)
-        found, place = np.unique(number[labelled], return_inverse=True)
+        # Null without a label, which takes no place among the distinct ones.
+        numbers = pa.array(number, mask=(attribute < 0) | (object_ < 0))
+        found = pc.unique(numbers.drop_null())
+        place = pc.fill_null(pc.index_in(numbers, value_set=found), -1).to_numpy()
         attributes, objects = (known.to_pylist() for known in words)
-        pairs = [(attributes[one // len(objects)], objects[one % len(objects)]) for one in found]
-        pair = np.full(len(number), -1, np.int32)
-        # From the order of first occurrence to that of the words.
+        pairs = [
+            (attributes[one // len(objects)], objects[one % len(objects)])
+            for one in found.to_pylist()
+        ]
+        # From the order of first occurrence to that of the words; the last place has no label.
         order = sorted(range(len(pairs)), key=pairs.__getitem__)
-        rank = np.empty(len(pairs), np.int32)
+        rank = np.full(len(pairs) + 1, -1, np.int32)
         rank[order] = np.arange(len(pairs), dtype=np.int32)
-        pair[labelled] = rank[place]
+        pair = rank[place]
         return cls(
             products, _positions(labels["product_id"], products), [pairs[n] for n in order], pair
         )
@@ -182,7 +187,7 @@ def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int
 def _named(splits: NDArray[np.int8]) -> pa.Array:
     """Names of splits; null where there is none."""
     codes = pa.array(splits, mask=splits < 0)
-    return pa.DictionaryArray.from_arrays(codes, _SPLIT_ARRAY).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
 
 
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:

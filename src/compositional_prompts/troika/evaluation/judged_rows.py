@@ -158,19 +158,24 @@ def put_maxima(
 
 
 def stored_maxima(
-    rows: NDArray[Any], prefix: str, truth: Tensor, judged: JudgedWorld
+    rows: NDArray[Any],
+    images: NDArray[np.bool_],
+    prefix: str,
+    truth: Tensor,
+    judged: JudgedWorld,
 ) -> Iterator[Maxima]:
     """The maxima at every cut, one after the other, of images whose pair is one of the world's.
 
     Args:
-        rows: of :class:`PairJudgements`, ``[images]``.
+        rows: of :class:`PairJudgements`, ``[n]``.
+        images: which of them, bool ``[n]``.
         prefix: ``{scorer}_{world}``.
         truth: column of the true pair, int64 ``[images]``.
         judged: the world.
     """
 
     def get(name: str) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rows[f"{prefix}_{name}"]))
+        return torch.from_numpy(rows[f"{prefix}_{name}"][images])
 
     def keys(values: Tensor) -> Tensor:
         return values.long().masked_fill(values == ABSENT, NO_KEY)

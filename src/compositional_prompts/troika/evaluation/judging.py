@@ -14,7 +14,7 @@ Source: Purushwalkam et al., ICCV 2019 (the evaluation); Mancini et al., CVPR 20
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -367,7 +367,7 @@ class StreamedJudge:
         Raises:
             ValueError: as :meth:`maxima` and :func:`judgements_of`.
         """
-        return judgements_of(self.maxima(), self.truth, self.world, self.cuts, seen_factors)
+        return [*judgements_of(self.maxima(), self.truth, self.world, self.cuts, seen_factors)]
 
     def _segment(
         self, scores: Tensor, start: int, low: int, high: int, kind: int
@@ -418,8 +418,8 @@ def judgements_of(
     world: World,
     cuts: Sequence[int],
     seen_factors: Sequence[float] | None = None,
-) -> list[Judgements]:
-    """The judgements of every cut, in the order of the cuts, on the CPU.
+) -> Iterator[Judgements]:
+    """The judgements of every cut, in the order of the cuts, on the CPU; one is made at a time.
 
     Args:
         maxima: of the same images at every cut.
@@ -436,12 +436,9 @@ def judgements_of(
     """
     if seen_factors is not None:
         _check_factors(seen_factors, world, cuts)
-    return [
-        _judgements(
-            found, truth, world, cut, None if seen_factors is None else seen_factors[number]
-        )
-        for number, (cut, found) in enumerate(zip(cuts, maxima, strict=True))
-    ]
+    for number, (cut, found) in enumerate(zip(cuts, maxima, strict=True)):
+        factor = None if seen_factors is None else seen_factors[number]
+        yield _judgements(found, truth, world, cut, factor)
 
 
 def _check_factors(seen_factors: Sequence[float], world: World, cuts: Sequence[int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,8 +78,8 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Metrics of one scorer in each world that was asked for, ``closed`` and ``open``.
 
-    Memory is some 25 bytes a test image, and in the open world as much a measured image and
-    threshold, beside the rows.
+    Memory is some 70 bytes a measured image beside the rows, which are 12 bytes a scorer and
+    threshold.
 
     Args:
         rows: of :class:`~.judged_rows.PairJudgements`, of the images in their order.
@@ -89,8 +91,7 @@ def measure(
     found = {}
     for name, judged in worlds:
         if name == "closed":
-            tested = rows[images.tested], images.pairs[images.tested]
-            (judgements,) = _judgements(*tested, f"{scorer}_{name}", judged, None)
+            (judgements,) = _judgements(rows, images, images.tested, f"{scorer}_{name}", judged)
             found[name] = _world_metrics(judgements, judged.world)
         else:
             assert worlds.open is not None
@@ -100,14 +101,15 @@ def measure(
 
 def _judgements(
     rows: NDArray[Any],
-    pairs: NDArray[np.int64],
+    images: MeasuredImages,
+    chosen: NDArray[np.bool_],
     prefix: str,
     judged: JudgedWorld,
-    seen_factors: Sequence[float] | None,
-) -> list[Judgements]:
-    """Judgements at every cut."""
-    truth = judged.place[torch.from_numpy(pairs)]
-    maxima = stored_maxima(rows, prefix, truth, judged)
+    seen_factors: Sequence[float] | None = None,
+) -> Iterator[Judgements]:
+    """Judgements of the images of a mask at every cut, one at a time."""
+    truth = judged.place[torch.from_numpy(images.pairs[chosen])]
+    maxima = stored_maxima(rows, chosen, prefix, truth, judged)
     return judgements_of(maxima, truth, judged.world, judged.cuts, seen_factors)
 
 
@@ -120,13 +122,15 @@ def _open_metrics(
     protocol: Protocol,
 ) -> dict[str, Any]:
     prefix, factors, tested = f"{scorer}_open", open_world.seen_factors, images.tested
-    validating = rows[~tested], images.pairs[~tested]
-    testing = rows[tested], images.pairs[tested]
-    chosen = choose_threshold(_judgements(*validating, prefix, judged, factors), protocol)
-    plain = _judgements(*testing, prefix, judged, None)[-1]  # all pairs, whatever the masking
+    validating = _judgements(rows, images, ~tested, prefix, judged, factors)
+    chosen = choose_threshold(validating, protocol)
+    # All pairs, whatever the masking.
+    (plain,) = deque(_judgements(rows, images, tested, prefix, judged), maxlen=1)
     measured = plain
     if chosen is not None:
-        measured = _judgements(*testing, prefix, judged, factors)[chosen]
+        measured = next(
+            islice(_judgements(rows, images, tested, prefix, judged, factors), chosen, None)
+        )
     seen_pairs = int(open_world.world.seen.sum())
     cut = len(open_world.world) if chosen is None else open_world.cuts[chosen]
     unthresholded = czsl_metrics(plain)
@@ -138,7 +142,7 @@ def _open_metrics(
     }
 
 
-def choose_threshold(judgements: Sequence[Judgements], protocol: Protocol) -> int | None:
+def choose_threshold(judgements: Iterable[Judgements], protocol: Protocol) -> int | None:
     """Which threshold has the highest AUC on validation images; at a tie the lowest threshold.
 
     Args:
