@@ -1,7 +1,7 @@
 """A catalogue that grows: what every stage computes of the photos that are new, and how long.
 
 In a clone of the last commit, with photos, labels and pretrained models of the finished run in the
-working folder: the photos as a ``folder`` of their own are trained on once, the models are kept
+working folder: the photos as a ``folder`` of their own are trained on for an epoch, the models kept
 (``compositional-prompts keep``), and photos are added. Beyond those that there are, photos are
 repeated with changed pixels. Printed are, for every step, the rows that each stage went through and
 computed, its seconds without and with start-up, and the bytes that a ``dvc push`` of all outputs
@@ -115,6 +115,8 @@ class GrowingProject:
         document = editor.load(path)
         document["download"]["dataset"] = "folder"
         document["download"]["folder"]["labels"] = "photos.csv"
+        for stage in ("troika_train", "finetune"):
+            document[stage]["epochs"] = 1  # what is measured is rows, not training
         for model in ("clip", "blip2"):
             document["weights"][model]["source"] = "path"
             document["weights"][model]["name"] = str(self._source / model)
@@ -145,7 +147,7 @@ class GrowingProject:
         """Seconds of ``dvc repro``, and what each stage that ran measured."""
         shutil.rmtree(self.root / "timing", ignore_errors=True)
         # DVC does not look into folders outside its outputs: new photos are for download alone.
-        self.run("dvc", "repro", "-q", "-s", "-f", "download")
+        self.run("dvc", "repro", "-q", "-f", "download")
         start = time.perf_counter()
         self.run("dvc", "repro", "-q")
         seconds = time.perf_counter() - start

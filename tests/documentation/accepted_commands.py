@@ -75,16 +75,26 @@ def _pip(arguments: Sequence[str]) -> None:
 
 
 def _hf(arguments: Sequence[str]) -> None:
-    import click
     from huggingface_hub.cli.hf import app
 
-    command: Any = app
+    _click("hf", app, arguments)
+
+
+def _ray(arguments: Sequence[str]) -> None:
+    from ray.scripts.scripts import cli
+
+    _click("ray", cli, arguments)
+
+
+def _click(program: str, command: Any, arguments: Sequence[str]) -> None:
+    import click
+
     rest = list(arguments)
     try:
         while hasattr(command, "resolve_command"):
-            context = command.make_context("hf", rest, resilient_parsing=True)
+            context = command.make_context(program, rest, resilient_parsing=True)
             _, command, rest = command.resolve_command(context, rest)
-        command.make_context("hf", rest)
+        command.make_context(program, rest)
     except click.exceptions.Exit:
         return  # help was printed
     except click.ClickException as error:
@@ -164,6 +174,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], None]] = {
     "pytest": _pytest,
     "python": _python,
     "python3": _python,
+    "ray": _ray,
 }
 """By program."""
 

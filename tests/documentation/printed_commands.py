@@ -22,7 +22,7 @@ EXAMPLES = ("csv", "json", "mermaid", "python", "text", "yaml")
 
 PROGRAMS = (
     "accelerate", "compositional-prompts", "cp", "docker", "dvc", "git", "hf", "jupyter", "make",
-    "pip", "pre-commit", "pytest", "python", "python3", "source", "uv",
+    "pip", "pre-commit", "pytest", "python", "python3", "ray", "source", "uv",
 )  # fmt: skip
 """What begins a command in running text, between backticks."""
 

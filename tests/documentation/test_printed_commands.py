@@ -176,6 +176,7 @@ ELSEWHERE = {
 
 ONLY_PARSED = {
     ".venv/bin/pip install -c constraints.txt -e '.[quantization]'": "downloads packages",
+    ".venv/bin/pip install -c constraints.txt -e '.[ray]'": "downloads packages",
     ".venv/bin/pip install uv": "downloads packages",
     ".venv/bin/uv pip install --python .venv --torch-backend cpu -c constraints.txt torch "
     "torchvision": "downloads packages",
@@ -208,6 +209,10 @@ ONLY_PARSED = {
     "pytest -m 'not end_to_end'": "runs this test",
     "pytest tests/enhancement": "is a part of the tests",
     "python3 -m venv .venv": "makes an environment",
+    "ray start --address=HEAD:6379 --disable-usage-stats": "wants a second machine",
+    "ray start --head --port=6379 --disable-usage-stats": "leaves a cluster running",
+    "ray status": "wants a cluster",
+    "ray stop": "ends every Ray of the machine",
     "source .venv/bin/activate": "is for a shell at a terminal",
 } | dict.fromkeys(
     (
@@ -215,6 +220,7 @@ ONLY_PARSED = {
         "python benchmarks/caption.py --project . --threads 1",
         "python benchmarks/cold_run.py",
         "python benchmarks/cold_run.py --seeds 7 1 2",
+        "python benchmarks/engines.py",
         "python benchmarks/evaluation.py",
         "python benchmarks/feature_store.py",
         "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
@@ -295,6 +301,7 @@ def test_its_program_takes_a_command(text: str) -> None:
         "pytest tests/nothing",
         "pytest --nothing",
         "python benchmarks/finetune.py --nothing",
+        "ray start --nothing",
         "python3 -m venv --nothing .venv",
     ],
 )

@@ -28,7 +28,6 @@ MISSING = {
     "troika_train": "data/pairs.parquet",
     "troika_predict": "data/pairs.parquet",
     "enhance": "data/embeddings/words.parquet",
-    "blip2_features": "models/blip2",
     "finetune": "data/features",
     "infer": "data/features",
     "score": "data/captions",

@@ -29,6 +29,7 @@ UNNEEDED = {
     "stages/check_data.py": (*MODELS, "polars", "matplotlib"),
     "stages/download.py": MODELS,
     "stages/split.py": MODELS,
+    "stages/drift.py": (*MODELS, "polars", "matplotlib"),
     "stages/enhance.py": (*MODELS, "polars"),
     "stages/recommend.py": (*MODELS, "polars", "matplotlib", "sacrebleu"),
     "stages/report.py": MODELS,

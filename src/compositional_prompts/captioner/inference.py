@@ -92,9 +92,9 @@ class CaptionInputs:
             DamagedOutputError: features.json does not say what made them.
             MismatchedOutputsError: they are of another catalog.
         """
+        metadata = read_metadata(features)
         self._catalog = catalog
         self._photos = CatalogPhotos(catalog)
-        metadata = read_metadata(features)
         self._store: FeatureStore | None = None
         self.known: KnownFeatures | None = None
         if not metadata["cache"]:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_file, require_outputs
 from compositional_prompts.files.tables import iterate_table, required
 
@@ -81,8 +81,8 @@ def open_truth(path: Path) -> Iterator[TruthWriter]:
 class TruthTable:
     """The true words of some groups, to be asked for a block of images at a time.
 
-    Memory holds 20 bytes a true word, and every different word once: image_ids are kept as two
-    hashes of 64 bits, of which two images would have to agree in both.
+    Memory holds 20 bytes a true word, 16 of them the digest of its image_id, and every different
+    word once.
     """
 
     def __init__(self, path: Path, groups: Sequence[str]) -> None:
@@ -133,9 +133,10 @@ class TruthTable:
 
 
 def _hashes(image_ids: pa.StringArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Two hashes an image_id, each ``[n]``, alike in this process only."""
-    names = pl.Series(image_ids, dtype=pl.String)
-    return names.hash(0).to_numpy(), names.hash(1).to_numpy()
+    """The halves of every image_id's digest, each ``[n]``."""
+    digests = b"".join(content_digest(name.encode()) for name in image_ids.to_pylist())
+    halves = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    return halves[:, 0], halves[:, 1]
 
 
 def read_truth(

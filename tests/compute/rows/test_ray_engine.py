@@ -88,47 +88,70 @@ def locally(computation: Computation, numbers: Iterable[int | str]) -> Found:
 
 
 def test_rows_are_those_of_the_local_engine(two_nodes: RayCluster, tmp_path: Path) -> None:
-    numbers = range(90)
-    with RayEngine(Squares(), two_nodes) as engine:
-        assert by_key(engine.compute(iter([]))) == {}
-        assert by_key(engine.compute(all_items(numbers))) == locally(Squares(), numbers)
-        assert by_key(engine.compute(all_items([7]))) == locally(Squares(), [7])
-    values = {}
-    with RayEngine(SquaresInProcesses(), two_nodes) as engine:
-        for keys, rows in engine.compute(all_items(numbers)):
-            assert rows.flags.owndata
-            values |= dict(zip(keys.tolist(), rows["value"].tolist(), strict=True))
-    assert sorted(values.values()) == [number**2 for number in numbers]
-    # By the parameters, as a stage does.
+    numbers = [*range(90), 5]
     base = base_section(tmp_path / "rows", engine="ray", ray=two_nodes.model_dump())
-    with complete_rows(Squares(), Numbers([3, 1, 3]), base) as completed:
-        assert completed.computed == 2
+    with complete_rows(Squares(), Numbers(numbers), base) as completed:
+        assert completed.computed == 90
         (batch,) = completed.batches()
-        assert batch["value"].tolist() == [9, 1, 9]
+        found = dict(zip(completed.keys.tolist(), map(bytes, batch), strict=True))
+    assert found == locally(Squares(), range(90))
 
 
-def test_a_computation_s_error_is_its_own(two_nodes: RayCluster) -> None:
-    with RayEngine(Squares(), two_nodes) as engine, pytest.raises(ValueError) as bug:
-        by_key(engine.compute(all_items([*range(9), "one"])))
-    assert str(bug.value) == "invalid literal for int() with base 10: b'one'"
-    assert not is_explained(bug.value)
-    (note,) = bug.value.__notes__
-    assert "number_rows.py" in note
-    with RayEngine(Squares(), two_nodes) as engine, pytest.raises(OutputError) as mistake:
-        by_key(engine.compute(all_items([1, "damaged"])))
-    assert is_explained(mistake.value)
-    assert (str(mistake.value), mistake.value.paths) == ("damaged is damaged.", (Path("damaged"),))
-    assert not hasattr(mistake.value, "__notes__")
-    assert not any(str(entry.path).startswith(RAY) for entry in mistake.traceback)
+class TestConnected:
+    """On one connection, which the engine uses and leaves open."""
 
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def connected(cls, nodes: Cluster) -> Iterator[None]:
+        ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+        yield
+        assert ray.is_initialized()
+        ray.shutdown()
 
-def test_a_batch_that_ends_its_workers_is_named(two_nodes: RayCluster) -> None:
-    found: Found = {}
-    said = r"computed squares of the images from die to 14, and so did 2 others"
-    with RayEngine(Squares(), two_nodes) as engine, pytest.raises(WorkerDiedError, match=said):
-        for part in engine.compute(all_items([*range(12), "die", *range(12, 15)])):
-            found |= by_key([part])
-    assert found.items() <= locally(Squares(), range(12)).items()
+    def test_an_engine_is_given_items_as_often_as_there_are_some(
+        self, two_nodes: RayCluster
+    ) -> None:
+        with RayEngine(Squares(), two_nodes) as engine:
+            for numbers in ([], range(30), [7]):
+                found = by_key(engine.compute(all_items(numbers)))
+                assert found == locally(Squares(), numbers)
+            left = engine.compute(all_items(range(30)))
+            next(left)
+            left.close()
+            assert by_key(engine.compute(all_items([8]))) == locally(Squares(), [8])
+
+    def test_what_needs_processes_gets_them(self, two_nodes: RayCluster) -> None:
+        values = []
+        with RayEngine(SquaresInProcesses(), two_nodes) as engine:
+            for _, rows in engine.compute(all_items(range(150))):
+                assert rows.flags.owndata
+                values += rows["value"].tolist()
+        assert sorted(values) == [number**2 for number in range(150)]
+
+    def test_a_computation_s_error_is_its_own(self, two_nodes: RayCluster) -> None:
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(ValueError) as bug:
+            by_key(engine.compute(all_items([*range(9), "one"])))
+        assert str(bug.value) == "invalid literal for int() with base 10: b'one'"
+        assert not is_explained(bug.value)
+        (note,) = bug.value.__notes__
+        assert "number_rows.py" in note
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(OutputError) as mistake:
+            by_key(engine.compute(all_items([1, "damaged"])))
+        assert is_explained(mistake.value)
+        assert (str(mistake.value), mistake.value.paths) == (
+            "damaged is damaged.",
+            (Path("damaged"),),
+        )
+        assert not hasattr(mistake.value, "__notes__")
+        assert not any(str(entry.path).startswith(RAY) for entry in mistake.traceback)
+
+    def test_a_batch_that_ends_its_workers_is_named(self, two_nodes: RayCluster) -> None:
+        found: Found = {}
+        said = r"computed squares of the images from die to 14, and so did 2 others"
+        with RayEngine(Squares(), two_nodes) as engine, pytest.raises(WorkerDiedError, match=said):
+            for part in engine.compute(all_items([*range(12), "die", *range(12, 15)])):
+                found |= by_key([part])
+        assert found.items() <= locally(Squares(), range(12)).items()
 
 
 def test_a_lost_node_costs_what_it_had_at_hand(
@@ -243,24 +266,32 @@ def test_an_error_that_cannot_travel_is_told(tmp_path: Path) -> None:
         Failure.of(OddError(1, 2)).reraise()
 
 
-def started(computation: Computation, folder: Path, **versions: str) -> Failure | None:
-    here = computation.description()["libraries"]
-    return ComputingActor(pickle.dumps(computation), here | versions, str(folder), 1).start()
+def started(computation: Computation, folder: Path, **other: Any) -> Failure | None:
+    here = computation.description() | other
+    return ComputingActor(pickle.dumps(computation), here, str(folder), 1).start()
 
 
-def test_other_machines_have_the_same_libraries_and_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"libraries": {"numpy": "0.1"}}, r"numpy is [\d.]+ on .* and 0\.1 where the stage runs"),
+        ({"libraries": {"not-there": "1"}}, r"not-there is missing on "),
+        ({"settings": {"power": 3}}, r"of squares it has other settings \("),
+        ({"code": "", "batch": 1}, r"of squares it has other batch and code \("),
+    ],
+)
+def test_other_machines_compute_the_same(
+    other: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert started(Squares(), tmp_path) is None
-    for versions, said in (
-        ({"numpy": "0.1"}, r"numpy is [\d.]+ on .* and 0\.1 where the stage runs"),
-        ({"not-there": "1"}, r"not-there is missing on "),
-    ):
-        failure = started(Squares(), tmp_path, **versions)
-        assert failure is not None and failure.explained
-        with pytest.raises(ValueError, match=said):
-            failure.reraise()
+    failure = started(Squares(), tmp_path, **other)
+    assert failure is not None and failure.explained
+    with pytest.raises(ValueError, match=said):
+        failure.reraise()
+
+
+def test_a_folder_that_other_machines_lack_is_named(tmp_path: Path) -> None:
     failure = started(SquaresOfFile(), tmp_path / "absent")
     assert failure is not None
     with pytest.raises(FileNotFoundError, match=r"absent is not on .* under one path"):

@@ -41,7 +41,6 @@ _PAIRS_SCHEMA: Final = {
     "seen": pl.Boolean,
 }
 _TRAIN: Final = SPLIT_NAMES.index("train")
-_SPLIT_ARRAY: Final = pa.array(SPLIT_NAMES)
 
 
 class Splits(NamedTuple):
@@ -96,7 +95,9 @@ def make_splits(
     splits = split_products(coded.products, params.fractions, seed, assignment)
     caption_splits = splits[coded.product]
     labelled = coded.pair >= 0
-    given = np.where(labelled, _positions(labels["pair_split"], _SPLIT_ARRAY), -1).astype(np.int8)
+    given = np.where(labelled, _positions(labels["pair_split"], pa.array(SPLIT_NAMES)), -1).astype(
+        np.int8
+    )
     brought = pc.is_valid(labels["pair_split"]).to_numpy() & labelled
     made = not brought.any()
     if made:
@@ -186,7 +187,7 @@ def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int
 def _named(splits: NDArray[np.int8]) -> pa.Array:
     """Names of splits; null where there is none."""
     codes = pa.array(splits, mask=splits < 0)
-    return pa.DictionaryArray.from_arrays(codes, _SPLIT_ARRAY).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
 
 
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:

@@ -71,18 +71,18 @@ class ComputingActor:
     """
 
     def __init__(
-        self, computation: bytes, libraries: Mapping[str, str], folder: str, threads: int
+        self, computation: bytes, description: Mapping[str, Any] | None, folder: str, threads: int
     ) -> None:
         """Nothing is loaded yet.
 
         Args:
             computation: pickled.
-            libraries: the versions that its rows are to be computed with.
+            description: what must decide a row here too; None where that goes without saying.
             folder: where relative paths begin, on whichever machine.
             threads: threads that prepare.
         """
         self._pickled = computation
-        self._libraries = dict(libraries)
+        self._description = description
         self._folder = Path(folder)
         self._preparing = ThreadPoolExecutor(threads)
         # The model stays in the thread that loaded it, as it does locally.
@@ -99,11 +99,14 @@ class ComputingActor:
         return _tried(lambda: self._rows(values))
 
     def _load(self) -> None:
-        _require_versions(self._libraries)
+        if self._description is not None:
+            _require_versions(self._description["libraries"])
         if shared := self._folder.is_dir():
             os.chdir(self._folder)
         try:
             computation: Computation = pickle.loads(self._pickled)
+            if self._description is not None:
+                _require_same(self._description, computation.description())
             self._worker = computation.start()
         except FileNotFoundError as error:
             if shared:
@@ -143,3 +146,14 @@ def _require_versions(libraries: Mapping[str, str]) -> None:
                 f"{wanted} where the stage runs: rows depend on it. Install constraints.txt on all "
                 "machines."
             )
+
+
+def _require_same(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise :class:`ValueError` where this machine would compute other rows."""
+    different = [name for name in wanted if wanted[name] != found.get(name)]
+    if different:
+        raise ValueError(
+            f"{platform.node()}, a machine of the Ray cluster, would compute other rows: of "
+            f"{wanted['computation']} it has other {' and '.join(different)} (of models that is "
+            "their content). Give all machines the project under one path, by a shared file system."
+        )

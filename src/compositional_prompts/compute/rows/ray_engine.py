@@ -83,6 +83,7 @@ class RayEngine:
             cluster: the section ``base.ray``.
         """
         self._computation = computation
+        self._description: dict[str, Any] | None = None
         self._cluster = cluster
         self._connection: _Connection | None = None
         self._actors: list[_Actor] = []
@@ -122,6 +123,9 @@ class RayEngine:
         if not waiting:
             return
         if self._connection is None:
+            if self._cluster.address is not None:
+                # What a cluster's machines must agree with.
+                self._description = self._computation.description()
             self._connection = _Connection(self._cluster)
         # No more actors than batches: each loads the model.
         while len(self._actors) < len(waiting):
@@ -244,7 +248,7 @@ class RayEngine:
             )
             .remote(
                 ray.cloudpickle.dumps(self._computation),
-                self._computation.description()["libraries"],
+                self._description,
                 str(Path.cwd()),
                 self._cluster.cpus,
             )
