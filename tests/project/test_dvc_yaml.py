@@ -38,7 +38,8 @@ PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = {
     name: definition.get("do", definition) for name, definition in PIPELINE["stages"].items()
 }
-RESULT_NEUTRAL = {"base.workers", "base.checkpoint_seconds"}
+NEUTRAL_KEYS = ("workers", "checkpoint_seconds", "rows", "engine", "ray")
+RESULT_NEUTRAL = {f"base.{key}" for key in NEUTRAL_KEYS}
 """Parameters that never change a result, so that DVC need not know them."""
 GIVEN = re.compile(r"models/source/\$\{(troika_train|finetune)\.mode\}/(\w+)")
 """What no stage writes: a file of the project, or a model that the user puts beside it."""
