@@ -224,7 +224,7 @@ class RowStore:
         """
         with named_errors(computed.folder):
             try:
-                lock = os.open(computed.folder / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+                lock = _opened(computed.folder / IN_USE)
             except FileNotFoundError:
                 return True
             try:
@@ -237,7 +237,8 @@ class RowStore:
                 return True
             finally:
                 os.close(lock)
-            shutil.rmtree(gone)
+            with contextlib.suppress(FileNotFoundError):  # another process helps
+                shutil.rmtree(gone)
             with contextlib.suppress(OSError):
                 computed.folder.parent.rmdir()
         return True
@@ -289,7 +290,7 @@ def _hold(folder: Path) -> int:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _opened(path)
+            lock = _opened(path, os.O_CREAT)
         except FileNotFoundError:  # removed by another process in between
             continue
         try:
@@ -304,9 +305,10 @@ def _hold(folder: Path) -> int:
         os.close(lock)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, flags: int = 0) -> int:
+    """For writing, without which NFS gives no lock against all others."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES) and path.exists():
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # what is there can be read

@@ -301,14 +301,20 @@ class StoredRows:
         """
         with self._lock:
             self.flush()
-            while unsound := self._unsound_blocks(
-                [(rows, range(len(rows.offsets))) for rows in self._files]
-            ):
-                self._set_aside(unsound)
-            for rows in list(self._files):
-                whole = rows.adopted is None or not rows.adopted.whole or is_whole(rows, self._maps)
-                if not whole:
-                    self._complain(rows.path, f"{rows.path} is damaged beside its rows")
+            while True:
+                try:
+                    if unsound := self._unsound_blocks(
+                        [(rows, range(len(rows.offsets))) for rows in self._files]
+                    ):
+                        self._set_aside(unsound)
+                        continue
+                    adopted = [rows for rows in self._files if rows.adopted and rows.adopted.whole]
+                    broken = [rows.path for rows in adopted if not is_whole(rows, self._maps)]
+                    break
+                except FileNotFoundError:  # another process has replaced it
+                    self._load()
+            for path in broken:
+                self._complain(path, f"{path} is damaged beside its rows")
             return list(self._damaged)
 
     def __len__(self) -> int:
