@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from base_section import base_section
 from micro_blip2 import LORA, QUERIES, miniature, save
 from small_catalog import write_catalog
 
-from compositional_prompts.captioner import caption_rows
+from compositional_prompts.captioner import caption_rows, inference
 from compositional_prompts.captioner.caption_rows import CaptionInput, Captions
 from compositional_prompts.captioner.decoding.grammar_file import write_grammar
 from compositional_prompts.captioner.features.feature_shards import (
@@ -389,7 +390,7 @@ def test_one_model_serves_free_captions_too(project, tmp_path, monkeypatch) -> N
 
 STAGE = """
 import runpy, sys, time
-from compositional_prompts.captioner import caption_rows
+from compositional_prompts.captioner import caption_rows, inference
 real = caption_rows.generate_tokens
 def slow(*arguments, **options):
     time.sleep({delay})
@@ -436,3 +437,48 @@ def test_a_killed_stage_goes_on(project, project_root, tmp_path) -> None:
     assert timing["rows"] == IMAGES and 0 < timing["computed"] < IMAGES
     expected, _ = captioned(project, tmp_path / "others", settings())
     assert pl.read_parquet(captions).equals(expected)
+
+
+def test_captions_are_in_memory_once(project, tmp_path, monkeypatch) -> None:
+    class Writer:
+        def prepare(self, value: CaptionInput) -> CaptionInput:
+            return value
+
+        def compute(self, prepared: list[CaptionInput]) -> np.ndarray:
+            return np.ones(len(prepared), [("tokens", np.int32, (1,)), ("count", np.int32)])
+
+    def read_tokens(_: Any, tokens: list[list[int]]) -> list[str]:
+        return ["a caption of shoes " * 10 + str(number) for number in range(len(tokens))]
+
+    monkeypatch.setattr(Captions, "start", lambda _: Writer())
+    monkeypatch.setattr(inference, "read_tokens", read_tokens)
+    monkeypatch.setattr(inference, "ROWS_AT_ONCE", 64)
+
+    def peak(images: int) -> int:
+        root = tmp_path / str(images)
+        names = [f"image-{number:07d}" for number in range(images)]
+        with open_shards(root / "catalog", 1) as writer:
+            for name in names:
+                writer.write(CatalogRow(name, name, name.encode(), name))
+        write_uncached(root / "features")
+        inputs = CaptionInputs(root / "features", root / "catalog")
+        how = replace(wanted(project, settings()), features=None)
+
+        def written() -> int:
+            everything = ImagesToCaption(names, [])
+            base = base_section(root / "rows")
+            table, computed = caption_split(how, inputs, everything, settings(), base)
+            assert len(table) == images
+            return computed
+
+        assert written() == images
+        tracemalloc.start()
+        try:
+            assert written() == 0
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is made once
+    # Without the captions themselves, which are in Arrow's memory; names are those of the caller.
+    assert (peak(3_000) - peak(1_000)) / 2_000 < 120

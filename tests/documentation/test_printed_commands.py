@@ -228,7 +228,7 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/report_page.py",
         "python benchmarks/scale.py",
-        "python benchmarks/scale.py split --rows 10000 100000 1000000",
+        "python benchmarks/scale.py --rows 1000 10000 100000 1000000",
         "python benchmarks/row_store.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -175,9 +177,10 @@ class ImagesToWriteOf:
 
     def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
         ids = [self._ids[position] for position in positions.tolist()]
-        keys = self._keys[positions].tolist()
+        starts = range(0, len(positions), ROWS_AT_ONCE)
+        keys = (self._keys[positions[start : start + ROWS_AT_ONCE]].tolist() for start in starts)
         inputs = self._inputs.read(self._positions[positions], ids)
-        yield from map(Item, keys, ids, inputs)
+        yield from map(Item, chain.from_iterable(keys), ids, inputs)
 
 
 def captions_wanted(
@@ -240,7 +243,7 @@ def caption_split(
     params: Infer,
     base: Base,
 ) -> CaptionTable:
-    """Caption the given images.
+    """Caption the given images. Memory is some 300 bytes an image: names and captions, each once.
 
     Args:
         computation: how.
@@ -262,26 +265,28 @@ def caption_split(
     tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
     computed = 0
 
-    def write(how: Captions, image_ids: Sequence[str]) -> list[str]:
+    def write(how: Captions, image_ids: Sequence[str]) -> pa.StringArray:
         nonlocal computed
         source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
         with complete_rows(_fitting(how, params, device), source, base) as rows:
             computed += rows.computed
-            return [text for part in _texts(rows, source.places, tokenizer) for text in part]
+            return pa.concat_arrays(
+                [pa.array([], pa.string()), *_texts(rows, source.places, tokenizer)]
+            )
 
+    image_ids = pa.array(images.captioned, pa.string())
     captions = write(computation, images.captioned)
-    free: dict[str, str] = {}
+    free = pa.nulls(len(image_ids), pa.string())
     if images.free_too:
         freely = write(replace(computation, grammar=False), images.free_too)
-        free = dict(zip(images.free_too, freely, strict=True))
-    columns = [images.captioned, captions, [free.get(i) for i in images.captioned]]
-    return CaptionTable(pa.table(columns, schema=CAPTIONS), computed)
+        free = freely.take(pc.index_in(image_ids, pa.array(images.free_too, pa.string())))
+    return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed)
 
 
-def _texts(rows: CompletedRows, places: NDArray[np.int64], tokenizer: Any) -> Iterator[list[str]]:
+def _texts(rows: CompletedRows, places: NDArray[np.int64], tokenizer: Any) -> Iterator[pa.Array]:
     for start in range(0, len(places), ROWS_AT_ONCE):
         some = rows.read(places[start : start + ROWS_AT_ONCE])
         tokens = (
             row[:count].tolist() for row, count in zip(some["tokens"], some["count"], strict=True)
         )
-        yield read_tokens(tokenizer, list(tokens))
+        yield pa.array(read_tokens(tokenizer, list(tokens)), pa.string())
