@@ -445,6 +445,24 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
         RowStore(tmp_path / "rows", 1)
 
 
+def test_a_file_of_rows_that_cannot_be_read_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = made_rows(36, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (segment,) = segments(path)
+
+    def closed(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(segment))
+
+    with opened(path) as stored:
+        monkeypatch.setattr(row_segments.MappedFiles, "map", closed)
+        for ask in (stored.missing, stored.read):
+            with pytest.raises(RowStoreError, match=rf"{segment}: Permission denied; .* allow"):
+                ask(keys)
+
+
 def test_a_store_that_is_only_read_gives_what_it_has(
     path: Path, monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
 ) -> None:
