@@ -501,6 +501,15 @@ def used_at(path: Path, name: str, seconds: float) -> None:
     os.utime(path / name / "0f" / row_store.DESCRIPTION, (seconds, seconds))
 
 
+def test_rows_without_their_lock_go_too(path: Path) -> None:
+    keys, rows = made_rows(37, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (path / "squares" / "0f" / row_store.IN_USE).unlink()  # copied without empty files
+    assert [gone.name for gone in RowStore(path, 1).prune(0)] == ["squares"]
+    assert RowStore(path, 1).computations() == []
+
+
 def test_what_was_not_used_for_longest_goes(path: Path, warned: pytest.LogCaptureFixture) -> None:
     keys, rows = made_rows(20, 1000)
     for age, name in enumerate(["new", "middle", "old"]):

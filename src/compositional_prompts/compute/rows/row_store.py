@@ -224,7 +224,7 @@ class RowStore:
         """
         with named_errors(computed.folder):
             try:
-                lock = _opened(computed.folder / IN_USE)
+                lock = _opened(computed.folder / IN_USE, os.O_CREAT)
             except FileNotFoundError:
                 return True
             try:
