@@ -501,6 +501,31 @@ def used_at(path: Path, name: str, seconds: float) -> None:
     os.utime(path / name / "0f" / row_store.DESCRIPTION, (seconds, seconds))
 
 
+@pytest.mark.parametrize("gone", ["cubes", "cubes/0f"])
+def test_rows_that_another_process_removes_stop_nobody(
+    gone: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes after it was seen and before it is looked into."""
+    keys, rows = made_rows(38, 5)
+
+    def going(look: Any) -> Any:
+        def look_too_late(folder: Any = ".") -> Any:
+            if Path(folder) == path / gone and Path(folder).exists():
+                Path(folder).rename(path.with_name("gone"))
+            return look(folder)
+
+        return look_too_late
+
+    for name in ("squares", "cubes"):
+        with opened(path, name) as stored:
+            stored.append(keys, rows)
+    monkeypatch.setattr(os, "scandir", going(os.scandir))
+    monkeypatch.setattr(os, "listdir", going(os.listdir))
+    with opened(path) as stored:
+        assert same(stored.read(keys), rows)
+    assert [found.name for found in RowStore(path, 1).computations()] == ["squares"]
+
+
 def test_rows_without_their_lock_go_too(path: Path) -> None:
     keys, rows = made_rows(37, 5)
     with opened(path) as stored:
