@@ -387,3 +387,8 @@ def test_killed_and_rerun_ends_with_the_same_bytes(tmp_path, models, project_roo
     undisturbed = tmp_path / "undisturbed"
     computed(models["opt"], tmp_path / "catalog", undisturbed, dtype="bfloat16")
     assert contents(tmp_path / "features") == contents(undisturbed / "features")
+
+
+def test_what_quantizes_decides_features(models: dict[str, Path]) -> None:
+    assert "bitsandbytes" not in frozen(models["opt"]).description()["libraries"]
+    assert "bitsandbytes" in frozen(models["opt"], precision="int4").description()["libraries"]

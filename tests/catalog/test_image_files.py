@@ -20,7 +20,9 @@ from compositional_prompts.catalog.images import rejection_reason
 
 def test_images_are_found_sorted_and_hidden_files_skipped(tmp_path: Path) -> None:
     make(tmp_path, "b.JPG", "a/z.tiff", "a/y.WebP", ".hidden.jpg", ".git/c.png", "notes.txt", "jpg")
-    assert find_images(tmp_path) == (["a/y.WebP", "a/z.tiff", "b.JPG"], {"none": 1, "txt": 1})
+    paths, passed_over = find_images(tmp_path)
+    assert list(paths) == ["a/y.WebP", "a/z.tiff", "b.JPG"]
+    assert passed_over == {"none": 1, "txt": 1}
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -31,7 +33,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "photos" / "twice").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
     found = find_images(tmp_path / "photos")
-    assert found.paths == ["a/1.jpg", "dangling.jpg", "outside/2.jpg"]
+    assert list(found.paths) == ["a/1.jpg", "dangling.jpg", "outside/2.jpg"]
 
 
 def test_every_format_that_decodes_is_found_by_all_its_names(tmp_path: Path) -> None:
@@ -81,7 +83,8 @@ def test_what_is_passed_over_is_counted_and_a_few_are_named(
     make(tmp_path / "sub", *(f"{number}.txt" for number in range(9)))
     with caplog.at_level(logging.WARNING):
         found = find_images(tmp_path)
-    assert found == (["a.jpg"], {"jp2": 2, "none": 1, "other": 1, "txt": 10})
+    assert list(found.paths) == ["a.jpg"]
+    assert found.passed_over == {"jp2": 2, "none": 1, "other": 1, "txt": 10}
     (message,) = caplog.messages
     assert message == (
         f"{tmp_path}: passed over, as not named like images that are read: 2 jp2, 1 none, 1 other, "

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from base_section import base_section
 from hypothesis import given
@@ -14,6 +17,7 @@ from pydantic import ValidationError
 from compositional_prompts.catalog.image_files import FolderError
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.folder import LABEL_COLUMNS, Folder, read_labels_csv
+from compositional_prompts.files.sorted_names import SortedNames
 
 BASE = base_section(Path("rows"), workers=1)
 
@@ -27,10 +31,16 @@ def select(data_set: Folder) -> Selection:
     return data_set.select(BASE)
 
 
-def parse(text: str | bytes) -> dict[str, dict[str, str | None]]:
-    content = text.encode() if isinstance(text, str) else text
-    labels = read_labels_csv(content, "labels.csv", TRUTH, PATHS, "photos")
-    return {path: dict(values) for path, values in labels.items()}
+def parse(
+    text: str | bytes, paths: Iterable[str] = PATHS, truth: Sequence[str] = TRUTH
+) -> dict[str, dict[str, str | None]]:
+    file = io.BytesIO(text.encode() if isinstance(text, str) else text)
+    names = SortedNames(paths)
+    labels = read_labels_csv(file, "labels.csv", truth, names, "photos")
+    found = {path: labels.of(position, path) for position, path in enumerate(names)}
+    named = {path: dict(values) for path, values in found.items() if values is not None}
+    assert len(labels) == len(named)
+    return named
 
 
 def test_a_dangling_link_is_a_row_without_bytes(tmp_path: Path) -> None:
@@ -55,12 +65,12 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
 def test_a_cell_with_spaces_names_the_file_with_them_or_without() -> None:
     paths = {" lead.jpg", "a.jpg", "b.jpg", " b.jpg"}
     text = "title,image_path\nx, lead.jpg\ny, a.jpg \nz, b.jpg\nw,b.jpg \n"
-    assert list(read_labels_csv(text.encode(), "labels.csv", [], paths, "photos")) == [
-        " lead.jpg",
-        "a.jpg",
-        " b.jpg",
-        "b.jpg",
-    ]
+    assert parse(text, paths, []) == {
+        " lead.jpg": {"title": "x"},
+        "a.jpg": {"title": "y"},
+        " b.jpg": {"title": "z"},
+        "b.jpg": {"title": "w"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -216,3 +226,58 @@ def test_any_bytes_are_read_or_refused_by_line(content: bytes) -> None:
         assert "labels.csv, line " in str(error)
     else:
         assert set(labels) <= PATHS
+
+
+def test_a_byte_that_is_not_utf8_is_named_by_its_line_far_into_the_file() -> None:
+    text = ("image_path,title\n" + "".join(f"{n}.jpg,caf\xe9\n" for n in range(150_000))).encode()
+    with pytest.raises(FolderError, match=r"line 150002: byte 0xc3 is not UTF-8"):
+        parse(text + b"x.jpg,caf\xc3")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_are_found_again_behind_others_of_several_lines(end: str) -> None:
+    rows = ["image_path,title", 'sub/c.JPG,"\xe9 one\n\ntwo"', "", "a.jpg,two", "sub/b.png,\u9774"]
+    assert parse("\ufeff" + end.join(rows)) == {
+        "a.jpg": {"title": "two"},
+        "sub/b.png": {"title": "\u9774"},
+        "sub/c.JPG": {"title": "\xe9 one\n\ntwo"},
+    }
+
+
+def test_a_csv_that_changes_while_photos_are_read_is_told(tmp_path: Path) -> None:
+    make(tmp_path / "photos", *PATHS)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image_path,title\na.jpg,x\nsub/b.png,y\n")
+    params = Folder(path=str(tmp_path / "photos"), labels=str(labels), truth=[], on_missing="keep")
+    rows = select(params).rows
+    with labels.open("r+") as file:
+        file.write("image_path,title\nsub/b.png,y\na.jpg,x\n")
+    with pytest.raises(FolderError, match=r"labels.csv, line 2: the file was changed while"):
+        list(rows)
+
+
+def test_a_photo_takes_a_hundred_bytes_until_its_turn_comes() -> None:
+    title = "A shoe of leather with laces and a heel as its shop describes it and others do not"
+
+    def names(rows: int) -> Iterator[str]:
+        return (f"{number % 100:05d}/{number:07d}.bmp" for number in range(rows))
+
+    def peak(rows: int) -> int:
+        csv_rows = "".join(f"{name},{title}\n" for name in names(rows))
+        file = io.BytesIO(f"image_path,title\n{csv_rows}".encode())
+        del csv_rows
+        arrow = pa.total_allocated_bytes()
+        tracemalloc.start()
+        try:
+            paths = SortedNames(names(rows))
+            labels = read_labels_csv(file, "labels.csv", [], paths, "photos")
+            found = sum(labels.of(*place) == {"title": title} for place in enumerate(paths))
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert found == len(labels) == rows
+        return most + pa.total_allocated_bytes() - arrow
+
+    peak(1)  # what is made once
+    fewer, more = 1_000, 6_000
+    assert (peak(more) - peak(fewer)) / (more - fewer) < 100

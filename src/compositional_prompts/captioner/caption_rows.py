@@ -29,6 +29,7 @@ from compositional_prompts.compute.precision import DTYPES, ResolvedPrecision
 from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import MissingOutputError, require_outputs
+from compositional_prompts.pipeline.section import QUANTIZED
 
 
 class CaptionInput(NamedTuple):
@@ -116,6 +117,9 @@ class Captions(Computation):
         a full one. A GPU's kernels, in bfloat16, are not so near to one another.
         """
         return None if self.device == "cpu" else self.batch_size
+
+    def further_libraries(self) -> Sequence[str]:
+        return ("bitsandbytes",) if self.precision.precision in QUANTIZED else ()
 
     def settings(self) -> Mapping[str, Any]:
         adapter = None if self.adapter is None else folder_digest(*adapter_files(self.adapter))

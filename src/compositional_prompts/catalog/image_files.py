@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, NoReturn
 from PIL import Image
 
 from compositional_prompts.catalog.images import FORMATS
+from compositional_prompts.files.sorted_names import SortedNames
 
 # Pillow's reader of JPEG opens MPO, a JPEG with more pictures behind the first.
 _NAMED_FORMATS: Final = {*FORMATS, "MPO"}
@@ -31,12 +33,12 @@ class FolderImages(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        paths: its images, relative with ``/``, sorted.
+        paths: its images, relative with ``/``, each once.
         passed_over: how many other files there are, by extension (``jp2``, ``txt``; ``none``
             without one, ``other`` for what is no plain word), sorted.
     """
 
-    paths: list[str]
+    paths: SortedNames
     passed_over: dict[str, int]
 
 
@@ -65,18 +67,21 @@ def list_files(directory: Path) -> Iterator[str]:
     Raises:
         OSError: a folder cannot be read.
     """
-    visited: set[tuple[int, int]] = set()
+    visited: set[int] = set()
     for parent, folders, files in os.walk(directory, followlinks=True, onerror=_raise):
         status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in visited:
+        folder = status.st_dev << 64 | status.st_ino  # half the memory of a tuple
+        if folder in visited:
             folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(folder)
         # In place, which os.walk takes as where to go next and in which order.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(parent).relative_to(directory).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
         for name in files:
             if not name.startswith("."):
-                yield (Path(parent) / name).relative_to(directory).as_posix()
+                yield prefix + name
 
 
 def find_images(directory: Path) -> FolderImages:
@@ -88,16 +93,24 @@ def find_images(directory: Path) -> FolderImages:
         FolderError: the directory holds no image, or an image's name is not UTF-8.
         OSError: a folder cannot be read.
     """
-    found: list[str] = []
-    others: list[str] = []
-    for path in list_files(directory):
-        (found if is_image_name(path) else others).append(path)
-    for path in found:
-        if not _is_utf8(path):
-            raise FolderError(f"{directory}: the file name {path!r} is not UTF-8: rename it.")
-    passed_over = dict(sorted(Counter(map(_extension, others)).items()))
+    numbers: Counter[str] = Counter()
+    others: list[str] = []  # the first of those passed over, one more than are named
+
+    def images() -> Iterator[str]:
+        for path in list_files(directory):
+            if not is_image_name(path):
+                numbers[_extension(path)] += 1
+                insort(others, path)
+                del others[_NAMED_IN_LOG + 1 :]
+            elif not _is_utf8(path):
+                raise FolderError(f"{directory}: the file name {path!r} is not UTF-8: rename it.")
+            else:
+                yield path
+
+    found = SortedNames(images())
+    passed_over = dict(sorted(numbers.items()))
     counts = ", ".join(f"{count} {extension}" for extension, count in passed_over.items())
-    if not found:
+    if not len(found):
         raise FolderError(
             f"empty data set: {directory} holds no image ({', '.join(image_extensions())})"
             f"{f'; other files: {counts}' if others else ''}."
@@ -107,9 +120,9 @@ def find_images(directory: Path) -> FolderImages:
             "%s: passed over, as not named like images that are read: %s (%s)",
             directory,
             counts,
-            _few(sorted(others)),
+            _few(others),
         )
-    return FolderImages(sorted(found), passed_over)
+    return FolderImages(found, passed_over)
 
 
 def _extension(path: str) -> str:

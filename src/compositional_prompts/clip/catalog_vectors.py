@@ -16,17 +16,16 @@ from torch import Tensor
 from compositional_prompts.catalog.catalog_photos import CatalogPhotos
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.clip.embedding import embed_images, embed_texts
-from compositional_prompts.clip.open_clip_model import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    Clip,
-    load_clip,
+from compositional_prompts.clip.clip_digest import (
+    CLIP_LIBRARIES,
+    image_digest,
+    tower_libraries,
 )
+from compositional_prompts.clip.embedding import embed_images, embed_texts
+from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
 from compositional_prompts.compute.rows.completed_rows import ROWS_AT_ONCE, complete_rows
 from compositional_prompts.compute.rows.computation import Computation
-from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.table_shards import open_table_shards
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.section import Base
@@ -46,21 +45,18 @@ class ClipVectors(Computation):
     """
 
     name: ClassVar[str] = "clip_vector"
-    libraries: ClassVar[Sequence[str]] = (
-        "numpy",
-        "pillow",
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-    )
+    libraries: ClassVar[Sequence[str]] = CLIP_LIBRARIES
 
     clip: Path
     device: str
     batch_size: int
 
+    def further_libraries(self) -> Sequence[str]:
+        return tower_libraries(self.clip)
+
     def settings(self) -> Mapping[str, Any]:
         return {
-            "clip": folder_digest(self.clip / CONFIG_FILE, self.clip / WEIGHTS_FILE),
+            "clip": image_digest(self.clip),
             "device": self.device,
         }
 

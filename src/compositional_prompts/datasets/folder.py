@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, BinaryIO, ClassVar, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from compositional_prompts.catalog.image_files import (
@@ -18,6 +22,7 @@ from compositional_prompts.catalog.image_files import (
 )
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.files.sorted_names import SortedNames
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import dotted
 
@@ -25,6 +30,9 @@ LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id")
 """What any CSV may say of an image, beside its ``image_path``."""
 
 Labels = Mapping[str, str | None]
+
+_RECORD: Final = np.dtype([("start", np.int64), ("line", np.int64), ("size", np.uint32)])
+_READ_AT_ONCE: Final = 2**16
 
 
 class Folder(DataSet):
@@ -78,49 +86,130 @@ class Folder(DataSet):
                 "at the root of the project)."
             )
         paths, passed_over = find_images(directory)
-        labels: dict[str, Labels] = {}
-        if self.labels is not None:
+        rows: Iterator[CatalogRow]
+        if self.labels is None:
+            named = 0
+            rows = (_row(directory, path, {}, self.truth) for path in paths)
+        else:
             source = Path(self.labels).expanduser()
             if not source.is_file():
                 raise FolderError(f"download.folder.labels: there is no file {source}.")
-            labels = read_labels_csv(
-                source.read_bytes(), str(source), self.truth, set(paths), str(directory)
-            )
-        kept = [path for path in paths if self.on_missing == "keep" or path in labels]
-        rows = (_row(directory, path, labels.get(path, {}), self.truth) for path in kept)
-        dropped = {"missing_label": len(paths) - len(kept)}
-        return Selection(str(directory), rows, len(kept), dropped, passed_over=passed_over)
+            file = source.open("rb")
+            try:
+                labels = read_labels_csv(file, str(source), self.truth, paths, str(directory))
+            except BaseException:
+                file.close()
+                raise
+            named = len(labels)
+            rows = self._labelled(directory, paths, labels)
+        kept = named if self.on_missing == "drop" else len(paths)
+        dropped = {"missing_label": len(paths) - kept}
+        return Selection(str(directory), rows, kept, dropped, passed_over=passed_over)
+
+    def _labelled(
+        self, directory: Path, paths: SortedNames, labels: LabelsCsv
+    ) -> Iterator[CatalogRow]:
+        """The rows that are kept; the CSV is closed at their end."""
+        with labels.file:
+            for position, path in enumerate(paths):
+                found = labels.of(position, path)
+                if found is not None or self.on_missing == "keep":
+                    yield _row(directory, path, found or {}, self.truth)
+
+
+@dataclass(frozen=True)
+class LabelsCsv:
+    """A CSV of labels that was checked, and is read again where an image's labels are asked for.
+
+    It is as large as all names of photos and more, and so not in memory.
+
+    Attributes:
+        file: open.
+        source: its name, for messages.
+        columns: of a row.
+        records: where the row of every image is in the file, structured ``[images]``: the bytes
+            from ``start`` on, ``size`` of them; ``line`` is its last one, 0 where there is no row.
+    """
+
+    file: BinaryIO
+    source: str
+    columns: Sequence[str]
+    records: NDArray[Any]
+
+    def __len__(self) -> int:
+        """How many images have a row."""
+        return int(np.count_nonzero(self.records["line"]))
+
+    def of(self, position: int, path: str) -> Labels | None:
+        """The labels of an image; None where the CSV has no row of it.
+
+        Args:
+            position: of the image among all.
+            path: of the image.
+
+        Raises:
+            FolderError: the file is not what it was when it was checked.
+        """
+        start, line, size = self.records[position].tolist()
+        if not line:
+            return None
+        try:
+            self.file.seek(start)
+            text = self.file.read(size).decode()
+            (cells,) = csv.reader(io.StringIO(text, newline=""), strict=True)
+            values = _values(cells, self.columns)
+            if path not in _named_by(cells[self.columns.index("image_path")]):
+                raise ValueError(f"{path} is not there")
+        except (ValueError, csv.Error) as error:
+            raise FolderError(
+                f"{self.source}, line {line}: the file was changed while it was read; run the "
+                "stage again."
+            ) from error
+        return _checked_labels(values, f"{self.source}, line {line}")
 
 
 def read_labels_csv(
-    content: bytes, source: str, truth: Sequence[str], paths: set[str], directory: str
-) -> dict[str, Labels]:
-    """Parse a CSV of labels: a column ``image_path``, any of ``LABEL_COLUMNS``, and of truth.
+    file: BinaryIO, source: str, truth: Sequence[str], paths: SortedNames, directory: str
+) -> LabelsCsv:
+    """Check a CSV of labels: a column ``image_path``, any of ``LABEL_COLUMNS``, and of truth.
 
     UTF-8, with or without a byte-order mark; comma-separated, quoted where needed; LF or CRLF.
     Values lose surrounding space, and empty ones mean unknown; attributes and objects get dots
-    for spaces.
+    for spaces. Memory is 20 bytes an image.
 
     Args:
-        content: the file.
+        file: from its start on; stays open for what is returned.
         source: its name, for messages.
         truth: attribute groups, of which the CSV may have a column each.
         paths: the images there are, relative to ``directory``, with ``/``.
         directory: its name, for messages.
 
     Returns:
-        The labels of every image named, by path.
+        The labels of every image named.
 
     Raises:
         FolderError: naming the line and what is wrong with it.
     """
-    reader = csv.reader(io.StringIO(_decoded(content, source), newline=""), strict=True)
+    _check_utf8(file, source)
+    file.seek(0)
+    end = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    file.seek(end)
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line in text:
+            end += len(line.encode())
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
     columns: list[str] = []
-    labels: dict[str, Labels] = {}
-    lines: dict[str, int] = {}
+    records = np.zeros(len(paths), _RECORD)
     try:
         columns = _checked_header([name.strip() for name in next(reader, [])], truth, source)
+        start = end
         for cells in reader:
+            begun, start = start, end
             if not cells:
                 continue
             place = f"{source}, line {reader.line_num}"
@@ -129,27 +218,40 @@ def read_labels_csv(
                     f"{place}: {len(cells)} cells, expected {len(columns)} "
                     f"({', '.join(columns)}); quote a value that holds a comma."
                 )
-            path = _image_path(cells[columns.index("image_path")], place, paths, directory)
-            values = dict(zip(columns, (cell.strip() or None for cell in cells), strict=True))
-            del values["image_path"]
-            if path in lines:
-                raise FolderError(f"{place}: {path!r} was already named in line {lines[path]}.")
-            lines[path] = reader.line_num
-            labels[path] = _checked_labels(values, place)
+            position = _image(cells[columns.index("image_path")], place, paths, directory)
+            earlier = int(records[position]["line"])
+            if earlier:
+                path = paths[position]
+                raise FolderError(f"{place}: {path!r} was already named in line {earlier}.")
+            records[position] = begun, reader.line_num, end - begun
+            _checked_labels(_values(cells, columns), place)
     except csv.Error as error:
         raise FolderError(f"{source}, line {reader.line_num}: not CSV: {error}.") from error
-    return labels
+    finally:
+        text.detach()
+    return LabelsCsv(file, source, columns, records)
 
 
-def _decoded(content: bytes, source: str) -> str:
+def _check_utf8(file: BinaryIO, source: str) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
     try:
-        return content.decode("utf-8-sig")
+        while block := file.read(_READ_AT_ONCE):
+            decoder.decode(block)
+            line += block.count(b"\n")
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        line += error.object[: error.start].count(b"\n")
         raise FolderError(
             f"{source}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save "
             "the file as UTF-8."
         ) from error
+
+
+def _values(cells: Sequence[str], columns: Sequence[str]) -> dict[str, str | None]:
+    values = dict(zip(columns, (cell.strip() or None for cell in cells), strict=True))
+    del values["image_path"]
+    return values
 
 
 def _checked_header(columns: list[str], truth: Sequence[str], source: str) -> list[str]:
@@ -168,20 +270,31 @@ def _checked_header(columns: list[str], truth: Sequence[str], source: str) -> li
     return columns
 
 
-def _image_path(cell: str, place: str, paths: set[str], directory: str) -> str:
+def _named_by(cell: str) -> Iterator[str]:
+    """The paths that a cell may mean, the likelier one first.
+
+    A space around it is a slip of the pen, but for a file whose name has one.
+    """
+    yield cell  # as it is nearly always written; found, it is what the next one would be
+    yield PurePosixPath(cell).as_posix()
+    yield PurePosixPath(cell.strip()).as_posix()
+
+
+def _image(cell: str, place: str, paths: SortedNames, directory: str) -> int:
+    """The position of the image that a cell names."""
     if not cell.strip():
         raise FolderError(f"{place}: image_path is empty.")
+    for candidate in _named_by(cell):
+        position = paths.find(candidate)
+        if position is not None:
+            return position
     path = PurePosixPath(cell.strip()).as_posix()
-    # A space around it is a slip of the pen, but for a file whose name has one.
-    for candidate in (PurePosixPath(cell).as_posix(), path):
-        if candidate in paths:
-            return candidate
     raise FolderError(
         f"{place}: {path!r} is no image under {directory}: {_why_none(path, paths, directory)}"
     )
 
 
-def _why_none(path: str, paths: set[str], directory: str) -> str:
+def _why_none(path: str, paths: SortedNames, directory: str) -> str:
     alike = sorted(other for other in paths if other.casefold() == path.casefold())
     if alike:
         return f"case matters, and there is {alike[0]!r}."

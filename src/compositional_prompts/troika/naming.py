@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compositional_prompts.catalog.images import decode_rgb
-from compositional_prompts.clip.open_clip_model import CONFIG_FILE as CLIP_CONFIG
-from compositional_prompts.clip.open_clip_model import WEIGHTS_FILE, Clip, load_clip
+from compositional_prompts.clip.clip_digest import CLIP_LIBRARIES, tower_libraries, whole_digest
+from compositional_prompts.clip.open_clip_model import Clip, load_clip
 from compositional_prompts.compute.rows.computation import Computation, Worker
 from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.troika.model.model_folder import BEST_FILE, load_model, read_config
@@ -84,13 +84,7 @@ class PairNames(Computation):
     """
 
     name: ClassVar[str] = "troika_naming"
-    libraries: ClassVar[Sequence[str]] = (
-        "numpy",
-        "pillow",
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-    )
+    libraries: ClassVar[Sequence[str]] = CLIP_LIBRARIES
 
     clip: Path
     model: Path
@@ -100,6 +94,9 @@ class PairNames(Computation):
     batch_size: int
     block_mib: int
 
+    def further_libraries(self) -> Sequence[str]:
+        return tower_libraries(self.clip)
+
     def settings(self) -> Mapping[str, Any]:
         """
         Raises:
@@ -107,7 +104,7 @@ class PairNames(Computation):
             CheckpointError: the layout of Troika's folder is another one.
         """
         return {
-            "clip": folder_digest(self.clip / CLIP_CONFIG, self.clip / WEIGHTS_FILE),
+            "clip": whole_digest(self.clip),
             "model": _content(self.model),
             "pairs": self.vocabulary.pairs,
             "top_k": self.kept,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from number_rows import Numbers, Squares, SquaresInProcesses
 from compositional_prompts.captioner.decoding import sampling
 from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.compute.ordered_map import WorkerDiedError
+from compositional_prompts.compute.rows import computation
 from compositional_prompts.compute.rows.completed_rows import complete_rows
 from compositional_prompts.compute.rows.computation import (
     computing_files,
@@ -62,6 +65,26 @@ def test_what_decides_a_row_is_in_its_identity() -> None:
     assert Squares().identity() != Squares(power=3).identity()
     # Kernels of another shape may sum in another order.
     assert Squares().identity() != Squares(batch_size=9).identity()
+
+
+def test_a_library_that_some_settings_need_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Further(Squares):
+        further: tuple[str, ...] = ()
+
+        def further_libraries(self) -> tuple[str, ...]:
+            return self.further
+
+    plain = Further().description()["libraries"]
+    further = Further(further=("torch", "not-there"))
+    assert further.description()["libraries"] == {
+        **plain,
+        "torch": version("torch"),
+        "not-there": "missing",
+    }
+    before = further.identity()
+    monkeypatch.setattr(computation, "version", lambda _: "2")
+    assert further.identity() != before
 
 
 def test_every_large_batch_is_computed_in_one_shape_on_a_cpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -444,6 +445,24 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
         RowStore(tmp_path / "rows", 1)
 
 
+def test_a_file_of_rows_that_cannot_be_read_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = made_rows(36, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (segment,) = segments(path)
+
+    def closed(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(segment))
+
+    with opened(path) as stored:
+        monkeypatch.setattr(row_segments.MappedFiles, "map", closed)
+        for ask in (stored.missing, stored.read):
+            with pytest.raises(RowStoreError, match=rf"{segment}: Permission denied; .* allow"):
+                ask(keys)
+
+
 def test_a_store_that_is_only_read_gives_what_it_has(
     path: Path, monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
 ) -> None:
@@ -480,6 +499,40 @@ def test_a_store_that_is_only_read_gives_what_it_has(
 
 def used_at(path: Path, name: str, seconds: float) -> None:
     os.utime(path / name / "0f" / row_store.DESCRIPTION, (seconds, seconds))
+
+
+@pytest.mark.parametrize("gone", ["cubes", "cubes/0f"])
+def test_rows_that_another_process_removes_stop_nobody(
+    gone: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes after it was seen and before it is looked into."""
+    keys, rows = made_rows(38, 5)
+
+    def going(look: Any) -> Any:
+        def look_too_late(folder: Any = ".") -> Any:
+            if Path(folder) == path / gone and Path(folder).exists():
+                Path(folder).rename(path.with_name("gone"))
+            return look(folder)
+
+        return look_too_late
+
+    for name in ("squares", "cubes"):
+        with opened(path, name) as stored:
+            stored.append(keys, rows)
+    monkeypatch.setattr(os, "scandir", going(os.scandir))
+    monkeypatch.setattr(os, "listdir", going(os.listdir))
+    with opened(path) as stored:
+        assert same(stored.read(keys), rows)
+    assert [found.name for found in RowStore(path, 1).computations()] == ["squares"]
+
+
+def test_rows_without_their_lock_go_too(path: Path) -> None:
+    keys, rows = made_rows(37, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (path / "squares" / "0f" / row_store.IN_USE).unlink()  # copied without empty files
+    assert [gone.name for gone in RowStore(path, 1).prune(0)] == ["squares"]
+    assert RowStore(path, 1).computations() == []
 
 
 def test_what_was_not_used_for_longest_goes(path: Path, warned: pytest.LogCaptureFixture) -> None:
@@ -682,6 +735,96 @@ def test_what_a_killed_adoption_left_goes_in_time(path: Path, tmp_path: Path) ->
         patch.setattr(stored_rows, "LEFTOVER_SECONDS", -1)
         with opened(path):
             assert not left.exists()
+
+
+def test_no_output_is_read_that_cannot_be_linked(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    keys, rows = made_rows(31, 50)
+    file = output(tmp_path / "output", rows)
+    with opened(path) as stored:
+        stored.adopt(file, keys, ROW, len(HEAD))
+        assert not adopted(path)[0].samefile(file)
+    read: list[Path] = []
+    monkeypatch.setattr(row_segments, "is_whole", lambda rows, _: bool(read.append(rows.path)))
+    with opened(path, "cubes"):
+        assert read == []
+
+
+def test_locks_as_nfs_has_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
+) -> None:
+    """There a file must be open for writing to be locked against all others."""
+    flock = fcntl.flock
+
+    def as_on_nfs(descriptor: int, operation: int) -> None:
+        writes = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if operation & fcntl.LOCK_EX and not writes:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    keys, rows = made_rows(32, 50)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+        stored.adopt(output(tmp_path / "output", rows), keys, ROW, len(HEAD))
+        assert segments(path) == []
+        assert RowStore(path, 1).prune(0) == []
+    assert [gone.name for gone in RowStore(path, 1).prune(0)] == ["squares"]
+    assert warned.records == []
+
+
+def test_a_segment_that_goes_while_it_is_taken_up_is_not_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = made_rows(33, 20)
+    with opened(path) as stored:
+        stored.append(keys[:10], rows[:10])
+    is_mine = row_segments._is_mine
+
+    def removed_before(descriptor: int) -> bool:
+        for segment in segments(path):  # by a process that found its rows elsewhere
+            segment.unlink()
+        return is_mine(descriptor)
+
+    with opened(path) as stored:
+        monkeypatch.setattr(row_segments, "_is_mine", removed_before)
+        stored.append(keys[10:], rows[10:])
+        stored.flush()
+    monkeypatch.undo()
+    with opened(path) as stored:
+        assert same(stored.read(keys[10:]), rows[10:])
+
+
+def test_what_is_moved_while_it_is_checked_is_checked_there(path: Path, tmp_path: Path) -> None:
+    keys, rows = made_rows(34, 50)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    with opened(path) as reader:
+        with opened(path) as writer:
+            writer.adopt(output(tmp_path / "output", rows), keys, ROW, len(HEAD))
+            assert segments(path) == []
+        assert reader.check() == []
+        assert same(reader.read(keys), rows)
+
+
+def test_two_may_remove_the_same_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, rows = made_rows(35, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    remove_tree = row_store.shutil.rmtree
+
+    def after_another(folder: Path) -> None:
+        remove_tree(folder)
+        remove_tree(folder)
+
+    monkeypatch.setattr(row_store.shutil, "rmtree", after_another)
+    assert [gone.name for gone in RowStore(path, 1).prune(0)] == ["squares"]
+    assert RowStore(path, 1).computations() == []
 
 
 def test_a_process_that_was_forked_does_not_write(path: Path) -> None:

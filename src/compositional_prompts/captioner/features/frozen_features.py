@@ -19,6 +19,7 @@ from compositional_prompts.captioner.model.half_digest import half_digest
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.precision import DTYPES, ResolvedPrecision
 from compositional_prompts.compute.rows.computation import Computation
+from compositional_prompts.pipeline.section import QUANTIZED
 
 FIELD = "features"
 
@@ -52,6 +53,9 @@ class FrozenFeatures(Computation):
     precision: ResolvedPrecision
     dtype: str
     batch_size: int
+
+    def further_libraries(self) -> Sequence[str]:
+        return ("bitsandbytes",) if self.precision.precision in QUANTIZED else ()
 
     def settings(self) -> Mapping[str, Any]:
         return {

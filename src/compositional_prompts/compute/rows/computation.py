@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -89,6 +89,10 @@ class Computation(ABC):
     may_crash: ClassVar[bool] = False
     """Of those in processes: whether an item may end its process, so that it is never this one."""
 
+    def further_libraries(self) -> Sequence[str]:
+        """Distributions that compute with these settings or this model alone."""
+        return ()
+
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """All that decides a row beside its item, the code and the libraries, as JSON holds it.
@@ -116,7 +120,10 @@ class Computation(ABC):
             "computation": self.name,
             "settings": dict(self.settings()),
             "batch": self.padded_to,
-            "libraries": {name: version(name) for name in self.libraries},
+            "libraries": {
+                name: installed_version(name)
+                for name in (*self.libraries, *self.further_libraries())
+            },
             "code": _code_digest(Path(str(sys.modules[type(self).__module__].__file__))),
         }
 
@@ -129,6 +136,14 @@ def identity_of(description: Mapping[str, Any]) -> str:
     """The identity of the computation that has this description, 32 hexadecimal digits."""
     text = json.dumps(description, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def installed_version(distribution: str) -> str:
+    """Of a distribution, or ``missing``: what needs it says so when it starts."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "missing"
 
 
 def kernel_batch(device: str, wanted: int) -> int:

@@ -12,14 +12,17 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compositional_prompts.compute.rows.computation import Computation, Worker
+from compositional_prompts.compute.rows.computation import (
+    Computation,
+    Worker,
+    installed_version,
+)
 from compositional_prompts.compute.rows.local_engine import compute_batch
 from compositional_prompts.pipeline.error_messages import is_explained
 
@@ -136,11 +139,7 @@ def _tried(work: Callable[[], Result]) -> Result | Failure:
 def _require_versions(libraries: Mapping[str, str]) -> None:
     """Raise :class:`ValueError` where this machine would compute with other libraries."""
     for name, wanted in libraries.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            found = "missing"
-        if found != wanted:
+        if (found := installed_version(name)) != wanted:
             raise ValueError(
                 f"{name} is {found} on {platform.node()}, a machine of the Ray cluster, and "
                 f"{wanted} where the stage runs: rows depend on it. Install constraints.txt on all "

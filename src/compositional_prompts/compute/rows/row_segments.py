@@ -14,6 +14,7 @@ process when they are first wanted.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -344,7 +345,7 @@ def remove_unless_written(path: Path, size: int | None = None) -> bool:
         OSError: it cannot be removed.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # NFS locks what is open for writing
             if not _is_mine(file.fileno()) or size not in (None, os.fstat(file.fileno()).st_size):
                 return False
             path.unlink()
@@ -402,8 +403,11 @@ class SegmentWriter:
                 descriptor = os.open(rows.path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            if _is_mine(descriptor) and os.fstat(descriptor).st_size == rows.end:
-                return cls(rows, descriptor)
+            with contextlib.suppress(FileNotFoundError):  # removed before it was locked
+                if _is_mine(descriptor):
+                    status, there = os.fstat(descriptor), rows.path.stat()
+                    if (status.st_ino, status.st_size) == (there.st_ino, rows.end):
+                        return cls(rows, descriptor)
             os.close(descriptor)
         return None
 
@@ -559,11 +563,14 @@ def share_again(path: Path) -> bool:
         status = output.stat()
         if status.st_size != rows.end or status.st_nlink > 1 or not output.is_file():
             continue
-        if is_whole(replace(rows, path=output.resolve()), MappedFiles()):
-            link = path.with_name(f".{new_name()}")
-            link.hardlink_to(output.resolve())
-            link.replace(path)
-            return True
+        link = path.with_name(f".{new_name()}")
+        link.hardlink_to(output.resolve())  # first: where it cannot be, nothing need be read
+        try:
+            if is_whole(replace(rows, path=link), MappedFiles()):
+                link.replace(path)
+                return True
+        finally:
+            link.unlink(missing_ok=True)
     return False
 
 

@@ -164,18 +164,27 @@ class RowStore:
 
     def _share_again(self) -> None:
         """Share adopted files with their outputs where DVC has copied these meanwhile."""
-        for path in sorted(self.path.glob(f"*/*/*{ADOPTED_SUFFIX}"), reverse=True):  # newest first
+        files = [path for folder in self._folders() for path in _inside(folder)]
+        adopted = [path for path in files if path.suffix == ADOPTED_SUFFIX]
+        for path in sorted(adopted, reverse=True):  # newest first
             with contextlib.suppress(OSError, DamagedRowsError):  # it stays a copy
                 share_again(path)
+
+    def _folders(self) -> list[Path]:
+        """Of all computations; another process may remove some of them at any time."""
+        names = [name for name in _inside(self.path) if not name.name.startswith(_REMOVED)]
+        return [folder for name in names for folder in _inside(name)]
 
     def computations(self) -> list[Computed]:
         """What there are rows of, the last used first."""
         found = []
-        for described in self.path.glob(f"*/*/{DESCRIPTION}"):
-            folder = described.parent
+        for folder in self._folders():
+            described = folder / DESCRIPTION
+            if not described.exists():
+                continue
             try:
                 used = described.stat().st_mtime
-                size = sum(path.stat().st_size for path in folder.iterdir())
+                size = sum(path.stat().st_size for path in _inside(folder))
                 description = json.loads(described.read_text())["description"]
             except FileNotFoundError:  # another process removes it, or replaces a file
                 if not folder.is_dir():
@@ -224,7 +233,7 @@ class RowStore:
         """
         with named_errors(computed.folder):
             try:
-                lock = os.open(computed.folder / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+                lock = _opened(computed.folder / IN_USE, os.O_CREAT)
             except FileNotFoundError:
                 return True
             try:
@@ -237,7 +246,8 @@ class RowStore:
                 return True
             finally:
                 os.close(lock)
-            shutil.rmtree(gone)
+            with contextlib.suppress(FileNotFoundError):  # another process helps
+                shutil.rmtree(gone)
             with contextlib.suppress(OSError):
                 computed.folder.parent.rmdir()
         return True
@@ -279,6 +289,14 @@ class RowStore:
             )
 
 
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it is gone, or is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _hold(folder: Path) -> int:
     """Lock a computation's folder against removal, made if it is not there; the lock's descriptor.
 
@@ -289,7 +307,7 @@ def _hold(folder: Path) -> int:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _opened(path)
+            lock = _opened(path, os.O_CREAT)
         except FileNotFoundError:  # removed by another process in between
             continue
         try:
@@ -304,9 +322,10 @@ def _hold(folder: Path) -> int:
         os.close(lock)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, flags: int = 0) -> int:
+    """For writing, without which NFS gives no lock against all others."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES) and path.exists():
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # what is there can be read

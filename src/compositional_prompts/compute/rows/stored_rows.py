@@ -132,9 +132,12 @@ class StoredRows:
 
         Returns:
             Positions of the first occurrence of every key without a row, ascending, int64 ``[m]``.
+
+        Raises:
+            RowStoreError: a file cannot be read, or rows before these not be written.
         """
         _check_keys(keys)
-        with self._lock:
+        with self._lock, named_errors(self._folder):
             self.flush()
             absent = np.flatnonzero(self._sound_places(keys) == ABSENT)
             return absent[first_occurrences(keys[absent])]
@@ -200,9 +203,10 @@ class StoredRows:
 
         Raises:
             MissingRowError: one has no row here, or it was found to be damaged just now.
+            RowStoreError: a file cannot be read.
         """
         _check_keys(keys)
-        with self._lock:
+        with self._lock, named_errors(self._folder):
             self.flush()
             while True:
                 places = self._sound_places(keys)
@@ -301,14 +305,20 @@ class StoredRows:
         """
         with self._lock:
             self.flush()
-            while unsound := self._unsound_blocks(
-                [(rows, range(len(rows.offsets))) for rows in self._files]
-            ):
-                self._set_aside(unsound)
-            for rows in list(self._files):
-                whole = rows.adopted is None or not rows.adopted.whole or is_whole(rows, self._maps)
-                if not whole:
-                    self._complain(rows.path, f"{rows.path} is damaged beside its rows")
+            while True:
+                try:
+                    if unsound := self._unsound_blocks(
+                        [(rows, range(len(rows.offsets))) for rows in self._files]
+                    ):
+                        self._set_aside(unsound)
+                        continue
+                    adopted = [rows for rows in self._files if rows.adopted and rows.adopted.whole]
+                    broken = [rows.path for rows in adopted if not is_whole(rows, self._maps)]
+                    break
+                except FileNotFoundError:  # another process has replaced it
+                    self._load()
+            for path in broken:
+                self._complain(path, f"{path} is damaged beside its rows")
             return list(self._damaged)
 
     def __len__(self) -> int:
