@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 import time
@@ -55,6 +56,16 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "whole number of at least 1"  # what argparse calls a value it refuses
+
+
+def _gib(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < math.inf:
+        raise ValueError
+    return size
+
+
+_gib.__name__ = "number of GiB"
 
 
 def _photo(text: str) -> Path:
@@ -265,7 +276,7 @@ def _add_rows(commands: Any) -> None:
     prune = actions.add_parser("prune", help="remove what was not used for longest")
     which = prune.add_mutually_exclusive_group()
     which.add_argument(
-        "--to", type=float, metavar="GIB", help="until so much is left; default: base.rows.max_gib"
+        "--to", type=_gib, metavar="GIB", help="until so much is left; default: base.rows.max_gib"
     )
     which.add_argument(
         "--computation", metavar="NAME", help="this one alone: NAME, or NAME/FINGERPRINT"

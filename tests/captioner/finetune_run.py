@@ -32,6 +32,7 @@ STEPS = 16
 def settings(precision: str, dropout: float) -> Finetune:
     """Four epochs of four steps; the last step of an epoch has one batch, the others two."""
     return Finetune(
+        mode="train",
         lora=LORA.model_copy(update={"dropout": dropout}),
         precision=precision,
         epochs=4,

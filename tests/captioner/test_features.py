@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from compositional_prompts.captioner.features import feature_shards
 from compositional_prompts.captioner.features.feature_shards import (
     cut_shards,
+    save_shard,
     write_features,
     write_uncached,
 )
@@ -235,3 +237,12 @@ def test_a_folder_without_a_cache_says_so(tmp_path) -> None:
     write_uncached(tmp_path / "features")
     with pytest.raises(ValueError, match=r"blip2_features\.cache"):
         FeatureStore(tmp_path / "features")
+
+
+def test_who_may_read_features_says_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_shard(torch.ones(1, 4, 32), tmp_path / "shard")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "shard").stat().st_mode & 0o777 == 0o640

@@ -49,6 +49,7 @@ def lora(**changes) -> Lora:
 
 def settings(**changes) -> Finetune:
     values = {
+        "mode": "train",
         "lora": lora(),
         "epochs": 3,
         "precision": "float32",

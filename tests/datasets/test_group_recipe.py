@@ -80,7 +80,7 @@ def write_prompts_and_vectors(ids: list[str]) -> None:
     groups = read_all_params(Path("params.yaml")).clip_embed.vocabulary
     words = [(group, word) for group, some in groups.items() for word in some]
     tables = {
-        "images": pa.table([ids, unit(len(ids))], schema=image_embeddings(WIDTH)),
+        "images/part-00000": pa.table([ids, unit(len(ids))], schema=image_embeddings(WIDTH)),
         "words": pa.table([*zip(*words, strict=True), unit(len(words))], word_embeddings(WIDTH)),
     }
     for name, table in tables.items():

@@ -28,7 +28,7 @@ MISSING = {
     "troika_train": "data/pairs.parquet",
     "troika_predict": "data/pairs.parquet",
     "enhance": "data/embeddings/words.parquet",
-    "finetune": "data/features",
+    "finetune": "data/embeddings/words.parquet",
     "infer": "data/features",
     "score": "data/captions",
     "summary": "metrics/scores.json",

@@ -150,7 +150,8 @@ def test_words_for_not_known_are_told(tmp_path: Path) -> None:
         ([("Canvas", "Boots", "train")], {}, "one labelled training image"),
         (LABELS[:2], {"early_stopping": 2}, "troika_train.early_stopping"),
         ([(None, None, None)] * 3, {"epochs": 0}, None),
-        ([(None, None, None)] * 3, {"source": "reference"}, None),
+        ([(None, None, None)] * 3, {"mode": "reference"}, None),
+        ([(None, None, None)] * 3, {"mode": "keep"}, None),
         (LABELS, {"early_stopping": 2}, None),
     ],
 )

@@ -134,3 +134,10 @@ def test_another_folder_is_named(capsys, monkeypatch) -> None:
         assert status == 2
         assert "rows is no store of rows: it has photo.jpg" in said
     assert Path("rows/photo.jpg").exists()
+
+
+@pytest.mark.parametrize("size", ["-1", "nan", "inf", "much"])
+def test_a_size_to_prune_to_is_a_number(size: str, capsys, monkeypatch) -> None:
+    status, _, said = rows(capsys, monkeypatch, "prune", "--to", size)
+    assert status == 2
+    assert f"--to: invalid number of GiB value: '{size}'" in said

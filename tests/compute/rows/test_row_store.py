@@ -445,6 +445,24 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
         RowStore(tmp_path / "rows", 1)
 
 
+def test_a_file_of_rows_that_cannot_be_read_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = made_rows(36, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (segment,) = segments(path)
+
+    def closed(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(segment))
+
+    with opened(path) as stored:
+        monkeypatch.setattr(row_segments.MappedFiles, "map", closed)
+        for ask in (stored.missing, stored.read):
+            with pytest.raises(RowStoreError, match=rf"{segment}: Permission denied; .* allow"):
+                ask(keys)
+
+
 def test_a_store_that_is_only_read_gives_what_it_has(
     path: Path, monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
 ) -> None:
@@ -481,6 +499,40 @@ def test_a_store_that_is_only_read_gives_what_it_has(
 
 def used_at(path: Path, name: str, seconds: float) -> None:
     os.utime(path / name / "0f" / row_store.DESCRIPTION, (seconds, seconds))
+
+
+@pytest.mark.parametrize("gone", ["cubes", "cubes/0f"])
+def test_rows_that_another_process_removes_stop_nobody(
+    gone: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes after it was seen and before it is looked into."""
+    keys, rows = made_rows(38, 5)
+
+    def going(look: Any) -> Any:
+        def look_too_late(folder: Any = ".") -> Any:
+            if Path(folder) == path / gone and Path(folder).exists():
+                Path(folder).rename(path.with_name("gone"))
+            return look(folder)
+
+        return look_too_late
+
+    for name in ("squares", "cubes"):
+        with opened(path, name) as stored:
+            stored.append(keys, rows)
+    monkeypatch.setattr(os, "scandir", going(os.scandir))
+    monkeypatch.setattr(os, "listdir", going(os.listdir))
+    with opened(path) as stored:
+        assert same(stored.read(keys), rows)
+    assert [found.name for found in RowStore(path, 1).computations()] == ["squares"]
+
+
+def test_rows_without_their_lock_go_too(path: Path) -> None:
+    keys, rows = made_rows(37, 5)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+    (path / "squares" / "0f" / row_store.IN_USE).unlink()  # copied without empty files
+    assert [gone.name for gone in RowStore(path, 1).prune(0)] == ["squares"]
+    assert RowStore(path, 1).computations() == []
 
 
 def test_what_was_not_used_for_longest_goes(path: Path, warned: pytest.LogCaptureFixture) -> None:

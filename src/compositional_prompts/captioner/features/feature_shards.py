@@ -74,7 +74,10 @@ def contents_digest(contents: NDArray[np.void]) -> str:
 
 def save_shard(features: torch.Tensor, path: Path) -> None:
     """Write features ``[n, queries, width]`` as one shard."""
+    path.touch()
+    mode = path.stat().st_mode
     save_file({TENSOR: features}, path)
+    path.chmod(mode)  # safetensors lets nobody else read it
 
 
 def write_cache(

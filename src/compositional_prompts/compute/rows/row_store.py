@@ -164,18 +164,27 @@ class RowStore:
 
     def _share_again(self) -> None:
         """Share adopted files with their outputs where DVC has copied these meanwhile."""
-        for path in sorted(self.path.glob(f"*/*/*{ADOPTED_SUFFIX}"), reverse=True):  # newest first
+        files = [path for folder in self._folders() for path in _inside(folder)]
+        adopted = [path for path in files if path.suffix == ADOPTED_SUFFIX]
+        for path in sorted(adopted, reverse=True):  # newest first
             with contextlib.suppress(OSError, DamagedRowsError):  # it stays a copy
                 share_again(path)
+
+    def _folders(self) -> list[Path]:
+        """Of all computations; another process may remove some of them at any time."""
+        names = [name for name in _inside(self.path) if not name.name.startswith(_REMOVED)]
+        return [folder for name in names for folder in _inside(name)]
 
     def computations(self) -> list[Computed]:
         """What there are rows of, the last used first."""
         found = []
-        for described in self.path.glob(f"*/*/{DESCRIPTION}"):
-            folder = described.parent
+        for folder in self._folders():
+            described = folder / DESCRIPTION
+            if not described.exists():
+                continue
             try:
                 used = described.stat().st_mtime
-                size = sum(path.stat().st_size for path in folder.iterdir())
+                size = sum(path.stat().st_size for path in _inside(folder))
                 description = json.loads(described.read_text())["description"]
             except FileNotFoundError:  # another process removes it, or replaces a file
                 if not folder.is_dir():
@@ -224,7 +233,7 @@ class RowStore:
         """
         with named_errors(computed.folder):
             try:
-                lock = _opened(computed.folder / IN_USE)
+                lock = _opened(computed.folder / IN_USE, os.O_CREAT)
             except FileNotFoundError:
                 return True
             try:
@@ -278,6 +287,14 @@ class RowStore:
                 "(%g): they are kept for now; raise it, so that what this run needs stays",
                 *(self.path, total / _GIB, self.max_bytes / _GIB),
             )
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it is gone, or is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _hold(folder: Path) -> int:

@@ -41,7 +41,10 @@ def _remedy(error: OSError) -> str:
             "it has"
         )
     if error.errno in _CLOSED:
-        return "rows cannot be kept there: allow writing, or set base.rows.path to another folder"
+        return (
+            "rows cannot be kept there: allow reading and writing, or set base.rows.path to "
+            "another folder"
+        )
     if error.errno in _NO_LOCKS:
         return "its file system has no locks (flock): set base.rows.path to another one"
     return "set base.rows.path to a folder for rows alone"

@@ -132,9 +132,12 @@ class StoredRows:
 
         Returns:
             Positions of the first occurrence of every key without a row, ascending, int64 ``[m]``.
+
+        Raises:
+            RowStoreError: a file cannot be read, or rows before these not be written.
         """
         _check_keys(keys)
-        with self._lock:
+        with self._lock, named_errors(self._folder):
             self.flush()
             absent = np.flatnonzero(self._sound_places(keys) == ABSENT)
             return absent[first_occurrences(keys[absent])]
@@ -200,9 +203,10 @@ class StoredRows:
 
         Raises:
             MissingRowError: one has no row here, or it was found to be damaged just now.
+            RowStoreError: a file cannot be read.
         """
         _check_keys(keys)
-        with self._lock:
+        with self._lock, named_errors(self._folder):
             self.flush()
             while True:
                 places = self._sound_places(keys)
