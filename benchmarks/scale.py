@@ -7,10 +7,11 @@ place of models, and of the pixel baseline, are computations that cost nothing
 A stage should take the same time a row from 10,000 rows on, and memory that hardly grows.
 
 The first line of a stage has its fixed cost in it; ``more`` is what the rows beyond those of the
-stage's line before took, in microseconds and bytes a row. ``MiB`` is the most that the stage's
-process had in memory (VmHWM), with files that it mapped, which the system takes back where memory
-is short; ``own`` is without these (RssAnon), and of it are the last bytes a row. Workers are
-processes of their own, of one size for any number of rows. On Linux.
+stage's line before took, in microseconds of processor and bytes a row. ``MiB`` is the most that
+the stage's process had in memory (VmHWM), with files that it mapped, which the system takes back
+where memory is short; ``own`` is without these (RssAnon), and of it are the last bytes a row.
+Workers are processes of their own, of one size for any number of rows; their seconds of processor
+count. On Linux.
 
 ``troika_predict`` names all photos and measures 50, ``infer`` captions all by the grammar and a
 tenth freely too, ``score`` scores a tenth. They need the models that ``make repro`` makes.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import resource
 import struct
 import subprocess
 import sys
@@ -73,10 +75,12 @@ class Stage(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a run took; ``memory`` in bytes, ``own`` without files that it mapped."""
+    """What a run took: ``processor`` seconds with workers; ``memory`` in bytes, ``own`` without
+    files that it mapped."""
 
     rows: int
     seconds: float
+    processor: float
     memory: int
     own: int
 
@@ -249,7 +253,7 @@ def measure(name: str, folder: Path, rows: int) -> Cost:
     command = [sys.executable, *([str(COSTLESS)] if stage.costless else []), script]
     log = folder / f"{name}.txt"
     most: dict[str, int] = {}
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), processor_seconds()
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, *stage.options.split()], cwd=folder, stdout=file, stderr=file
@@ -262,7 +266,14 @@ def measure(name: str, folder: Path, rows: int) -> Cost:
     if process.returncode:
         print(log.read_text(errors="replace"), file=sys.stderr)
         raise RuntimeError(f"{name} of {rows} rows ended with {process.returncode}.")
-    return Cost(rows, seconds, most["VmHWM"], most["RssAnon"])
+    processor = processor_seconds() - processor
+    return Cost(rows, seconds, processor, most["VmHWM"], most["RssAnon"])
+
+
+def processor_seconds() -> float:
+    """Of all processes that ended so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def memory_of(process: int) -> dict[str, int]:
@@ -284,7 +295,8 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no stage {unknown[0]!r} here; there are {', '.join(STAGES)}.")
     print(
-        f"{'':15}{'rows':>9}{'s':>8}{'us/row':>8}{'more':>8}{'MiB':>6}{'own':>6}{'more B/row':>11}"
+        f"{'':15}{'rows':>9}{'s':>8}{'processor s':>13}{'more us':>9}{'MiB':>6}{'own':>6}"
+        f"{'more B/row':>11}"
     )
     last: dict[str, Cost] = {}
     for rows in sorted(arguments.rows):
@@ -300,15 +312,15 @@ def main() -> None:
 
 def line(name: str, cost: Cost, before: Cost | None) -> str:
     """Of the table."""
-    beyond = [f"{'':8}", ""]
+    beyond = [f"{'':9}", ""]
     if before is not None:
         more = cost.rows - before.rows
         beyond = [
-            f"{(cost.seconds - before.seconds) / more * 1e6:8.1f}",
+            f"{(cost.processor - before.processor) / more * 1e6:9.1f}",
             f"{(cost.own - before.own) / more:11.0f}",
         ]
     return (
-        f"{name:15}{cost.rows:>9}{cost.seconds:>8.1f}{cost.seconds / cost.rows * 1e6:>8.1f}"
+        f"{name:15}{cost.rows:>9}{cost.seconds:>8.1f}{cost.processor:>13.1f}"
         f"{beyond[0]}{cost.memory / 2**20:>6.0f}{cost.own / 2**20:>6.0f}{beyond[1]}"
     )
 
