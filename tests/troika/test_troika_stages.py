@@ -26,6 +26,7 @@ from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
+from compositional_prompts.files import tables as tables_module
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.troika import prediction as prediction_module
@@ -336,7 +337,8 @@ def test_prompts_are_written_in_row_groups(
 ) -> None:
     workspace.set_params(epochs=0)
     workspace.train(monkeypatch)
-    monkeypatch.setattr(prediction_module, "ROW_GROUP", 10)
+    for module in (prediction_module, tables_module):
+        monkeypatch.setattr(module, "GROUP_ROWS", 10)
     params, base = read_params(workspace.params, TroikaPredict)
     outcome = predict(
         workspace.catalog,

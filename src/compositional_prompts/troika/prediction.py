@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.catalog_photos import CatalogPhotos
@@ -18,8 +17,7 @@ from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.rows.completed_rows import CompletedRows, complete_rows
 from compositional_prompts.compute.rows.computation import Item, kernel_batch
-from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.files.tables import as_declared
+from compositional_prompts.files.tables import GROUP_ROWS, write_tables
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import original_prompt
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
@@ -35,9 +33,6 @@ from compositional_prompts.troika.parameters import TroikaPredict
 
 WORLDS = ("closed", "open")
 """In the order in which they are written."""
-
-ROW_GROUP = 16_384
-"""Rows of ``original.parquet`` that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -217,15 +212,13 @@ def _write_prompts(
     kept: int,
 ) -> None:
     """Write ``original.parquet`` in the catalog's order, a row group at a time."""
-    table, dtype, start = _PromptTable(vocabulary), named_dtype(kept), 0
-    with (
-        atomic_file(prompts) as temporary,
-        pq.ParquetWriter(
-            temporary, ORIGINAL_PROMPTS, compression="zstd", use_content_defined_chunking=True
-        ) as writer,
-    ):
-        for batch in iterate_batches(catalog, ["image_id"], batch_size=ROW_GROUP):
+    table, dtype = _PromptTable(vocabulary), named_dtype(kept)
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for batch in iterate_batches(catalog, ["image_id"], batch_size=GROUP_ROWS):
             rows = _named(start, batch.num_rows, measured, judged, named, dtype)
-            written = table.rows(batch.column("image_id"), rows)
-            writer.write_table(as_declared(written, ORIGINAL_PROMPTS, prompts))
+            yield table.rows(batch.column("image_id"), rows)
             start += batch.num_rows
+
+    write_tables(tables(), prompts, ORIGINAL_PROMPTS)
