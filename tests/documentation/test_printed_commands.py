@@ -226,6 +226,7 @@ ONLY_PARSED = {
         "python benchmarks/finetune.py --blip2 models/blip2 --images 400 --epochs 6 --repeats 1 "
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
+        "python benchmarks/growth.py",
         "python benchmarks/report_page.py",
         "python benchmarks/scale.py",
         "python benchmarks/scale.py --rows 1000 10000 100000 1000000",
