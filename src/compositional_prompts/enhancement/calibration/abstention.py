@@ -159,7 +159,7 @@ def _rungs(ends: NDArray[np.int64]) -> list[int]:
 
 
 def _p_value(losses: float, draws: int, allowed: float, *, exact: bool) -> float:
-    """Of the hypothesis that the mean loss is above ``allowed``, where it was ``losses / draws``."""
+    """Of the hypothesis that the mean loss is above ``allowed``; it was ``losses / draws``."""
     if exact:
         return binomial_tail(round(losses), draws, allowed)
     mean = losses / draws

@@ -32,7 +32,7 @@ class ReliabilityBin:
 
 
 def equal_width(probability: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The bin of every image, int64 ``[n]``: m where ``m/15 < probability <= (m+1)/15``; 0 for 0."""
+    """The bin of every image, int64 ``[n]``: m where ``m/15 < probability <= (m+1)/15``, or 0."""
     checked = checked_probability(probability)
     return np.maximum(np.ceil(checked * BINS).astype(np.int64) - 1, 0)
 
@@ -83,9 +83,7 @@ def calibration_error(bins: list[ReliabilityBin]) -> float:
     return sum(one.images * abs(one.accuracy - one.probability) for one in bins) / images
 
 
-def error_of_truthful(
-    probability: NDArray[np.floating], bins: NDArray[np.int64]
-) -> float:
+def error_of_truthful(probability: NDArray[np.floating], bins: NDArray[np.int64]) -> float:
     """The calibration error that perfectly calibrated probabilities would show on so few images.
 
     Chance alone parts share and probability, so the error is biased upwards (Bröcker 2012;

@@ -57,8 +57,8 @@ def fit_temperature(
     image: without it the best temperature of scores that are never wrong is 0.
 
     The minimum is exact: the derivative's zeros are bracketed on a grid and halved to the last
-    digits of float64; where truth has one word an image there is one zero (the loss is convex in the
-    inverse temperature), else the lowest of them counts.
+    digits of float64; where truth has one word an image there is one zero (the loss is convex in
+    the inverse temperature), else the lowest of them counts.
 
     Args:
         scores: float32 ``[n, words]``.
