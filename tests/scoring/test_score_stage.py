@@ -210,16 +210,17 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     assert list(metrics) == ["base", "finetuned"]
     for captioner, values in metrics.items():
         of = [row for row in rows if row["captioner"] == captioner]
-        assert list(values) == [
-            "images", *TEXT_METRICS, "cosine", "exact_match", "clip_preference", "well_formed",
-            "attributes",
-        ]  # fmt: skip
-        assert values["images"] == 4
+        assert set(values) - {"minus"} == {
+            "images", "products", *TEXT_METRICS, "cosine", "exact_match", "exact_match_interval",
+            "clip_preference", "well_formed", "well_formed_interval", "attributes",
+        }  # fmt: skip
+        assert values["images"] == values["products"] == 4
         for name in (*TEXT_METRICS, "cosine"):
             column = [row[name] for row in of]
-            assert values[name] == pytest.approx(
-                {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}, abs=5.1e-5
-            )
+            spread = {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}
+            low, high = values[name].pop("mean_interval")
+            assert spread["worst"] <= low <= values[name]["mean"] <= high <= spread["best"]
+            assert values[name] == pytest.approx(spread, abs=5.1e-5)
         assert sum(values["clip_preference"].values()) == 4
         assert list(values["clip_preference"]) == ["caption", "enhanced", "tie"]
     base, tuned = metrics["base"], metrics["finetuned"]
@@ -227,8 +228,17 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     assert (tuned["exact_match"], tuned["well_formed"]) == (0.75, 1.0)
     assert tuned["clip_preference"]["tie"] == 3
 
+    more = tuned["minus"]["base"]
+    assert "minus" not in base
+    assert more["bleu"]["mean"] == pytest.approx(
+        tuned["bleu"]["mean"] - base["bleu"]["mean"], abs=2e-4
+    )
+    assert more["exact_match"] == 0.75 and more["exact_match_interval"] == [0.25, 1.0]
+    assert more["attributes"]["object"]["accuracy_vs_truth_interval"] == [1.0, 1.0]
+
     def shares(captioner, place):
-        return list(metrics[captioner]["attributes"][place].values())
+        attributes = metrics[captioner]["attributes"][place]
+        return [value for name, value in attributes.items() if not name.endswith("_interval")]
 
     # vs enhanced, vs truth, mentions of the truth
     assert shares("base", "attribute") == [0.0, 0.0, round(2 / 3, 4)]
