@@ -20,6 +20,7 @@ from compositional_prompts.compute.rows.computation import Item, kernel_batch
 from compositional_prompts.files.tables import GROUP_ROWS, write_tables
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import original_prompt
+from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
 from compositional_prompts.troika.evaluation.judged_rows import LabelledPhotos, PairJudgements
 from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorlds
@@ -182,8 +183,9 @@ def predict(
             rows[done : done + len(batch)] = batch
             done += len(batch)
     found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
+    intervals = CzslIntervals(measured.products[measured.tested])
     reached = {
-        prefix: measure(rows, scorer, measured, worlds, params.protocol)
+        prefix: measure(rows, scorer, measured, worlds, params.protocol, intervals)
         for prefix, scorer in found.items()
     }
     metrics: dict[str, Any] = {"trained": trained}
@@ -191,6 +193,9 @@ def predict(
         for prefix, in_worlds in reached.items():
             if world in in_worlds:
                 metrics[prefix + world] = in_worlds[world]
+        if trained and world in metrics:
+            minus = intervals.minus(f"troika_{world}", f"zero_shot_{world}")
+            metrics[world] |= {"minus": {"zero_shot": minus}}
     if "open" in params.worlds:
         feasibility = params.feasibility
         metrics["feasibility"] = {

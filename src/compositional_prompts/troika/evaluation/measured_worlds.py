@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import iterate_ids
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.results.bootstrap import product_codes
+from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
 from compositional_prompts.troika.evaluation.judged_rows import stored_maxima
@@ -35,12 +40,14 @@ class MeasuredImages:
     Attributes:
         rows: in the catalog, ascending, int64 ``[images]``.
         pairs: their pairs as positions in the vocabulary, int64 ``[images]``.
+        products: number of the product of each, int64 ``[images]``.
         tested: which of them are of the test split, bool ``[images]``; the others are of
             validation, which chooses the threshold of the open world.
     """
 
     rows: NDArray[np.int64]
     pairs: NDArray[np.int64]
+    products: NDArray[np.int64]
     tested: NDArray[np.bool_]
 
     @classmethod
@@ -64,9 +71,12 @@ class MeasuredImages:
         ids = [image_id for images in labelled for image_id in images.image_ids]
         rows = image_rows(ids, iterate_ids(catalog), table=catalog, wanted_by=splits)
         pairs = np.concatenate([images.pairs for images in labelled])
+        table = read_table(splits, SPLITS, ["image_id", "product_id"])
+        places = image_rows(ids, table.column("image_id").chunks, table=splits)
+        products = product_codes(table.column("product_id").take(pa.array(places)))
         tested = np.repeat([part == "test" for part in parts], [len(part) for part in labelled])
         order = rows.argsort()
-        return cls(rows[order], pairs[order], tested[order])
+        return cls(rows[order], pairs[order], products[order], tested[order])
 
 
 def measure(
@@ -75,6 +85,7 @@ def measure(
     images: MeasuredImages,
     worlds: JudgedWorlds,
     protocol: Protocol,
+    intervals: CzslIntervals,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of one scorer in each world that was asked for, ``closed`` and ``open``.
 
@@ -87,15 +98,18 @@ def measure(
         images: which images they are of.
         worlds: which were judged.
         protocol: by which the threshold is chosen.
+        intervals: of the test images; each world is measured there as ``{scorer}_{world}``.
     """
     found = {}
     for name, judged in worlds:
         if name == "closed":
-            (judgements,) = _judgements(rows, images, images.tested, f"{scorer}_{name}", judged)
-            found[name] = _world_metrics(judgements, judged.world)
+            prefix = f"{scorer}_{name}"
+            (judgements,) = _judgements(rows, images, images.tested, prefix, judged)
+            found[name] = _world_metrics(judgements, judged.world, intervals, prefix)
         else:
             assert worlds.open is not None
-            found[name] = _open_metrics(rows, scorer, images, judged, worlds.open, protocol)
+            open_world = worlds.open, protocol, intervals
+            found[name] = _open_metrics(rows, scorer, images, judged, *open_world)
     return found
 
 
@@ -120,6 +134,7 @@ def _open_metrics(
     judged: JudgedWorld,
     open_world: OpenWorld,
     protocol: Protocol,
+    intervals: CzslIntervals,
 ) -> dict[str, Any]:
     prefix, factors, tested = f"{scorer}_open", open_world.seen_factors, images.tested
     validating = _judgements(rows, images, ~tested, prefix, judged, factors)
@@ -133,12 +148,11 @@ def _open_metrics(
         )
     seen_pairs = int(open_world.world.seen.sum())
     cut = len(open_world.world) if chosen is None else open_world.cuts[chosen]
-    unthresholded = czsl_metrics(plain)
     return {
-        **_world_metrics(measured, open_world.world),
+        **_world_metrics(measured, open_world.world, intervals, prefix),
         "threshold": None if chosen is None else float(open_world.thresholds[chosen]),
         "feasible_unseen_pairs": cut - seen_pairs,
-        "unthresholded": {name: unthresholded[name] for name in UNTHRESHOLDED},
+        "unthresholded": intervals.metrics(f"{prefix}_unthresholded", plain, UNTHRESHOLDED),
     }
 
 
@@ -162,9 +176,11 @@ def choose_threshold(judgements: Iterable[Judgements], protocol: Protocol) -> in
     return best
 
 
-def _world_metrics(judgements: Judgements, world: World) -> dict[str, Any]:
+def _world_metrics(
+    judgements: Judgements, world: World, intervals: CzslIntervals, name: str
+) -> dict[str, Any]:
     return {
-        **czsl_metrics(judgements),
+        **intervals.metrics(name, judgements),
         "pairs": len(world),
         "seen_pairs": int(world.seen.sum()),
         "sampled": sampled_metrics(judgements),
