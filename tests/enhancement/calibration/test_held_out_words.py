@@ -21,10 +21,10 @@ from compositional_prompts.enhancement.calibration.held_out_words import (
 from compositional_prompts.results.bootstrap import Bootstrap, product_codes
 
 
-def drawn(seed=1, images=600):
+def drawn(seed=1, images=300):
     random = np.random.default_rng(seed)
     probability = random.uniform(0.3, 1, images).astype(np.float32)
-    products = [f"product {number // 2}" for number in range(images)]
+    products = [f"product {number // 3}" for number in range(images)]
     return probability, random.uniform(size=images) < probability, probability > 0.7, products
 
 
@@ -32,7 +32,7 @@ def test_figures_are_those_of_the_definitions():
     probability, right, written, products = drawn()
     found = judge_certainty(probability, right, written, products)
     figures = found.figures
-    assert figures["images"] == 600
+    assert figures["images"] == 300
     assert figures["accuracy"] == pytest.approx((right & written).mean())
     assert figures["precision"] == pytest.approx(right[written].mean())
     assert figures["coverage"] == pytest.approx(written.mean())

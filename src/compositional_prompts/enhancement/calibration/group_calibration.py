@@ -134,9 +134,7 @@ def calibrate_group(
     )
     if found.below is None:
         figures["warnings"] = [_nothing_written(group, found)]
-    return GroupCalibration(
-        temperature, NEVER if found.below is None else found.below, figures
-    )
+    return GroupCalibration(temperature, NEVER if found.below is None else found.below, figures)
 
 
 def _nothing_written(group: str, found: Abstention) -> str:

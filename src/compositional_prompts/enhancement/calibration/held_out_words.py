@@ -193,9 +193,7 @@ def _points(
     members = bins[:, None] == np.unique(bins)
     intervals = bootstrap.means(np.broadcast_to(right[:, None], members.shape), members)
     found = []
-    for one, measured in zip(
-        reliability(probability, right, bins), intervals, strict=True
-    ):
+    for one, measured in zip(reliability(probability, right, bins), intervals, strict=True):
         low, high = measured.bounds or [one.accuracy, one.accuracy]
         found.append(ReliabilityPoint(one.probability, one.accuracy, low, high, one.images))
     return found
@@ -210,7 +208,7 @@ def _error_bounds(
 ) -> Bounds:
     """Of the calibration error, whose bins stay as they are in every draw."""
     members = bins[:, None] == np.unique(bins)
-    gaps = right - probability.astype(np.float64)
+    gaps: NDArray[np.float64] = right.astype(np.float64) - probability
     gap_sums = bootstrap.sums(members * gaps[:, None])
     images = bootstrap.sums(np.ones((len(right), 1)))
 

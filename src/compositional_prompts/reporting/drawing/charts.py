@@ -109,7 +109,9 @@ def render(chart: Chart) -> str:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         if chart.diagonal:
-            axes.plot([0, 1], [0, 1], label=chart.diagonal, color=_MUTED, linewidth=1, dashes=(1, 2))
+            axes.plot(
+                [0, 1], [0, 1], label=chart.diagonal, color=_MUTED, linewidth=1, dashes=(1, 2)
+            )
         for index, line in enumerate(chart.series):
             values = [math.nan if value is None else value for value in line.values]
             places = chart.epochs if line.x is None else line.x
