@@ -198,9 +198,9 @@ STAGES: Final = {
     ),
     "enhance": Stage(
         "enhance",
-        ("word_scorer", "troika_predict"),
-        "--prompts original.parquet --truth truth.parquet --vectors embeddings/images "
-        "--colors colors --scorer word_scorer --enhanced enhanced.parquet "
+        ("word_scorer", "troika_predict", "split"),
+        "--prompts original.parquet --splits splits.parquet --truth truth.parquet "
+        "--vectors embeddings/images --colors colors --scorer word_scorer --enhanced enhanced.parquet "
         "--metrics enhance.json --confusion confusion",
     ),
     "infer_base": Stage(

@@ -16,6 +16,7 @@ from stage_script import run_stage
 
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import TRUTH, known_groups
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
 from compositional_prompts.enhancement.colors.color_tables import wanted_palettes, write_colors
@@ -65,6 +66,7 @@ class Inputs:
         self.folder = folder
         self.prompts = folder / "prompts" / "original.parquet"
         self.catalog = folder / "catalog"
+        self.splits = folder / "splits.parquet"
         self.truth_table = folder / "truth.parquet"
         self.embeddings = folder / "embeddings"
         self.colors = folder / "colors"
@@ -116,6 +118,12 @@ class Inputs:
             for image_id, color in zip(self.ids, self.color, strict=True)
         ]
         write(self.catalog / "part-00000.parquet", rows, CATALOG)
+        splits = [
+            # Two photos a product.
+            {"image_id": image_id, "product_id": f"{number // 2}", "caption_split": "test"}
+            for number, image_id in enumerate(self.ids)
+        ]
+        write(self.splits, splits, SPLITS)
 
     def write_truth(self):
         rows = [
@@ -173,10 +181,21 @@ class Inputs:
     def enhance(self, params=PARAMS):
         """As :meth:`run`, of colours and a scorer that are there."""
         read = EnhanceInputs(
-            self.prompts, self.truth_table, self.embeddings / "images", self.colors, self.scorer
+            prompts=self.prompts,
+            splits=self.splits,
+            truth=self.truth_table,
+            vectors=self.embeddings / "images",
+            colors=self.colors,
+            scorer=self.scorer,
         )
         result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params)
         return result, pq.read_table(self.folder / "enhanced")
+
+
+def pop_intervals(metrics):
+    """The intervals, by the figure that they are of."""
+    names = [name for name in metrics if name.endswith("_interval")]
+    return {name.removesuffix("_interval"): metrics.pop(name) for name in names}
 
 
 @pytest.fixture
@@ -196,6 +215,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     inputs.write_scorer()
     arguments = {
         "prompts": inputs.prompts,
+        "splits": inputs.splits,
         "truth": inputs.truth_table,
         "vectors": inputs.embeddings / "images",
         "colors": inputs.colors,
@@ -233,6 +253,9 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
 
     known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
     metrics = json.loads((out / "enhance.json").read_text())
+    intervals = {group: pop_intervals(values) for group, values in metrics.items()}
+    leads = {group: values.pop("minus") for group, values in metrics.items()}
+    counts = {"images": 20, "products": 10}
     assert metrics == {
         "color": {
             "accuracy": round(18 / 19, 4),
@@ -241,7 +264,8 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             "majority_accuracy": round(max(map(known.count, known)) / 19, 4),
             "pixel_accuracy": round(18 / 19, 4),
             "images_with_truth": 19,
-            "images": 20,
+            "products_with_truth": 10,
+            **counts,
         },
         "material": {
             "accuracy": None,
@@ -250,9 +274,21 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             "majority_accuracy": None,
             "pixel_accuracy": None,
             "images_with_truth": 0,
-            "images": 20,
+            "products_with_truth": 0,
+            **counts,
         },
     }
+    assert intervals["color"]["accuracy_in_vocabulary"] == [1.0, 1.0]
+    low, high = intervals["color"]["accuracy"]
+    assert low < 18 / 19 < high == 1.0
+    assert intervals["material"]["accuracy"] is intervals["material"]["pixel_accuracy"] is None
+    low, high = intervals["material"]["coverage"]
+    assert low < 0.95 < high == 1.0
+    assert leads["color"]["pixel"] == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0]}
+    lead = leads["color"]["majority"]
+    difference = metrics["color"]["accuracy"] - metrics["color"]["majority_accuracy"]
+    assert lead["accuracy"] == pytest.approx(difference, abs=1.1e-4)
+    assert leads["material"]["majority"] == {"accuracy": None, "accuracy_interval": None}
     assert sorted(path.name for path in (out / "confusion").iterdir()) == [
         "color.csv",
         "material.csv",

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import TruthTable
 from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
@@ -35,6 +36,7 @@ from compositional_prompts.files.outputs import (
 )
 from compositional_prompts.files.tables import iterate_table, write_tables
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.results.bootstrap import Bootstrap
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 PROMPT_COLUMNS = ["image_id", "attribute", "object", "original_prompt"]
@@ -46,6 +48,7 @@ class EnhanceInputs:
 
     Attributes:
         prompts: ``original.parquet``.
+        splits: ``splits.parquet``, which has the product of every image.
         truth: ``truth.parquet``.
         vectors: folder of the images' CLIP vectors.
         colors: folder of their colours.
@@ -53,6 +56,7 @@ class EnhanceInputs:
     """
 
     prompts: Path
+    splits: Path
     truth: Path
     vectors: Path
     colors: Path
@@ -60,6 +64,9 @@ class EnhanceInputs:
 
     def prompt_batches(self) -> Iterator[pa.RecordBatch]:
         return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
+
+    def split_batches(self) -> Iterator[pa.RecordBatch]:
+        return iterate_table(self.splits, SPLITS, ROWS, ["image_id", "product_id"])
 
     def vector_batches(self) -> Iterator[pa.RecordBatch]:
         for ids, vectors in iterate_image_vectors(self.vectors, ROWS):
@@ -86,7 +93,8 @@ def enhance_prompts(
     """Choose words for every image, write them into its prompt, and count how many are true.
 
     Everything is streamed, a block of images at a time, where the tables are in the catalog's
-    order. Memory holds the truth that is known (:class:`TruthTable`) and counts.
+    order. Memory holds the truth that is known (:class:`TruthTable`), the names of products, and
+    what :class:`WordEvaluation` says.
 
     Args:
         inputs: what is read.
@@ -120,6 +128,7 @@ def enhance_prompts(
         group: WordEvaluation(words, pixel=group in colors.groups)
         for group, words in scorer.words.items()
     }
+    products: list[NDArray[np.int64]] = []
     with ExitStack() as stack:
         confusions = _Confusions(stack, confusion, tuple(scorer.words))
 
@@ -135,6 +144,7 @@ def enhance_prompts(
             }
             chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
             true = truth.of(block.prompts.column("image_id").combine_chunks())
+            products.append(block.products)
             for group, evaluation in evaluations.items():
                 confusions.write(
                     group, evaluation.add(chosen[group], true[group], named.get(group))
@@ -144,16 +154,19 @@ def enhance_prompts(
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
         schema = enhanced_prompts_schema(tuple(scorer.words))
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
+    bootstrap = Bootstrap(np.concatenate(products))
     return Enhancement(
-        images, {group: evaluation.metrics() for group, evaluation in evaluations.items()}
+        images, {group: evaluation.metrics(bootstrap) for group, evaluation in evaluations.items()}
     )
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some images: their prompts, vectors float32 ``[n, d]``, and colours by group."""
+    """Some images: their prompts, numbers of their products int64 ``[n]``, vectors float32
+    ``[n, d]``, and colours by group."""
 
     prompts: pa.Table
+    products: NDArray[np.int64]
     vectors: NDArray[np.float32]
     colors: Mapping[str, NDArray[np.float32]]
 
@@ -163,14 +176,20 @@ def _blocks(inputs: EnhanceInputs, table: ColorTable) -> Iterator[_Block]:
     wanted = inputs.prompt_batches, inputs.prompts
     colors = AlignedTable(partial(table.batches, ROWS), table.path, *wanted)
     vectors = AlignedTable(inputs.vector_batches, inputs.vectors, *wanted)
+    splits = AlignedTable(inputs.split_batches, inputs.splits, *wanted)
+    numbers: dict[str, int] = {}
     for batch in inputs.prompt_batches():
         ids = batch.column("image_id")
         colored = table.colors(colors.take(ids))
         found = vectors.take(ids).column("embedding").combine_chunks()
         flat = found.flatten().to_numpy()
-        yield _Block(pa.Table.from_batches([batch]), flat.reshape(len(found), -1), colored)
+        names = splits.take(ids).column("product_id").to_pylist()
+        products = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        table_of_prompts = pa.Table.from_batches([batch])
+        yield _Block(table_of_prompts, products, flat.reshape(len(found), -1), colored)
     colors.check()
     vectors.check()
+    splits.check()
 
 
 class _Confusions:
