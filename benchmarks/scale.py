@@ -200,8 +200,8 @@ STAGES: Final = {
         "enhance",
         ("word_scorer", "troika_predict", "split"),
         "--prompts original.parquet --splits splits.parquet --truth truth.parquet "
-        "--vectors embeddings/images --colors colors --scorer word_scorer --enhanced enhanced.parquet "
-        "--metrics enhance.json --confusion confusion",
+        "--vectors embeddings/images --colors colors --scorer word_scorer "
+        "--enhanced enhanced.parquet --metrics enhance.json --confusion confusion",
     ),
     "infer_base": Stage(
         "infer",
