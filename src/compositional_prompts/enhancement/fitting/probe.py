@@ -63,7 +63,7 @@ def fit_probe(
 
     The strength is the one with the highest likelihood in cross-validation over products of the
     training images, so that validation images are left to calibrate on. With fewer than two words
-    that are true of any image there is nothing to tell apart, and words keep their zero-shot scores.
+    that are true of any image nothing can be told apart, and words keep their zero-shot scores.
 
     Args:
         words: the vocabulary.
