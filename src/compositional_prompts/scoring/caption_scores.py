@@ -80,7 +80,8 @@ def score_captions(
     image_cosines = image_text_cosines(images, texts, vectors, iterate_image_vectors(embeddings))
     references = vectors.of(inputs.references)
     tables = []
-    spread, shares = {}, {}
+    spread: dict[str, dict[str, Any]] = {}
+    shares: dict[str, dict[FigurePath, Column]] = {}
     for captioner, captions in inputs.captions.items():
         columns = {
             **score_texts(captions, inputs.references, params.bleu_tokenize),
