@@ -32,7 +32,8 @@ def test_it_draws_as_k_means_plus_plus_does_on_the_embeddings() -> None:
     probabilities, vectors = made_up(60)
     embeddings = probabilities.astype(np.float64)
     embeddings[np.arange(60), probabilities.argmax(axis=1)] -= 1
-    embeddings = (embeddings[:, :, None] * vectors[:, None, :]).reshape(60, -1)
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    embeddings = (embeddings[:, :, None] * centred[:, None, :]).reshape(60, -1)
     random = np.random.default_rng(3)
     weights = (embeddings**2).sum(axis=1)
     expected: list[int] = []

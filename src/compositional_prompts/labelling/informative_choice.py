@@ -21,14 +21,15 @@ def choose_informative(
 
     A photo's gradient embedding is what it would move the last layer by if the model's own best
     word were true, ``(p - e_best) x vector``: long where the model is unsure, and alike for photos
-    that look alike and are taken for the same words. Photos are drawn as k-means++ draws its
+    that look alike and are taken for the same words. Vectors are taken less their mean, which is
+    most of a CLIP vector and the same for all. Photos are drawn as k-means++ draws its
     centres, each with a probability that grows with the squared distance from those drawn before.
     So each is worth more than the ones after it, and one may stop anywhere. A product has one
     photo drawn while there are others.
 
     The embeddings (``words x dimension`` numbers each) are never made: the inner product of two is
-    the product of those of their factors. Time is ``wanted * n * (dimension + words)``, memory some
-    ``20 * n`` bytes beyond the arguments.
+    the product of those of their factors. Time is ``wanted * n * (dimension + words)``, memory
+    that of the arguments once more.
 
     Args:
         probabilities: of every word, float32 ``[n, words]``.
@@ -45,13 +46,14 @@ def choose_informative(
     """
     if not (np.isfinite(probabilities).all() and np.isfinite(vectors).all()):
         raise ValueError("a probability or a vector of a photo is not finite: run enhance again.")
+    centred = vectors - vectors.mean(axis=0) if len(vectors) else vectors
     gradients = probabilities.copy()
     rows = np.arange(len(gradients))
     gradients[rows, probabilities.argmax(axis=1)] -= 1
-    lengths = _squares(gradients) * _squares(vectors)
+    lengths = _squares(gradients) * _squares(centred)
 
     def distances(row: int) -> NDArray[np.float32]:
-        products_ = (gradients @ gradients[row]) * (vectors @ vectors[row])
+        products_ = (gradients @ gradients[row]) * (centred @ centred[row])
         squared: NDArray[np.float32] = np.maximum(lengths + lengths[row] - 2 * products_, 0)
         return squared
 

@@ -27,6 +27,8 @@ _VARIABLES = {
     _SERIES[2]: "var(--series-3)",
 }
 _MARKERS = ("o", "s", "^")
+MOST_MARKED = 60
+"""Points of a line up to which each has a marker; of more they would run into one another."""
 _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)))
 
 
@@ -35,19 +37,22 @@ class Series:
     """One line of a chart.
 
     ``values`` has one entry an epoch, None where nothing was measured; or one for each of ``x``,
-    where the line has places of its own.
+    where the line has places of its own. ``intervals`` has the ends of the interval of every
+    value, drawn as a bar.
     """
 
     name: str
     values: Sequence[float | None]
     x: Sequence[float] | None = None
+    intervals: Sequence[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A line chart, over epochs unless ``x_label`` says over what.
 
-    ``name`` is its file name without suffix.
+    ``name`` is its file name without suffix; ``diagonal``, where it is not empty, the name of the
+    line on which both axes, which are shares then, have the same value.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Chart:
     epochs: Sequence[float]
     series: Sequence[Series]
     x_label: str = "epoch"
+    diagonal: str = ""
 
     @property
     def drawable(self) -> bool:
@@ -102,16 +108,24 @@ def render(chart: Chart) -> str:
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        if chart.diagonal:
+            axes.plot(
+                [0, 1], [0, 1], label=chart.diagonal, color=_MUTED, linewidth=1, dashes=(1, 2)
+            )
         for index, line in enumerate(chart.series):
             values = [math.nan if value is None else value for value in line.values]
+            places = chart.epochs if line.x is None else line.x
+            color = _SERIES[index % len(_SERIES)]
+            if line.intervals is not None:
+                axes.vlines(places, *zip(*line.intervals, strict=True), color=color, linewidth=0.8)
             axes.plot(
-                chart.epochs if line.x is None else line.x,
+                places,
                 values,
                 label=line.name,
-                color=_SERIES[index % len(_SERIES)],
+                color=color,
                 # Shifted by one with every round of colours, so that nine lines differ.
                 linestyle=_DASHES[(index + index // len(_SERIES)) % len(_DASHES)],
-                marker=_MARKERS[index % len(_MARKERS)],
+                marker=_MARKERS[index % len(_MARKERS)] if len(values) <= MOST_MARKED else "",
                 markersize=3.2,
                 linewidth=1.7,
             )

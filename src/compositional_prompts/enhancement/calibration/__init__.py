@@ -1,0 +1,1 @@
+"""How sure a chosen word is: probabilities, how true they are, and when to leave a word out."""
