@@ -13,7 +13,7 @@ from PIL import Image
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_images, read_images
 from compositional_prompts.compute.ordered_map import map_in_threads
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import atomic_file, naming
 
 PAGE_BUDGET = 4_000_000
 """Bytes of base64 that all thumbnails of the page may take together."""
@@ -55,7 +55,8 @@ def read_thumbnails(catalog: Path, image_ids: Sequence[str]) -> dict[str, Image.
     for row in table.to_batches(max_chunksize=1):
         (image_id,) = row.column("image_id").to_pylist()
         (encoded,) = row.column("image").field("bytes").to_pylist()
-        images[image_id] = _reduced(decode_rgb(encoded), _SIDES[0])
+        with naming(image_id):
+            images[image_id] = _reduced(decode_rgb(encoded), _SIDES[0])
     return images
 
 
@@ -129,7 +130,8 @@ def _encode_small(
                 yield image_id, image["path"] or "", image["bytes"]
 
     def reduce(row: tuple[str, str, bytes]) -> tuple[str, str, list[bytes]]:
-        image = decode_rgb(row[2])
+        with naming(row[0]):
+            image = decode_rgb(row[2])
         return row[0], row[1], [_webp(_reduced(image, side)) for side in sides]
 
     yield from map_in_threads(reduce, encoded(), workers=workers, in_flight=_IN_FLIGHT)
