@@ -51,6 +51,7 @@ stages:
       python stages/report.py --catalog data/catalog --truth data/truth.parquet
       --splits data/splits.parquet --prompts data/prompts/enhanced.parquet
       --captions data/captions --scores data/scores.parquet
+      --original data/prompts/original.parquet
 """
 ROOT = Path(__file__).parents[2]
 SETTINGS = ComparisonSettings(photos=3000, seed=7, workers=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
@@ -23,10 +24,12 @@ from compositional_prompts.reporting.comparing.paired_figures import (
 )
 from compositional_prompts.results.bootstrap import Bootstrap, Interval
 from compositional_prompts.scoring.score_table import SCORES
+from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 TABLES = FigureTables(
     splits=Path("splits.parquet"),
     prompts=Path("enhanced.parquet"),
+    original=Path("original.parquet"),
     scores=Path("scores.parquet"),
     truth=Path("truth.parquet"),
 )
@@ -48,9 +51,36 @@ class Revision:
         self.bleu = random.random(IMAGES).tolist()
         self.products = IMAGES // 3
         self.groups = ["color"]
+        self.seen = [True, False] * (IMAGES // 2)
+        self.hit = (random.random(IMAGES) < 0.6).tolist()
+        self.margin = random.normal(size=IMAGES).tolist()
 
     def product(self, number: int) -> str:
         return f"p{number % self.products}"
+
+    def judged(self, number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "scorer": scorer,
+                "world": "closed",
+                "seen": self.seen[number],
+                "hit": self.hit[number] and scorer == "troika",
+                "margin": self.margin[number],
+                "attribute_hit": self.hit[number],
+                "object_hit": True,
+            }
+            for scorer in ("troika", "zero_shot")
+        ]
+
+    def original(self, number: int, image_id: str) -> dict[str, Any]:
+        tested = self.split[number] == "test"
+        return {
+            "image_id": image_id,
+            **{"attribute": "Canvas", "object": "Boots", "original_prompt": "a"},
+            **{"probability": 0.5, "top_attributes": [], "top_objects": []},
+            "top_probabilities": [],
+            "judged": self.judged(number) if tested else None,
+        }
 
     def write(self, *, scores: bool = True, splits: bool = True) -> Path:
         rows = list(enumerate(self.ids))
@@ -64,6 +94,10 @@ class Revision:
                 TRUTH,
             ),
         }
+        tables[TABLES.original] = (
+            [self.original(number, image_id) for number, image_id in rows],
+            ORIGINAL_PROMPTS,
+        )
         if splits:
             tables[TABLES.splits] = (
                 [
@@ -145,6 +179,43 @@ def test_differences_are_those_of_the_same_test_images(pair: tuple[Revision, Rev
     assert "captions, BERTScore" not in found, "it is null in both"
 
 
+def test_pairs_are_compared_by_how_they_were_judged(pair: tuple[Revision, Revision]) -> None:
+    """AUC as a share of twos of an image of a seen and one of an unseen pair, both right."""
+    first, second = pair
+    found = compared(first.write(), second.write())
+
+    def auc(one: Revision) -> float:
+        rows = range(20, IMAGES)
+        seen = [row for row in rows if one.seen[row]]
+        unseen = [row for row in rows if not one.seen[row]]
+        right = sum(
+            one.hit[a] and one.hit[b] and one.margin[a] > one.margin[b]
+            for a in seen
+            for b in unseen
+        )
+        return right / len(seen) / len(unseen)
+
+    row = found["pairs, AUC"]
+    assert (row.first, row.second) == (pytest.approx(auc(first)), pytest.approx(auc(second)))
+    assert row.difference.value == pytest.approx(auc(second) - auc(first))
+    bounds = row.difference.bounds
+    assert bounds is not None and bounds[0] < row.difference.value < bounds[1]
+    assert found["pairs, object"].difference.bounds == [0.0, 0.0]
+    assert found["pairs, harmonic mean"].first <= 1
+    second.seen[30] = not second.seen[30]
+    said = paired_figures(first.folder, second.write(), TABLES, NAMES).notes
+    assert any("Pairs of 1 images are seen in one revision alone" in note for note in said)
+    first.judged = lambda _: None  # type: ignore[method-assign,assignment,return-value]
+    said = paired_figures(first.write(), second.folder, TABLES, NAMES).notes
+    assert any("No world of pairs was measured in both" in note for note in said)
+    path = first.folder / TABLES.original
+    pq.write_table(pq.read_table(path).drop(["judged"]), path.with_name("older"))
+    path.unlink()
+    path.with_name("older").rename(path)
+    said = paired_figures(first.folder, second.folder, TABLES, NAMES).notes
+    assert any("original.parquet of before does not say how" in note for note in said)
+
+
 def test_what_only_one_revision_has_is_said(pair: tuple[Revision, Revision]) -> None:
     first, second = pair
     first.groups, second.groups = ["color", "sole"], ["color", "toe"]
@@ -162,7 +233,7 @@ def test_a_revision_without_scores_or_splits_is_compared_by_its_words(
 ) -> None:
     first, second = pair
     found = paired_figures(first.write(scores=False, splits=False), second.write(), TABLES, NAMES)
-    assert [row.name for row in found.rows] == ["words, color"]
+    assert [row.name for row in found.rows if "pairs" not in row.name] == ["words, color"]
     said = " ".join(found.notes)
     assert "before has no splits.parquet" in said and "before has no scores.parquet" in said
 
@@ -187,7 +258,8 @@ def test_few_products_are_said_and_no_test_images_too(pair: tuple[Revision, Revi
     second.split = ["train"] * IMAGES
     second.write()
     found = paired_figures(first.folder, second.folder, TABLES, NAMES)
-    assert (found.images, found.rows) == (0, [])
+    assert found.images == 0
+    assert {row.name.split(",")[0] for row in found.rows} <= {"pairs"}
     assert as_text(found, NAMES).startswith("No figure is known")
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from compositional_prompts.results import czsl_figures as module
 from compositional_prompts.results.bootstrap import Bootstrap
-from compositional_prompts.troika.evaluation import czsl_intervals as module
-from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals, czsl_samples
-from compositional_prompts.troika.evaluation.czsl_metrics import METRICS, czsl_metrics
+from compositional_prompts.results.czsl_figures import CZSL_FIGURES, czsl_figures
+from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals, judged_images
+from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judge
 
 PAIRS = [(a, o) for a in range(3) for o in range(3)]
@@ -45,12 +46,15 @@ def test_every_draw_has_the_metrics_of_its_images(
     products = np.random.default_rng().permutation(np.arange(40) % 13)
     monkeypatch.setattr(module, "BLOCK", 70)
     bootstrap = Bootstrap(products, draws=60)
-    found = czsl_samples(judgements, bootstrap)
+    whole, found = czsl_figures(judged_images(judgements), bootstrap)
+    assert whole.tolist() == pytest.approx(
+        [czsl_metrics(judgements)[name] for name in CZSL_FIGURES]
+    )
     counts = np.concatenate(list(bootstrap.counts())).astype(int)
-    assert found.shape == (60, len(METRICS))
+    assert found.shape == (60, len(CZSL_FIGURES))
     for row, drawn in zip(found, counts, strict=True):
         expected = czsl_metrics(repeated(judgements, drawn[products]))
-        for name, value in zip(METRICS, row, strict=True):
+        for name, value in zip(CZSL_FIGURES, row, strict=True):
             number = expected[name]
             assert np.isnan(value) if number is None else value == pytest.approx(number, abs=1e-9)
 
@@ -60,16 +64,16 @@ def test_margins_without_an_end_are_where_the_curve_has_them() -> None:
     for seen in ([False] * 9, [True] * 9):
         judgements = judged(30, seen=seen)
         bootstrap = Bootstrap(np.arange(30) % 7, draws=20)
-        found = czsl_samples(judgements, bootstrap)
+        _, found = czsl_figures(judged_images(judgements), bootstrap)
         whole = czsl_metrics(judgements)
-        assert whole["auc"] is None and np.isnan(found[:, METRICS.index("auc")]).all()
+        assert whole["auc"] is None and np.isnan(found[:, CZSL_FIGURES.index("auc")]).all()
     mixed = Judgements.concatenate([judged(20, seen=[False] * 9), judged(20, seen=[True] * 9)])
     bootstrap = Bootstrap(np.arange(40) % 11, draws=30)
     counts = np.concatenate(list(bootstrap.counts())).astype(int)
-    for row, drawn in zip(czsl_samples(mixed, bootstrap), counts, strict=True):
+    for row, drawn in zip(czsl_figures(judged_images(mixed), bootstrap)[1], counts, strict=True):
         expected = czsl_metrics(repeated(mixed, drawn[np.arange(40) % 11]))
         assert [None if np.isnan(value) else pytest.approx(value) for value in row] == [
-            expected[name] for name in METRICS
+            expected[name] for name in CZSL_FIGURES
         ]
 
 
@@ -82,7 +86,7 @@ def test_intervals_stand_beside_metrics_and_a_scorer_has_no_lead_over_itself() -
         **czsl_metrics(judgements),
         "products": 20,
     }
-    for name in METRICS:
+    for name in CZSL_FIGURES:
         low, high = found[f"{name}_interval"]
         assert 0 <= low < high <= 1
     intervals.metrics("same", judgements)

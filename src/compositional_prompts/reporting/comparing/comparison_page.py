@@ -89,6 +89,7 @@ def write_comparison(
     figure_tables = FigureTables(
         splits=report["splits"],
         prompts=report["prompts"],
+        original=report["original"],
         scores=report["scores"],
         truth=report["truth"],
     )
@@ -99,7 +100,7 @@ def write_comparison(
                 root,
                 first,
                 [tables.captions, tables.prompts],
-                [summary, tables.splits, figure_tables.scores],
+                [summary, tables.splits, figure_tables.scores, figure_tables.original],
             )
         )
         other = stack.enter_context(
@@ -110,7 +111,7 @@ def write_comparison(
                     *(tables.captions, tables.prompts, tables.splits, tables.truth),
                     report["catalog"],
                 ],
-                [summary, figure_tables.scores],
+                [summary, figure_tables.scores, figure_tables.original],
             )
         )
         changes = caption_changes(one, other, tables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,14 @@ from compositional_prompts.results.bootstrap import (
     Bootstrap,
     Column,
     Interval,
+    interval,
     product_codes,
+)
+from compositional_prompts.results.czsl_figures import (
+    CZSL_FIGURES,
+    JudgedImages,
+    czsl_bootstrap,
+    czsl_figures,
 )
 
 _CAPTION_METRICS: Final[Mapping[str, str]] = {
@@ -41,6 +48,13 @@ _CAPTION_METRICS: Final[Mapping[str, str]] = {
 }
 """Columns of ``scores.parquet`` that are compared, and what they are called."""
 
+_PAIR_METRICS: Final[Mapping[str, str]] = {
+    "auc": "AUC",
+    "best_hm": "harmonic mean",
+    "attribute_accuracy": "attribute",
+    "object_accuracy": "object",
+}
+
 _CAPTIONER: Final = "finetuned"
 
 
@@ -50,6 +64,7 @@ class FigureTables:
 
     splits: Path
     prompts: Path
+    original: Path
     scores: Path
     truth: Path
 
@@ -122,6 +137,7 @@ def paired_figures(
         tested["image_id"], product_codes(tested["product_id"].to_arrow()), true | truth
     )
     rows = [
+        *_pair_figures(first, second, tables, names, notes),
         *_word_figures(first, second, tables, names, images, groups, notes),
         *_caption_figures(first, second, tables, names, images, groups, notes),
     ]
@@ -172,6 +188,68 @@ def _of_images(table: pl.DataFrame, images: _Images) -> tuple[pl.DataFrame, NDAr
     rows = table.with_columns(there=pl.lit(True))
     rows = wanted.join(rows, on="image_id", how="left", maintain_order="left")
     return rows, rows["there"].fill_null(False).to_numpy()
+
+
+def _pair_figures(
+    first: Path, second: Path, tables: FigureTables, names: tuple[str, str], notes: list[str]
+) -> list[PairedFigure]:
+    """Troika's metrics, or zero-shot CLIP's where nothing was trained, of the labelled images that
+    both measured; in the closed world, unless the open one alone was asked.
+    """
+    judged = []
+    for folder, name in zip((first, second), names, strict=True):
+        path = folder / tables.original
+        if not path.exists() or "judged" not in pq.read_schema(path).names:
+            notes.append(
+                f"{tables.original} of {name} does not say how pairs were judged: they are not "
+                "compared."
+            )
+            return []
+        judged.append(_judged(path))
+    worlds = [set(one["world"].unique()) for one in judged]
+    world = next((one for one in ("closed", "open") if all(one in has for has in worlds)), None)
+    if world is None:
+        notes.append("No world of pairs was measured in both revisions.")
+        return []
+    tables_of = [one.filter(pl.col("world") == world).drop("world") for one in judged]
+    both = tables_of[1].join(
+        tables_of[0], on="image_id", how="inner", suffix="_first", maintain_order="left"
+    )
+    if alone := len(tables_of[0]) + len(tables_of[1]) - 2 * len(both):
+        notes.append(f"Pairs of {count(alone)} images were measured in one revision alone.")
+    same = both.filter(pl.col("seen") == pl.col("seen_first"))
+    if others := len(both) - len(same):
+        notes.append(
+            f"Pairs of {count(others)} images are seen in one revision alone: not compared."
+        )
+    if same.is_empty():
+        return []
+    products = pl.read_parquet(second / tables.splits, columns=["image_id", "product_id"])
+    same = same.join(products, on="image_id", how="left", maintain_order="left")
+    bootstrap = czsl_bootstrap(product_codes(same["product_id"].to_arrow()))
+    every = bootstrap.products(np.ones(len(same), np.bool_))
+    sides = []
+    for suffix in ("_first", ""):
+        images = JudgedImages(
+            **{one.name: same[f"{one.name}{suffix}"].to_numpy() for one in fields(JudgedImages)}
+        )
+        sides.append(czsl_figures(images, bootstrap))
+    rows = []
+    for column, figure in enumerate(CZSL_FIGURES):
+        before, after = (float(whole[column]) for whole, _ in sides)
+        if figure in _PAIR_METRICS and not np.isnan(before) and not np.isnan(after):
+            samples = sides[1][1][:, column] - sides[0][1][:, column]
+            difference = interval(after - before, samples, every)
+            rows.append(PairedFigure(f"pairs, {_PAIR_METRICS[figure]}", before, after, difference))
+    return rows
+
+
+def _judged(path: Path) -> pl.DataFrame:
+    """``image_id``, ``world`` and the fields of :class:`JudgedImages`, by the scorer that names."""
+    rows = pl.read_parquet(path, columns=["image_id", "judged"])
+    rows = rows.filter(pl.col("judged").is_not_null()).explode("judged").unnest("judged")
+    scorer = "troika" if "troika" in rows["scorer"].unique() else "zero_shot"
+    return rows.filter(pl.col("scorer") == scorer).drop("scorer")
 
 
 def _word_figures(
