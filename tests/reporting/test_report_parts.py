@@ -18,15 +18,12 @@ from compositional_prompts.reporting.content import formats
 from compositional_prompts.reporting.content.confusion import OTHER, tabulate
 from compositional_prompts.reporting.content.differences import compare, plain
 from compositional_prompts.reporting.content.galleries import attribute_groups
-<<<<<<< HEAD
 from compositional_prompts.reporting.content.page_tables import (
+    branches_table,
     few_products,
     leads_table,
     troika_table,
 )
-=======
-from compositional_prompts.reporting.content.page_tables import branches_table, troika_table
->>>>>>> main
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing.charts import (

@@ -51,7 +51,18 @@ _SAMPLED = {
 _UNTHRESHOLDED = {"best_unseen": "Best unseen", "best_hm": "Best harmonic mean", "auc": "AUC"}
 _WORLDS = {"closed": "Closed world", "open": "Open world"}
 _SCORERS = {"": "Troika", "zero_shot_": "Zero-shot CLIP"}
-<<<<<<< HEAD
+_BRANCHES = {
+    "": "Troika",
+    "composition_": "Composition alone",
+    "primitives_": "Primitives alone",
+    "unweighted_": "Both, weights of 1",
+    "zero_shot_": "Zero-shot CLIP",
+}
+_CALIBRATED = {
+    "hm": "Harmonic mean of seen and unseen accuracy",
+    "attribute_accuracy": "Attribute accuracy",
+    "object_accuracy": "Object accuracy",
+}
 _Form = Callable[[float | None, Bounds], str]
 """Writes a figure and its interval, where it has one."""
 
@@ -67,27 +78,6 @@ _ENHANCE_METRICS: Mapping[str, tuple[str, _Form]] = {
     "majority_accuracy": ("Majority class", percent_between),
     "pixel_accuracy": ("Nearest pixel color", percent_between),
     "images_with_truth": ("Images with truth", _count),
-=======
-_BRANCHES = {
-    "": "Troika",
-    "composition_": "Composition alone",
-    "primitives_": "Primitives alone",
-    "unweighted_": "Both, weights of 1",
-    "zero_shot_": "Zero-shot CLIP",
-}
-_CALIBRATED = {
-    "hm": "Harmonic mean of seen and unseen accuracy",
-    "attribute_accuracy": "Attribute accuracy",
-    "object_accuracy": "Object accuracy",
-}
-_ENHANCE_METRICS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
-    "accuracy": ("Accuracy", percent),
-    "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent),
-    "coverage": ("Coverage", percent),
-    "majority_accuracy": ("Majority class", percent),
-    "pixel_accuracy": ("Nearest pixel color", percent),
-    "images_with_truth": ("Images with truth", count),
->>>>>>> main
 }
 _ATTRIBUTE_METRICS = {
     "accuracy_vs_enhanced": "against the prompt",
