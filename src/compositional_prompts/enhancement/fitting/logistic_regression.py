@@ -156,7 +156,8 @@ class _Problem:
         self._units = 1 / np.sqrt(np.concatenate(curvatures))
 
     def packed(self, weights: Array, bias: Array, gains: Array) -> Array:
-        return np.concatenate([weights.ravel(), bias, gains]) / self._units
+        packed: Array = np.concatenate([weights.ravel(), bias, gains]) / self._units
+        return packed
 
     def unpacked(self, values: Array) -> tuple[Array, Array, Array]:
         words, width = self._shape
