@@ -9,17 +9,14 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__,
-        *("prompts", "catalog", "truth", "embeddings"),
-        *("enhanced", "metrics", "confusion"),
-    )
-    params, base = read_params(paths.params, Enhance)
+    tables = tuple(EnhanceInputs.__annotations__)
+    paths = path_arguments(__doc__, *tables, "enhanced", "metrics", "confusion")
+    params, _ = read_params(paths.params, Enhance)
     with run_stage("enhance") as run:
-        inputs = EnhanceInputs(paths.prompts, paths.catalog, paths.truth, paths.embeddings)
-        result = enhance_prompts(inputs, paths.enhanced, paths.confusion, params, base)
+        inputs = EnhanceInputs(**{name: getattr(paths, name) for name in tables})
+        result = enhance_prompts(inputs, paths.enhanced, paths.confusion, params)
         write_metrics(result.metrics, paths.metrics)
-        run.rows, run.computed = result.images, result.computed
+        run.rows = result.images
 
 
 if __name__ == "__main__":

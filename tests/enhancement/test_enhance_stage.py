@@ -16,11 +16,14 @@ from stage_script import run_stage
 
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.truth import TRUTH
+from compositional_prompts.catalog.truth import TRUTH, known_groups
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.enhancement.colors.color_tables import wanted_palettes, write_colors
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
 from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptError, PromptTemplate
@@ -30,7 +33,16 @@ ROOT = Path(__file__).parents[2]
 COLORS = ["black", "white", "red"]
 MATERIALS = ["leather", "rubber"]
 DIMENSION = 8
-PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors=[])
+PARAMS = Enhance(
+    method="cosine",
+    methods=[],
+    templates=["{}"],
+    learn_images=1000,
+    abstain=None,
+    threshold=0.2,
+    fallback="unspecified",
+    reference_colors=[],
+)
 
 
 def picture(color):
@@ -55,6 +67,8 @@ class Inputs:
         self.catalog = folder / "catalog"
         self.truth_table = folder / "truth.parquet"
         self.embeddings = folder / "embeddings"
+        self.colors = folder / "colors"
+        self.scorer = folder / "scorer"
         random = np.random.default_rng(17)
         self.ids = [f"shoe-{number:02d}" for number in range(20)]
         self.color = random.choice(COLORS, 20).tolist()
@@ -131,11 +145,37 @@ class Inputs:
         # The catalog's order is another: stages join on image_id.
         write(self.prompts, rows[5:] + rows[:5], ORIGINAL_PROMPTS)
 
+    def look_at_colors(self, params=PARAMS):
+        """What the stage ``colors`` does; how many photos were looked at."""
+        vocabulary = {}
+        for row in self.words:
+            vocabulary.setdefault(row["group"], []).append(row["word"])
+        palettes = wanted_palettes(vocabulary, known_groups(self.truth_table), params)
+        base = base_section(self.folder / "rows")
+        images, looked_at = write_colors(self.catalog, self.colors, vocabulary, palettes, base)
+        assert images == len(self.ids)
+        return looked_at
+
+    def write_scorer(self):
+        vocabulary = read_vocabulary(self.embeddings / "words.parquet")
+        groups = {
+            group: GroupScorer(words, "cosine", vocabulary.vectors[group])
+            for group, words in vocabulary.words.items()
+        }
+        WordScorer(groups).save(self.scorer)
+
     def run(self, params=PARAMS):
         """What the stage returns, and its table."""
-        read = EnhanceInputs(self.prompts, self.catalog, self.truth_table, self.embeddings)
-        base = base_section(self.folder / "rows")
-        result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params, base)
+        self.look_at_colors(params)
+        self.write_scorer()
+        return self.enhance(params)
+
+    def enhance(self, params=PARAMS):
+        """As :meth:`run`, of colours and a scorer that are there."""
+        read = EnhanceInputs(
+            self.prompts, self.truth_table, self.embeddings / "images", self.colors, self.scorer
+        )
+        result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params)
         return result, pq.read_table(self.folder / "enhanced")
 
 
@@ -152,11 +192,14 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     params["enhance"] = PARAMS.model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     out = tmp_path / "out"
+    inputs.look_at_colors()
+    inputs.write_scorer()
     arguments = {
         "prompts": inputs.prompts,
-        "catalog": inputs.catalog,
         "truth": inputs.truth_table,
-        "embeddings": inputs.embeddings,
+        "vectors": inputs.embeddings / "images",
+        "colors": inputs.colors,
+        "scorer": inputs.scorer,
         "enhanced": out / "enhanced.parquet",
         "metrics": out / "enhance.json",
         "confusion": out / "confusion",
@@ -186,6 +229,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             [0.6 if word == inputs.color[number] else 0.01 for word in COLORS]
         )
         assert len(row["material_scores"]) == 2
+        assert row["color_probability"] is None  # nothing calibrates
 
     known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
     metrics = json.loads((out / "enhance.json").read_text())
@@ -234,24 +278,21 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
         for i in inputs.ids
     ]
     write(inputs.catalog / "part-00000.parquet", rows, CATALOG)
+    assert inputs.look_at_colors() == 0
     result, table = inputs.run()
     assert table.column("color_pixel").null_count == 20
     assert result.metrics["color"]["pixel_accuracy"] is None
-    assert (result.images, result.computed) == (20, 0)
+    assert result.images == 20
 
 
-def test_the_colours_of_a_photo_are_looked_at_once(inputs, tmp_path):
-    result, _ = inputs.run()
-    assert result.computed == len(set(inputs.color))  # the photos of a colour are equal
-    first = (tmp_path / "enhanced").read_bytes()
-    result, _ = inputs.run()
-    assert (result.images, result.computed) == (20, 0)
-    assert (tmp_path / "enhanced").read_bytes() == first
+def test_the_colours_of_a_photo_are_looked_at_once(inputs):
+    assert inputs.look_at_colors() == len(set(inputs.color))  # the photos of a colour are equal
+    first = [path.read_bytes() for path in sorted(inputs.colors.iterdir())]
+    assert inputs.look_at_colors() == 0
+    assert [path.read_bytes() for path in sorted(inputs.colors.iterdir())] == first
     other = [{"word": "red", "rgb": [250, 0, 0]}]
-    result, _ = inputs.run(
-        Enhance.model_validate(PARAMS.model_dump() | {"reference_colors": other})
-    )
-    assert result.computed == len(set(inputs.color))
+    changed = Enhance.model_validate(PARAMS.model_dump() | {"reference_colors": other})
+    assert inputs.look_at_colors(changed) == len(set(inputs.color))
 
 
 def test_any_number_of_images_is_written_block_by_block(inputs, tmp_path, monkeypatch):
@@ -265,7 +306,7 @@ def test_any_number_of_images_is_written_block_by_block(inputs, tmp_path, monkey
 
 
 def test_fallback_and_threshold_are_parameters(inputs):
-    params = Enhance(threshold=0.55, fallback="undefined", reference_colors=[])
+    params = PARAMS.model_copy(update={"threshold": 0.55, "fallback": "undefined"})
     prompts = inputs.run(params)[1].column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
 
@@ -283,9 +324,7 @@ def test_one_image_one_group_one_word(inputs):
 
 def test_images_that_are_not_in_all_inputs_are_named(inputs):
     inputs.write_prompts(drop="shoe-04")
-    with pytest.raises(
-        ImageJoinError, match=r"^\S+original.parquet lacks 1 .*catalog, .*'shoe-04'"
-    ):
+    with pytest.raises(ImageJoinError, match=r"^\S+original.parquet lacks 1 .*colors, .*'shoe-04'"):
         inputs.run()
     inputs.write_prompts()
     write(
@@ -297,8 +336,8 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
         inputs.run()
     inputs.ids[3] = "stranger"
     inputs.write_prompts()
-    with pytest.raises(ImageJoinError, match=r"catalog lacks 1 .*original.parquet, .*'stranger'"):
-        inputs.run()
+    with pytest.raises(ImageJoinError, match=r"colors lacks 1 .*original.parquet, .*'stranger'"):
+        inputs.enhance()
 
 
 def test_prompts_that_cannot_be_used_are_refused(inputs):
