@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,15 @@ class LabelledImages:
         truth: by group, which words are true, bool ``[n, words]``; an image without a true word of
             the vocabulary has none.
         products: which images show one product, int64 ``[n]``: equal numbers.
+        known: by group, of which images anything is known, words outside the vocabulary too, bool
+            ``[n]``; of a group that is not there, those with a true word.
     """
 
     vectors: NDArray[np.float32]
     colors: GroupColors
     truth: Mapping[str, NDArray[np.bool_]]
     products: NDArray[np.int64]
+    known: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -56,11 +59,17 @@ class LabelledImages:
             {group: colors[rows] for group, colors in self.colors.items()},
             {group: truth[rows] for group, truth in self.truth.items()},
             self.products[rows],
+            {group: known[rows] for group, known in self.known.items()},
         )
 
     def of_group(self, group: str) -> LabelledImages:
         """Those with a true word of the group's vocabulary."""
         return self.take(np.flatnonzero(self.truth[group].any(axis=1)))
+
+    def known_of_group(self, group: str) -> LabelledImages:
+        """Those of which anything is known, words outside the vocabulary too."""
+        inside = self.truth[group].any(axis=1)
+        return self.take(np.flatnonzero(self.known.get(group, inside)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def read_labelled(
     colored: Sequence[str],
     most: int,
 ) -> tuple[LabelledImages, dict[str, int]]:
-    """The images of a caption split of which a word of the vocabulary is true.
+    """The images of a caption split of which a word is true, of the vocabulary or not.
 
     Truth of other splits is not looked at. Memory holds the image_ids of the split, and vectors
     and colours of at most ``most`` images.
@@ -116,30 +125,39 @@ def read_labelled(
     ids: list[str] = []
     products: list[str] = []
     parts: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
+    knowing: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
     outside = dict.fromkeys(vocabulary, 0)
     for batch in _split_batches(paths.splits, split):
         true = truth.of(batch.column("image_id"))
         masks = {group: _mask(true[group], places[group]) for group in vocabulary}
+        known = {
+            group: np.array([bool(words) for words in true[group]], np.bool_) for group in masks
+        }
         for group, mask in masks.items():
-            known = np.array([bool(words) for words in true[group]], np.bool_)
-            outside[group] += int((known & ~mask.any(axis=1)).sum())
-        some = [mask.any(axis=1) for mask in masks.values()]
+            outside[group] += int((known[group] & ~mask.any(axis=1)).sum())
+        some = list(known.values())
         rows = np.flatnonzero(np.any(some, axis=0)) if some else np.empty(0, np.int64)
         taken = batch.take(pa.array(rows))
         ids += taken.column("image_id").to_pylist()
         products += taken.column("product_id").to_pylist()
         for group, mask in masks.items():
             parts[group].append(mask[rows])
+            knowing[group].append(known[group][rows])
     rows = _chosen_rows(ids, most)
     masks = {
         group: np.concatenate([np.zeros((0, len(words)), np.bool_), *parts[group]])[rows]
         for group, words in vocabulary.items()
     }
+    of_known = {
+        group: np.concatenate([np.zeros(0, np.bool_), *blocks])[rows]
+        for group, blocks in knowing.items()
+    }
     chosen = [ids[row] for row in rows]
     names = [products[row] for row in rows]
     codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
     vectors = _vectors(paths, chosen)
-    return LabelledImages(vectors, _colors(paths, chosen, colored), masks, codes), outside
+    colors = _colors(paths, chosen, colored)
+    return LabelledImages(vectors, colors, masks, codes, of_known), outside
 
 
 def _split_batches(splits: Path, split: str) -> Iterator[pa.RecordBatch]:

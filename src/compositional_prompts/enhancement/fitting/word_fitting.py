@@ -9,6 +9,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from compositional_prompts.enhancement.calibration.group_calibration import CalibrationFigures
 from compositional_prompts.enhancement.colors.color_tables import palettes_of
 from compositional_prompts.enhancement.colors.foreground_colors import BINS
 from compositional_prompts.enhancement.fitting.labelled_images import (
@@ -16,6 +17,7 @@ from compositional_prompts.enhancement.fitting.labelled_images import (
     LabelledImages,
     read_labelled,
 )
+from compositional_prompts.enhancement.fitting.scorer_calibration import calibrate_scorer
 from compositional_prompts.enhancement.parameters import COLOR_METHODS, Enhance
 from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
 from compositional_prompts.enhancement.word_vocabulary import Vocabulary
@@ -45,6 +47,7 @@ class GroupFit(TypedDict):
         outside_vocabulary: images of the training split left out, since what is true of them is
             not among the words.
         unlabelled_words: those that are true of no image that was learnt from.
+        calibration: what validation images say.
     """
 
     method: str
@@ -52,6 +55,7 @@ class GroupFit(TypedDict):
     val_images: int
     outside_vocabulary: int
     unlabelled_words: list[str]
+    calibration: CalibrationFigures
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,14 @@ def fit_word_scorer(
                 )
             weights = np.float32(ensembles.logit_scale) * ensembles.vectors[group]
             scorer = GroupScorer(words, method, vocabulary.vectors[group], weights)
-        scorers[group] = scorer
+        scorers[group], calibration = calibrate_scorer(group, scorer, validation, params)
         metrics[group] = GroupFit(
             method=method,
             train_images=0,
             val_images=len(validation.of_group(group)),
             outside_vocabulary=0,
             unlabelled_words=[],
+            calibration=calibration,
         )
     return FittedWords(WordScorer(scorers, palettes), metrics)
 
