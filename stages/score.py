@@ -8,6 +8,7 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.scoring.caption_metrics.bert_score import load_bert_scorer
 from compositional_prompts.scoring.caption_scores import score_captions, write_means
 from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.scoring.score_table import SCORES
@@ -21,13 +22,15 @@ def main() -> None:
         *("scores", "metrics", "plots"),
     )
     params, base = read_params(paths.params, Score)
+    device, bert = resolve_device(base.device), params.bert_score
     with run_stage("score") as run:
         result = score_captions(
             read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
             paths.embeddings / "images",
-            load_clip(paths.clip, resolve_device(base.device)),
+            load_clip(paths.clip, device),
             lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
             params,
+            load_bert_scorer(bert, params.batch_size, device) if bert else None,
         )
         write_table(result.table, paths.scores, SCORES)
         write_metrics(result.metrics, paths.metrics)

@@ -18,6 +18,8 @@ from compositional_prompts.captioner.blip2_pretraining import (
     train_tokenizer,
     untrained_captioner,
 )
+from compositional_prompts.clip import clip_pretraining
+from compositional_prompts.clip.altered_photos import altered_pixels
 from compositional_prompts.clip.clip_pretraining import (
     BACKGROUND,
     MICRO_CONFIG,
@@ -187,6 +189,41 @@ def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
     # Beyond the steps of float16, nothing.
     torch.testing.assert_close(features.tokens.float(), tokens, rtol=2**-10, atol=1e-4)
+
+
+def test_every_epoch_shows_every_image_altered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, captions = corpus(16, seed=13)
+    shown: list[tuple[int, int, list[int]]] = []
+
+    def unchanged(
+        images: NDArray[np.uint8], places: list[int], *, seed: int, epoch: int
+    ) -> NDArray[np.uint8]:
+        shown.append((seed, epoch, sorted(places)))
+        return images[places]
+
+    monkeypatch.setattr(clip_pretraining, "altered_pixels", unchanged)
+    settings: dict[str, Any] = {
+        "epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "matrix_learning_rate": 0.02,
+        "seed": 5, "device": CPU,
+    }  # fmt: skip
+    augmented = pretrain_image_tower(images, captions, augment=True, **settings)
+    assert shown == [(5, 1, list(range(16))), (5, 2, list(range(16)))]
+    plain = pretrain_image_tower(images, captions, **settings).state_dict()
+    assert len(shown) == 2
+    # Nothing else differs: order, flips and dropped patches are drawn as without.
+    assert all(torch.equal(value, plain[key]) for key, value in augmented.state_dict().items())
+
+
+def test_altered_images_are_encoded_in_the_place_of_each() -> None:
+    torch.manual_seed(14)
+    model = micro_clip().eval()
+    images, _ = corpus(40, seed=15)
+    altered = altered_pixels(images.numpy(), range(40), seed=3, epoch=0)
+    expected = encode_images(model, torch.from_numpy(altered), CPU)
+    found = encode_images(model, images, CPU, augmentation_seed=3)
+    assert torch.equal(found.pooled, expected.pooled)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert not torch.equal(found.pooled, encode_images(model, images, CPU).pooled)
 
 
 def test_texts_are_cut_to_the_longest_without_a_change() -> None:

@@ -9,13 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from compositional_prompts.compute import ordered_map
 from compositional_prompts.compute.ordered_map import (
     WorkerDiedError,
+    WorkerProcesses,
     batched,
     map_in_processes,
     map_in_threads,
@@ -65,6 +69,36 @@ def test_no_more_items_are_taken_than_may_be_in_flight(mapped) -> None:
 
     ahead = [taken - done for done, _ in enumerate(mapped(counted()))]
     assert max(ahead) == 5
+
+
+class ReadyAtOnce(Executor):
+    """In the place of processes: every result is ready before the next item can be taken."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work, /, *arguments, **options):
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments, **options))
+        return future
+
+
+@pytest.mark.parametrize(("when_ready", "ahead"), [(False, 5), (True, 1)])
+def test_what_is_ready_waits_for_further_items_unless_it_is_wanted_at_once(
+    when_ready: bool, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordered_map, "ProcessPoolExecutor", ReadyAtOnce)
+    taken: list[int] = []
+    results = WorkerProcesses(2).map(
+        plus_ten,
+        (taken.append(item) or item for item in range(10)),
+        in_flight=5,
+        died=died,
+        when_ready=when_ready,
+    )
+    for done, result in enumerate(results):
+        assert result == done + 10
+        assert len(taken) == min(done + ahead, 10)
 
 
 @pytest.mark.parametrize("mapped", [in_three_threads, in_two_processes])

@@ -20,7 +20,6 @@ from compositional_prompts.catalog.shards import DuplicateImageError, ShardWrite
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.compute.ordered_map import WorkerDiedError
 from compositional_prompts.compute.rows import completed_rows
-from compositional_prompts.compute.rows.local_engine import TASK_ITEMS
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.image_check import ImageCheck, reason_in
@@ -245,7 +244,7 @@ def test_rows_are_asked_for_as_they_are_needed(
     ahead.clear()
     asked = 0
     ingest(given._replace(rows=counted()), *outputs(tmp_path), download(), kept)
-    assert max(ahead) <= TASK_ITEMS
+    assert max(ahead) <= completed_rows.ASKED_AT_ONCE
 
 
 def test_only_new_photos_are_checked_and_the_catalog_is_as_from_nothing(tmp_path: Path) -> None:

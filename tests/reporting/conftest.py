@@ -44,6 +44,11 @@ VOCABULARY = {
 """As params.yaml has it."""
 SPLIT_OF = ("test", "val", "train", "test")
 """Of the images, in turn."""
+SPREAD = (
+    *("bleu", "rouge1", "rouge2", "rougeL", "cider_d", "meteor_stem", "cosine"),
+    *("clip_score", "ref_clip_score"),
+)
+"""What scores.json has the best, mean and worst of, without BERTScore."""
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 
 DVC_YAML = """
@@ -269,7 +274,7 @@ def _write_tables(paths: ReportPaths, rows: list[dict[str, Any]], rng: random.Ra
             captions[captioner].append({"image_id": row["image_id"], "caption": text})
             equal = text == prompt_of(row)
             scores.append(
-                dict.fromkeys(("bleu", "rouge1", "rouge2", "rougeL", "cosine"), rng.random())
+                dict.fromkeys(SPREAD, rng.random())
                 | {
                     "image_id": row["image_id"],
                     "captioner": captioner,
@@ -347,10 +352,10 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
         return world() | chosen | {"unthresholded": shares("best_unseen", "best_hm", "auc")}
 
     def text_scores() -> dict[str, Any]:
-        names = ("bleu", "rouge1", "rouge2", "rougeL", "cosine")
         slots = ("attribute", "object", "color", "material")
         return {
-            **{name: {"best": 1.0, "mean": rng.uniform(0.3, 0.9), "worst": 0.1} for name in names},
+            **{name: {"best": 1.0, "mean": rng.uniform(0.3, 0.9), "worst": 0.1} for name in SPREAD},
+            "indistinct_references": 3,
             "exact_match": rng.random(),
             "well_formed": rng.random(),
             "images": len(rows),

@@ -15,10 +15,12 @@ from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.scoring.clip_scores import (
     TIE,
     TextVectors,
+    clip_score,
     cosines,
     embed_distinct,
     image_text_cosines,
     prefer,
+    ref_clip_score,
 )
 
 
@@ -137,3 +139,17 @@ def test_exchanging_the_texts_exchanges_the_verdicts(pairs):
     verdicts = prefer(pairs[:, 0], pairs[:, 1]).tolist()
     assert prefer(pairs[:, 1], pairs[:, 0]).tolist() == [getattr(swap, v) for v in verdicts]
     assert set(prefer(pairs[:, 0], pairs[:, 0]).tolist()) == {"tie"}
+
+
+def test_clip_scores_of_200_pairs_against_the_formulas():
+    """Section 3 of Hessel et al. (2021): w = 2.5, and a harmonic mean; negative cosines are 0."""
+    image_caption, caption_reference = np.random.default_rng(3).uniform(-0.5, 1, (2, 200))
+    scores = clip_score(image_caption)
+    both = ref_clip_score(scores, caption_reference)
+    for row in range(200):
+        alone = 2.5 * max(float(image_caption[row]), 0.0)
+        other = max(float(caption_reference[row]), 0.0)
+        assert scores[row] == pytest.approx(alone)
+        assert both[row] == pytest.approx(2 / (1 / alone + 1 / other) if alone and other else 0)
+    assert (both == 0).any() and (both > 0).any()
+    assert ref_clip_score(clip_score(np.array([1.0])), np.array([1.0])) == pytest.approx(5 / 3.5)

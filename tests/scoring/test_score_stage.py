@@ -21,7 +21,12 @@ from compositional_prompts.clip.open_clip_model import load_clip, save_clip
 from compositional_prompts.clip.vector_tables import image_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.tables import SchemaError, read_table
+from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.scoring.caption_metrics.cider import cider_d
+from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
+from compositional_prompts.scoring.caption_scores import score_captions, write_means
+from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.scoring.score_table import SCORES
 from compositional_prompts.scoring.scoring_inputs import read_inputs
 
@@ -162,7 +167,7 @@ def unit_texts(clip, texts):
 def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["base"]["device"] = "cpu"
-    params["score"] = {"batch_size": 3, "bleu_tokenize": "none"}
+    params["score"] = {"batch_size": 3, "bleu_tokenize": "none", "bert_score": None}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     out = project / "out"
     arguments = {
@@ -199,6 +204,14 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         assert row["cosine"] == pytest.approx(said @ wanted, abs=1e-6)
         assert row["clip_caption"] == pytest.approx(image @ said, abs=1e-6)
         assert row["clip_reference"] == pytest.approx(image @ wanted, abs=1e-6)
+        told, sought = unit_texts(
+            clip, [f"A photo depicts {text}" for text in (caption, reference)]
+        )
+        alone, other = 2.5 * max(image @ told, 0), max(told @ sought, 0)
+        assert row["clip_score"] == pytest.approx(alone, abs=3e-6)
+        both = 2 * alone * other / (alone + other) if alone + other else 0
+        assert row["ref_clip_score"] == pytest.approx(both, abs=3e-6)
+        assert row["bert_score"] is None
         assert row["exact_match"] is (caption == reference)
         if caption == reference:
             assert row["clip_preference"] == "tie"
@@ -210,12 +223,18 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     assert list(metrics) == ["base", "finetuned"]
     for captioner, values in metrics.items():
         of = [row for row in rows if row["captioner"] == captioner]
+        measured = (
+            *TEXT_METRICS, "cider_d", "meteor_stem", "cosine", "clip_score", "ref_clip_score",
+        )  # fmt: skip
         assert list(values) == [
-            "images", *TEXT_METRICS, "cosine", "exact_match", "clip_preference", "well_formed",
-            "attributes",
+            "images", *measured, "exact_match", "clip_preference", "indistinct_references",
+            "well_formed", "attributes",
         ]  # fmt: skip
-        assert values["images"] == 4
-        for name in (*TEXT_METRICS, "cosine"):
+        assert values["images"] == 4 and values["indistinct_references"] == 0
+        texts = [[row[name] for row in of] for name in ("caption", "reference")]
+        assert [row["cider_d"] for row in of] == cider_d(*texts).values.tolist()
+        assert [row["meteor_stem"] for row in of] == meteor_stem(*texts).tolist()
+        for name in measured:
             column = [row[name] for row in of]
             assert values[name] == pytest.approx(
                 {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}, abs=5.1e-5
@@ -242,10 +261,45 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
 
     with (out / "scores.csv").open(newline="") as file:
         means = {(row["captioner"], row["metric"]): row["value"] for row in csv.DictReader(file)}
-    assert len(means) == 14
+    assert len(means) == 22
     assert float(means["finetuned", "rougeL"]) == tuned["rougeL"]["mean"]
     assert float(means["base", "well_formed"]) == 0
     assert json.loads((project / "timing/score.json").read_text())["rows"] == 8
+
+
+def score(project, clip_folder, bert_score=None):
+    return score_captions(
+        read(project),
+        project / "embeddings/images",
+        load_clip(clip_folder, torch.device("cpu")),
+        lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
+        Score(batch_size=3, bleu_tokenize="none", bert_score=None),
+        bert_score,
+    )
+
+
+def test_bert_score_stands_where_it_was_asked_for(project, clip_folder):
+    def lengths(captions, references):
+        return np.array([len(a) / 100 for a in captions])
+
+    scores = score(project, clip_folder, lengths)
+    table = scores.table.to_pydict()
+    assert table["bert_score"] == [len(caption) / 100 for caption in table["caption"]]
+    assert scores.metrics["base"]["bert_score"]["best"] == max(table["bert_score"][:4])
+    write_means(scores.metrics, project / "means.csv")
+    mean = round(sum(table["bert_score"][:4]) / 4, 4)
+    assert f"base,bert_score,{mean}\n" in (project / "means.csv").read_text()
+
+
+def test_prompts_that_cider_cannot_tell_apart_are_counted_and_told(project, clip_folder, caplog):
+    table = pq.read_table(project / "prompts.parquet").to_pylist()
+    for row in table:
+        row["enhanced_prompt"] = REFERENCES["i0"]
+    write(project / "prompts.parquet", table, enhanced_prompts_schema(("color", "material")))
+    metrics = score(project, clip_folder).metrics
+    assert metrics["finetuned"]["cider_d"] == {"best": 0, "mean": 0, "worst": 0}
+    assert {values["indistinct_references"] for values in metrics.values()} == {4}
+    assert "CIDEr-D is 0 for 4 of 4 images" in caplog.text
 
 
 def test_inputs_are_joined_on_image_id(project):

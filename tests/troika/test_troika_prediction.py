@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika import naming as naming_module
 from compositional_prompts.troika.evaluation import judged_rows
+from compositional_prompts.troika.model.branch_scores import ScoreMix
 from compositional_prompts.troika.model.model_folder import TrainedState, load_model, save_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
@@ -328,7 +330,8 @@ SEEN_COLUMNS = [column for column, pair in enumerate(COMBINATIONS) if pair in SE
 def test_both_worlds_equal_loops_over_pairs_and_biases(project: Project) -> None:
     metrics = project.predict()
     assert list(metrics) == [
-        "trained", "closed", "zero_shot_closed", "open", "zero_shot_open", "feasibility",
+        "trained", "closed", "zero_shot_closed", "composition_closed", "primitives_closed",
+        "unweighted_closed", "open", "zero_shot_open", "feasibility",
     ]  # fmt: skip
     assert metrics["feasibility"] == {
         "vectors": "clip", "masking": "exclude", "protocol": "exact", "thresholds": 7,
@@ -361,6 +364,10 @@ def test_both_worlds_equal_loops_over_pairs_and_biases(project: Project) -> None
     assert len(set(aucs)) == 4 and min(aucs) > 0.05 and max(aucs) < 0.95
 
 
+def pop_biases(metrics: dict[str, Any]) -> list[float]:
+    return [metrics[world]["calibrated"].pop("bias") for world in CLOSED]
+
+
 def test_neither_batches_nor_blocks_nor_workers_change_results(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,8 +379,10 @@ def test_neither_batches_nor_blocks_nor_workers_change_results(
         metrics = project.predict(batch_size=batch_size, block_mib=1, workers=workers, rows=rows)
         outputs.append((metrics, read_table(project.prompts, ORIGINAL_PROMPTS).to_pydict()))
     first_metrics, first = outputs[0]
-    for metrics, table in outputs[1:]:
+    biases = [pop_biases(metrics) for metrics, _ in outputs]
+    for (metrics, table), found in zip(outputs[1:], biases[1:], strict=True):
         assert metrics == first_metrics
+        assert found == pytest.approx(biases[0], abs=1e-4)  # as scores
         for name, values in first.items():
             if "probabilit" in name:
                 np.testing.assert_allclose(table[name], values, atol=1e-5)
@@ -397,12 +406,121 @@ def test_images_are_named_among_the_pairs_listed_in_whatever_world(project: Proj
     )
 
 
+CLOSED = (
+    "closed",
+    "zero_shot_closed",
+    "composition_closed",
+    "primitives_closed",
+    "unweighted_closed",
+)
+
+
+def harmonic_means(project: Project, scores: Scores) -> Callable[[float], float]:
+    """Of seen and unseen accuracy on validation images, by the bias."""
+    validating, truths = labelled(project, "val", scores)
+    columns = [COMBINATIONS.index(row[:2]) for row in PAIR_ROWS if row[3] or row[2] == "val"]
+
+    def at(bias: float) -> float:
+        seen, unseen, _ = accuracies(validating, truths, columns, bias)
+        return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
+
+    return at
+
+
+def branch_scores(project: Project) -> dict[str, Scores]:
+    """Of all images and combinations, by each branch alone."""
+    assert project.model is not None
+    indices = torch.tensor([(ATTRIBUTES.index(a), OBJECTS.index(o)) for a, o in COMBINATIONS])
+    with torch.no_grad():
+        logits = project.model(project.pixel_values, indices)
+    attributes, objects = (one.softmax(dim=1) for one in (logits.attribute, logits.object))
+    primitives = attributes[:, indices[:, 0]] * objects[:, indices[:, 1]]
+    return {
+        "composition_": logits.composition.double().numpy(),
+        "primitives_": primitives.double().numpy(),
+        "unweighted_": (logits.composition + primitives).double().numpy(),
+    }
+
+
+def test_branches_apart_and_accuracies_at_the_bias_of_validation(project: Project) -> None:
+    metrics = project.predict(worlds=["closed"])
+    for prefix, scores in {**project.scores(), **branch_scores(project)}.items():
+        found = metrics[f"{prefix}closed"]
+        check_world(found, measured(*labelled(project, "test", scores), closed_candidates()))
+        calibration = found["calibrated"]
+        harmonic_at = harmonic_means(project, scores)
+        spread = float(np.ptp(scores))
+        tried = np.linspace(-spread, spread, 301).tolist()
+        assert harmonic_at(calibration["bias"]) >= max(map(harmonic_at, tried))
+        *_, predicted = accuracies(
+            *labelled(project, "test", scores), closed_candidates(), calibration["bias"]
+        )
+        truths = labelled(project, "test", scores)[1]
+        named = [(COMBINATIONS[a], COMBINATIONS[b]) for a, b in zip(predicted, truths, strict=True)]
+        for part, key in enumerate(("attribute_accuracy", "object_accuracy")):
+            hits = [one[part] == other[part] for one, other in named]
+            assert calibration[key] == pytest.approx(np.mean(hits))
+        assert calibration["accuracy"] == pytest.approx(np.mean([a == b for a, b in named]))
+        assert calibration["seen"] <= found["best_seen"]
+        assert calibration["unseen"] <= found["best_unseen"]
+        assert calibration["hm"] <= found["best_hm"] + 1e-9
+    assert metrics["closed"] == metrics["unweighted_closed"]  # weights of 1 and 1
+
+
+def test_a_model_that_takes_a_share_of_the_frozen_clip(own_project: Project) -> None:
+    assert own_project.model is not None
+    parts = branch_scores(own_project)
+    frozen = own_project.scores()["zero_shot_"]
+    mix = ScoreMix(0.75, 2.0, 0.25)
+    own_project.model.config = own_project.model.config.scored_by(mix)
+    own_project.save(own_project.model)
+    scores = 0.75 * parts["composition_"] + 2 * parts["primitives_"] + 0.25 * frozen
+    metrics = own_project.predict()
+    expected = measured(*labelled(own_project, "test", scores), closed_candidates())
+    check_world(metrics["closed"], expected)
+    assert metrics["closed"] != metrics["unweighted_closed"]
+    everything = measured(*labelled(own_project, "test", scores), [*range(12)])
+    assert metrics["open"]["unthresholded"]["auc"] == pytest.approx(everything["auc"])
+    # And what is named by the worker that judges, and by that which only names, is the same.
+    columns = [COMBINATIONS.index(pair) for pair in NAMES]
+    best = [NAMES[int(row.argmax())] for row in scores[:, columns]]
+    table = read_table(own_project.prompts, ORIGINAL_PROMPTS).to_pydict()
+    assert list(zip(table["attribute"], table["object"], strict=True)) == best
+    assert len(set(own_project.labels)) < 40
+
+
+def test_labels_of_test_images_change_no_bias_and_no_threshold(own_project: Project) -> None:
+    def chosen_on_validation() -> list[Any]:
+        metrics = own_project.predict()
+        thresholds = [metrics[f"{prefix}open"]["threshold"] for prefix in ("", "zero_shot_")]
+        return [*(metrics[name]["calibrated"]["bias"] for name in CLOSED), *thresholds]
+
+    before = chosen_on_validation()
+    allowed = [row[:2] for row in PAIR_ROWS if row[3] or row[2] == "test"]
+    for place, (name, (split, pair)) in enumerate(sorted(own_project.labels.items())):
+        if split == "test":
+            other = allowed[place % len(allowed)]
+            own_project.labels[name] = (
+                split,
+                other if other != pair else allowed[place % len(allowed) - 1],
+            )
+    own_project.write_splits()
+    assert chosen_on_validation() == before
+    for name, (split, _) in sorted(own_project.labels.items()):
+        if split == "val":
+            own_project.labels[name] = (split, ("Suede", "Slippers"))
+    own_project.write_splits()
+    assert "calibrated" not in own_project.predict()["closed"]  # no validation image of a seen pair
+
+
 def test_only_the_worlds_asked_for_are_measured(project: Project) -> None:
     both = project.predict()
     closed = project.predict(worlds=["closed"])
-    assert list(closed) == ["trained", "closed", "zero_shot_closed"]
+    assert list(closed) == ["trained", *CLOSED]
     opened = project.predict(worlds=["open"])
     assert list(opened) == ["trained", "open", "zero_shot_open", "feasibility"]
+    # Scored in blocks of other pairs, so that a bias may differ by rounding.
+    assert pop_biases(closed) == pytest.approx(pop_biases(both), abs=1e-4)
     for found in (closed, opened):
         assert all(both[key] == value for key, value in found.items())
 
@@ -477,9 +595,6 @@ def test_measured_images_must_be_in_the_catalog(own_project: Project, split: str
     ):
         own_project.predict()
     assert not own_project.prompts.exists()
-    if split == "val":
-        # The closed world has no threshold to choose.
-        assert own_project.predict(worlds=["closed"])["closed"]["auc"] is not None
 
 
 # --- Scorers ------------------------------------------------------------------------------------
@@ -603,7 +718,7 @@ def test_only_what_decides_a_row_computes_it_again(own_project: Project) -> None
         ({"block_mib": 1}, 40),
         ({"top_k": 2}, 40),
         ({"feasibility": {"thresholds": 5}}, measured),
-        ({"worlds": ["closed"]}, measured),  # validation images are only named there
+        ({"worlds": ["closed"]}, measured),
     ):
         own_project.predict(**{"batch_size": 32, **changes})
         assert (changes, own_project.computed) == (changes, computed)

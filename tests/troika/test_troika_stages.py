@@ -36,6 +36,7 @@ from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 from compositional_prompts.troika.parameters import TroikaPredict
 from compositional_prompts.troika.prediction import predict
 from compositional_prompts.troika.training import pixel_cache as pixels_module
+from compositional_prompts.troika.training import score_choice
 from compositional_prompts.troika.training.pixel_cache import decode_pixels
 
 CPU = torch.device("cpu")
@@ -230,6 +231,31 @@ def test_train_and_predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     assert workspace.predict(monkeypatch) == predicted
     assert json.loads(timing.read_text())["computed"] == 0
     assert workspace.prompts.read_bytes() == written
+
+
+def test_labels_of_test_images_decide_nothing_of_the_model(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_choice, "LEAST_IMAGES", 7)
+
+    def trained() -> list[bytes]:
+        weights = workspace.train(monkeypatch)["score_weights"]
+        assert weights["chosen_by"] == "validation"
+        assert weights["val_auc"] >= weights["val_auc_fixed"]
+        config = json.loads((workspace.model / "config.json").read_text())["config"]
+        for name in ("composition", "primitives", "zero_shot"):
+            assert config[f"{name}_score_weight"] == weights[name]
+        return [path.read_bytes() for path in sorted(workspace.model.iterdir())]
+
+    before = trained()
+    of_test = [row[:2] for row in PAIR_ROWS if row[3] or row[2] == "test"]
+    rows = [
+        (row[0], *of_test[place % len(of_test)], "test") if row[3] == "test" else row
+        for place, row in enumerate(sorted(workspace.images))
+    ]
+    assert rows != sorted(workspace.images)
+    workspace.write_splits(rows)
+    assert trained() == before
 
 
 def test_no_epochs_name_pairs_by_zero_shot_clip(

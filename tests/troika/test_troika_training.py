@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from curve_files import curve_bytes, curve_rows
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from troika.training_run import (
     INDICES,
@@ -27,6 +29,9 @@ from troika.training_run import (
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
+from compositional_prompts.troika.evaluation.judging import World, judge
+from compositional_prompts.troika.model.branch_scores import ScoreMix
 from compositional_prompts.troika.model.model_folder import (
     CheckpointError,
     TrainedState,
@@ -36,14 +41,23 @@ from compositional_prompts.troika.model.model_folder import (
 )
 from compositional_prompts.troika.model.network import BranchLogits, Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.training import score_choice
 from compositional_prompts.troika.training import troika_trainer as fitting
+from compositional_prompts.troika.training.score_choice import (
+    ScoreChoice,
+    candidate_mixes,
+    choose_score_weights,
+)
 from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 from compositional_prompts.troika.training.troika_trainer import (
+    Labelled,
+    TrainingOutcome,
     fit,
     training_batches,
     validate,
     weighted_loss,
 )
+from compositional_prompts.troika.zero_shot import ZeroShot
 
 
 def test_overfits_a_small_set() -> None:
@@ -360,3 +374,114 @@ def test_the_curve_grows_while_training_runs(
     model = new_model(clip, params)
     fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0, curve=tmp_path)
     assert seen == list(range(params.epochs + 1))
+
+
+# --- Weights of the score -------------------------------------------------------------------------
+
+
+def in_float64(model: Troika, clip: Clip, data: Labelled) -> dict[str, NDArray[np.float64]]:
+    """Each part of the score of every image and pair, by the model's own tensors."""
+    pixel_values = normalizer(clip).to_pixel_values(data.pixels)
+    texts = [f"a photo of {a} {o}".lower() for a, o in PAIRS]
+    with torch.no_grad():
+        logits = model.eval()(pixel_values, data.pairs)
+        frozen, _ = clip.model.get_logits(pixel_values, clip.tokenizer(texts))  # type: ignore[operator]
+    attributes, objects = (
+        torch.softmax(one.double(), dim=1).numpy() for one in (logits.attribute, logits.object)
+    )
+    pairs = data.pairs.numpy()
+    return {
+        "composition": logits.composition.double().numpy(),
+        "primitives": attributes[:, pairs[:, 0]] * objects[:, pairs[:, 1]],
+        "zero_shot": frozen.double().numpy(),
+    }
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Clip, Troika, TrainingOutcome]:
+    clip, params = tiny_clip(), make_params(epochs=4, learning_rate=0.005)
+    model = new_model(clip, params)
+    data = val_data([0, 3, 1, 2, 3])
+    return clip, model, fit(model, train_data(), data, normalizer(clip), params, seed=0)
+
+
+def chosen(trained: tuple[Clip, Troika, TrainingOutcome], data: Labelled) -> ScoreChoice:
+    clip, model, outcome = trained
+    zero_shot = ZeroShot(clip, VOCABULARY, data.pairs, 2**20)
+    best = outcome.state.best
+    return choose_score_weights(model, best, data, zero_shot, "val_auc", 7, normalizer(clip))
+
+
+def test_validation_chooses_the_weights_with_the_highest_auc(
+    trained: tuple[Clip, Troika, TrainingOutcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_choice, "LEAST_IMAGES", 40)
+    generator = np.random.default_rng(4)
+    data = val_data(generator.integers(0, 4, 40).tolist())
+    # Labels that no score explains, so that the weights matter.
+    data = replace(data, columns=torch.from_numpy(generator.integers(0, 4, 40)))
+    clip, model, outcome = trained
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0 if parameter.requires_grad else 0.0)  # to be replaced by the best
+    choice = chosen(trained, data)
+    parts = in_float64(model, clip, data)
+    assert torch.equal(model.traction.gain.cpu(), outcome.state.best["traction.gain"])
+    world = World.of(data.pairs, data.seen)
+    aucs = {}
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        for weight in (0, 0.5, 1, 2, 4, 8):
+            scores = (1 - share) * parts["composition"] + share * parts["zero_shot"]
+            scores = torch.from_numpy(scores + weight * parts["primitives"])
+            auc = czsl_metrics(judge(scores, data.columns, world))["auc"]
+            assert auc is not None
+            aucs[1 - share, weight, share] = auc
+    assert len({round(auc, 6) for auc in aucs.values()}) > 5
+    assert choice.value == pytest.approx(max(aucs.values()), abs=1e-6)
+    assert aucs[tuple(choice.mix)] == pytest.approx(choice.value, abs=1e-6)  # type: ignore[index]
+    assert choice.value_fixed == pytest.approx(aucs[1, 1, 0], abs=1e-6)
+    assert choice.chosen_by == "validation"
+    assert choice.as_json()["val_auc"] == choice.value
+
+
+def test_few_images_and_equal_ones_leave_the_fixed_weights(
+    trained: tuple[Clip, Troika, TrainingOutcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = val_data([0, 3] * 49)
+    assert chosen(trained, data) == ScoreChoice(ScoreMix(1, 1, 0), "fixed")
+    assert chosen(trained, data).as_json() == {
+        "chosen_by": "fixed", "composition": 1, "primitives": 1, "zero_shot": 0,
+    }  # fmt: skip
+    # One image of either kind: whatever the weights, no curve is better than that of the fixed.
+    monkeypatch.setattr(score_choice, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(score_choice, "czsl_metrics", lambda _: {**EVERY, "auc": 0.5})
+    assert chosen(trained, data).mix == ScoreMix(1, 1, 0)
+    assert candidate_mixes(ScoreMix(1, 1, 0))[0] == ScoreMix(1, 1, 0)
+    assert len(set(candidate_mixes(ScoreMix(1, 1, 0)))) == 30
+    assert len(set(candidate_mixes(ScoreMix(2, 1, 0.1)))) == 31
+
+
+EVERY = dict.fromkeys(("best_hm", "best_seen", "best_unseen"), 0.5) | dict.fromkeys(
+    ("attribute_accuracy", "object_accuracy"), 0.5
+)
+
+
+def test_a_score_that_takes_the_frozen_clip_needs_its_logits() -> None:
+    clip = tiny_clip()
+    weights = {"chosen_by": "fixed", "composition": 0, "primitives": 0, "zero_shot": 1}
+    params = make_params(epochs=1, score_weights=weights)
+    model = new_model(clip, params)
+    data = val_data([0, 3, 1])
+    with pytest.raises(ValueError, match="takes 1 of the zero-shot logit"):
+        validate(model, data, 8, normalizer(clip))
+    zero_shot = ZeroShot(clip, VOCABULARY, data.pairs, 2**20)
+    outcome = fit(model, train_data(), data, normalizer(clip), params, 0, zero_shot=zero_shot)
+    frozen = torch.from_numpy(in_float64(model, clip, data)["zero_shot"])
+    expected = czsl_metrics(judge(frozen, data.columns, World.of(data.pairs, data.seen)))
+    assert outcome.records[0].val_auc == expected["auc"]
+
+
+def test_weights_that_are_all_zero_are_refused() -> None:
+    weights = {"chosen_by": "fixed", "composition": 0, "primitives": 0, "zero_shot": 0}
+    with pytest.raises(ValueError, match="every pair would score the same"):
+        make_params(score_weights=weights)

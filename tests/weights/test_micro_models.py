@@ -25,6 +25,7 @@ CPU = torch.device("cpu")
 PARAMS = Pretrain(
     corpus="generated",
     images=48,
+    augment=False,
     clip_image_epochs=1,
     clip_text_epochs=1,
     clip_batch=16,
@@ -87,6 +88,34 @@ def test_both_stand_on_the_same_image_tower_and_are_trained(after: MicroModels) 
     assert torch.equal(clip["visual.ln_post.weight"], blip2["vision_model.post_layernorm.weight"])
     assert not models.clip.training and not models.captioner.model.training
     assert clip["logit_scale"] != micro_models.micro_clip().state_dict()["logit_scale"]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_all_that_is_trained_sees_altered_photos_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: bool
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class EncodedError(Exception):
+        pass
+
+    def image_tower(*arguments: Any, **settings: Any) -> Any:
+        asked["tower"] = settings["augment"]
+        return micro_models.micro_clip()
+
+    def encode(*arguments: Any, augmentation_seed: int | None) -> Any:
+        asked["features"] = augmentation_seed
+        raise EncodedError
+
+    monkeypatch.setattr(micro_models, "read_corpus", lambda *arguments: Corpus(torch.empty(0), []))
+    monkeypatch.setattr(micro_models, "pretrain_image_tower", image_tower)
+    monkeypatch.setattr(micro_models, "encode_images", encode)
+    params = PARAMS.model_copy(update={"augment": augment})
+    with pytest.raises(EncodedError):
+        pretrain_micro_models(
+            params, tmp_path, clip=True, captioner=True, seed=3, workers=1, device=CPU
+        )
+    assert asked == {"tower": augment, "features": 3 if augment else None}
 
 
 def test_a_killed_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from compositional_prompts.clip.altered_photos import altered_pixels
 from compositional_prompts.clip.lean_open_clip import (
     merge_preprocess_dict,
     open_clip,
@@ -173,6 +174,7 @@ def _train_image_tower(
     batch_size: int,
     learning_rate: float,
     matrix_learning_rate: float | None,
+    augmentation_seed: int | None,
     generator: torch.Generator,
     device: torch.device,
     precision: Precision,
@@ -194,7 +196,7 @@ def _train_image_tower(
         batches = order.split(batch_size)[:steps_per_epoch]
         total = 0.0
         for chosen in progress(batches, f"CLIP images, epoch {epoch}/{epochs}", announced=True):
-            batch = normalised(images[chosen])
+            batch = normalised(_shown(images, chosen, augmentation_seed, epoch))
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
             with autocast(device, precision):
@@ -206,6 +208,13 @@ def _train_image_tower(
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
+
+
+def _shown(images: Tensor, chosen: Tensor, augmentation_seed: int | None, epoch: int) -> Tensor:
+    if augmentation_seed is None:
+        return images[chosen]
+    altered = altered_pixels(images.numpy(), chosen.tolist(), seed=augmentation_seed, epoch=epoch)
+    return torch.from_numpy(altered)
 
 
 def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -308,7 +317,12 @@ class ImageFeatures:
 
 @torch.inference_mode()
 def encode_images(
-    model: nn.Module, images: Tensor, device: torch.device, precision: Precision = "float32"
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    precision: Precision = "float32",
+    *,
+    augmentation_seed: int | None = None,
 ) -> ImageFeatures:
     """Run the image tower of a micro CLIP once over images, for all that is trained against it.
 
@@ -317,6 +331,8 @@ def encode_images(
         images: uint8 ``[n, 3, 96, 96]``.
         device: where to compute.
         precision: of the tower's products.
+        augmentation_seed: what :func:`~.altered_photos.altered_pixels` makes of the images by this
+            seed is encoded, once, in the place of each; None encodes them as they are.
     """
     vision = MICRO_CONFIG["vision_cfg"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
@@ -329,8 +345,9 @@ def encode_images(
     try:
         for start in progress(range(0, len(images), ENCODE_BATCH), "image features"):
             rows = slice(start, start + ENCODE_BATCH)
+            shown = _shown(images, torch.arange(len(images))[rows], augmentation_seed, epoch=0)
             with autocast(device, precision):
-                pooled[rows] = visual(normalised(images[rows]).to(device))
+                pooled[rows] = visual(normalised(shown).to(device))
             tokens[rows] = seen.pop()
     finally:
         hook.remove()
@@ -348,6 +365,7 @@ def pretrain_image_tower(
     seed: int,
     device: torch.device,
     precision: Precision = "float32",
+    augment: bool = False,
 ) -> nn.Module:
     """Train the image tower of a micro CLIP from scratch on image-caption pairs.
 
@@ -359,9 +377,11 @@ def pretrain_image_tower(
         learning_rate: peak of the schedule of AdamW.
         matrix_learning_rate: peak of the schedule of Muon, which has the blocks' matrices;
             None leaves them to AdamW.
-        seed: of initialisation, order, flips and dropped patches.
+        seed: of initialisation, order, flips, dropped patches and alterations.
         device: where to train.
         precision: of the forward pass; weights and loss are float32.
+        augment: whether images are altered at random, anew in every epoch
+            (:func:`~.altered_photos.randomly_altered`).
 
     Returns:
         A micro CLIP in evaluation mode, on the CPU, whose text tower is not trained yet.
@@ -390,6 +410,7 @@ def pretrain_image_tower(
         batch_size=batch_size,
         learning_rate=learning_rate,
         matrix_learning_rate=matrix_learning_rate,
+        augmentation_seed=seed if augment else None,
         generator=torch.Generator().manual_seed(seed),
         device=device,
         precision=precision,

@@ -105,11 +105,20 @@ class WorkerProcesses:
         *,
         in_flight: int,
         died: Callable[[Item, Item], str],
+        when_ready: bool = False,
     ) -> Iterator[Result]:
-        """As :func:`map_in_processes`; after an error there is no further map."""
+        """As :func:`map_in_processes`; after an error there is no further map.
+
+        Args:
+            work, items, in_flight, died: as there.
+            when_ready: hand over what is ready before another item is taken, for a consumer that
+                keeps results and is quick, where items come slowly. Otherwise results wait until
+                ``in_flight`` items were taken, so that workers have something to do while the
+                consumer computes.
+        """
         waiting: deque[Item] = deque()
         try:
-            yield from _ordered(self._pool, work, items, in_flight, waiting)
+            yield from _ordered(self._pool, work, items, in_flight, waiting, when_ready)
         except BrokenProcessPool as error:
             said = died(waiting[0], waiting[-1])
             raise WorkerDiedError(f"a worker process died while {said}") from error
@@ -136,6 +145,7 @@ def _ordered(
     items: Iterable[Item],
     in_flight: int,
     waiting: deque[Item],
+    when_ready: bool = False,
 ) -> Iterator[Result]:
     """The map; ``waiting`` holds the items in flight."""
     futures: deque[Future[Result]] = deque()
@@ -150,6 +160,8 @@ def _ordered(
             waiting.append(item)
             futures.append(pool.submit(work, item))
             if len(futures) == in_flight:
+                yield first()
+            while when_ready and futures and futures[0].done():
                 yield first()
         while futures:
             yield first()

@@ -19,7 +19,7 @@ _CAPTIONERS = {"finetuned": "", "base": "_untrained", "finetuned_free": "_free"}
 """What captioners of ``scores.json`` add to the name of a figure."""
 
 _TROIKA = {"auc": "auc", "best_hm": "hm", "object_accuracy": "object"}
-_TEXT = {"exact": ("exact_match",), "bleu": ("bleu", "mean")}
+_TEXT = {"exact": ("exact_match",), "bleu": ("bleu", "mean"), "cider": ("cider_d", "mean")}
 
 
 def summarize(metrics: Path) -> dict[str, dict[str, float]]:

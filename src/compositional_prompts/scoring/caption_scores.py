@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,31 @@ from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.files.outputs import atomic_file, rounded
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.scoring.caption_metrics.bert_score import BertScorer
+from compositional_prompts.scoring.caption_metrics.cider import cider_d
+from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
 from compositional_prompts.scoring.clip_scores import (
+    DEPICTING,
     PREFERENCES,
+    clip_score,
     cosines,
     embed_distinct,
     image_text_cosines,
     prefer,
+    ref_clip_score,
 )
 from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.scoring.score_table import SCORES
 from compositional_prompts.scoring.scoring_inputs import ScoringInputs
 from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_metrics
 
-SPREAD_METRICS = (*TEXT_METRICS, "cosine")
-"""Metrics summarised by best, mean and worst."""
+log = logging.getLogger(__name__)
+
+SPREAD_METRICS = (
+    *TEXT_METRICS,
+    *("cider_d", "meteor_stem", "bert_score", "cosine", "clip_score", "ref_clip_score"),
+)
+"""Metrics summarised by best, mean and worst, where they were measured."""
 MakeSlotReader = Callable[[Sequence[str], Collection[str]], SlotReader]
 """Makes the reader of captions, given the groups and every attribute that may occur."""
 
@@ -49,6 +61,7 @@ def score_captions(
     clip: Clip,
     make_slot_reader: MakeSlotReader,
     params: Score,
+    bert_score: BertScorer | None = None,
 ) -> Scores:
     """Score the captions of every captioner; each metric is defined in docs/metrics.md.
 
@@ -60,6 +73,7 @@ def score_captions(
         clip: the model that the image vectors come from.
         make_slot_reader: see ``MakeSlotReader``.
         params: the section ``score``.
+        bert_score: BERTScore of pairs of texts; null where it is not asked for.
 
     Raises:
         ImageJoinError: an image has no vector.
@@ -70,31 +84,55 @@ def score_captions(
         *(name for names in inputs.truth["attribute"] for name in names),
     }
     read_slots = make_slot_reader(inputs.groups, attributes)
-    texts = {"reference": inputs.references, **inputs.captions}
+    plain = {"reference": inputs.references, **inputs.captions}
+    texts = {
+        (prefix, name): [prefix + text for text in column]
+        for prefix in ("", DEPICTING)
+        for name, column in plain.items()
+    }
     vectors = embed_distinct(
         clip, (text for column in texts.values() for text in column), params.batch_size
     )
     images = ImageJoin(inputs.image_ids, inputs.source, embeddings)
     image_cosines = image_text_cosines(images, texts, vectors, iterate_image_vectors(embeddings))
-    references = vectors.of(inputs.references)
+
+    def reference_cosines(prefix: str, captioner: str) -> NDArray[np.float64]:
+        a, b = (vectors.of(texts[prefix, name]) for name in (captioner, "reference"))
+        return cosines(a, b)
+
     tables = []
     metrics = {}
     for captioner, captions in inputs.captions.items():
+        cider = cider_d(captions, inputs.references)
+        clip_scores = clip_score(image_cosines[DEPICTING, captioner])
+        preferences = prefer(image_cosines["", captioner], image_cosines["", "reference"])
         columns = {
             **score_texts(captions, inputs.references, params.bleu_tokenize),
-            "cosine": cosines(vectors.of(captions), references),
+            "cider_d": cider.values,
+            "meteor_stem": meteor_stem(captions, inputs.references),
+            **({"bert_score": bert_score(captions, inputs.references)} if bert_score else {}),
+            "cosine": reference_cosines("", captioner),
+            "clip_score": clip_scores,
+            "ref_clip_score": ref_clip_score(clip_scores, reference_cosines(DEPICTING, captioner)),
             "exact_match": np.array(
                 [a == b for a, b in zip(captions, inputs.references, strict=True)]
             ),
-            "clip_caption": image_cosines[captioner],
-            "clip_reference": image_cosines["reference"],
-            "clip_preference": prefer(image_cosines[captioner], image_cosines["reference"]),
+            "clip_caption": image_cosines["", captioner],
+            "clip_reference": image_cosines["", "reference"],
+            "clip_preference": preferences,
         }
         tables.append(_tabulate(inputs, captioner, columns))
         metrics[captioner] = {
             **_summary(columns),
+            "indistinct_references": cider.indistinct_references,
             **_slot_summary(inputs, captions, read_slots),
         }
+    if cider.indistinct_references:
+        log.warning(
+            "CIDEr-D is 0 for %d of %d images, whatever their captions say: their prompts have no "
+            "words that tell them from the other prompts.",
+            *(cider.indistinct_references, len(inputs.references)),
+        )
     return Scores(pa.concat_tables(tables), metrics)
 
 
@@ -104,7 +142,7 @@ def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["captioner", "metric", "value"])
         for captioner, values in metrics.items():
-            means = {name: values[name]["mean"] for name in SPREAD_METRICS}
+            means = {name: values[name]["mean"] for name in SPREAD_METRICS if name in values}
             means |= {name: values[name] for name in ("exact_match", "well_formed")}
             writer.writerows([captioner, *item] for item in rounded(means).items())
 
@@ -118,6 +156,7 @@ def _tabulate(
             "captioner": [captioner] * len(inputs.image_ids),
             "caption": inputs.captions[captioner],
             "reference": inputs.references,
+            "bert_score": [None] * len(inputs.image_ids),
             **columns,
         },
         schema=SCORES,
@@ -135,6 +174,7 @@ def _summary(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
                 "worst": float(columns[name].min()),
             }
             for name in SPREAD_METRICS
+            if name in columns
         },
         "exact_match": float(columns["exact_match"].mean()),
         "clip_preference": {name: preferences.count(name) for name in PREFERENCES},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,17 @@ from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.clip.embedding import embed_texts
 from compositional_prompts.clip.open_clip_model import Clip
 
+DEPICTING = "A photo depicts "
+"""What CLIPScore sets before every text, references too (Hessel et al., EMNLP 2021)."""
+CLIP_SCORE_SCALE = 2.5
+"""The ``w`` of CLIPScore, which spreads the cosines of CLIP ViT-B/32 over about 0..1."""
 TIE = 1e-6
 """Cosines that differ by no more than this are equal: float32 vectors say no more."""
 PREFERENCES = ("caption", "enhanced", "tie")
 """Which text the image is nearer to. The report calls the first "correct" and the second "wrong";
 but CLIP chose the words of the enhanced prompt, and neither text is true by being preferred."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,10 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
 
 def image_text_cosines(
     images: ImageJoin,
-    texts: Mapping[str, Sequence[str]],
+    texts: Mapping[Name, Sequence[str]],
     text_vectors: TextVectors,
     batches: Iterable[tuple[pa.StringArray, NDArray[np.float32]]],
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[Name, NDArray[np.float64]]:
     """Cosines of images and texts, one batch of image vectors in memory at a time.
 
     Args:
@@ -97,6 +104,36 @@ def image_text_cosines(
             result[name][places] = cosines(batch[found], text)
     images.check()
     return result
+
+
+def clip_score(image_caption: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CLIPScore: ``2.5 max(cos, 0)`` (Hessel et al. 2021, section 3).
+
+    Args:
+        image_caption: cosine of image and :data:`DEPICTING` caption, float64 ``[n]``.
+
+    Returns:
+        float64 ``[n]`` in 0..2.5.
+    """
+    return CLIP_SCORE_SCALE * np.maximum(image_caption, 0)
+
+
+def ref_clip_score(
+    clip_scores: NDArray[np.float64], caption_reference: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """RefCLIPScore: the harmonic mean of CLIPScore and ``max(cos, 0)`` of caption and reference.
+
+    Args:
+        clip_scores: float64 ``[n]``, as :func:`clip_score` gives.
+        caption_reference: cosine of both texts, each after :data:`DEPICTING`, float64 ``[n]``.
+
+    Returns:
+        float64 ``[n]`` in 0..1.43; 0 where either is 0.
+    """
+    reference = np.maximum(caption_reference, 0)
+    total = clip_scores + reference
+    means = np.zeros_like(total)
+    return np.divide(2 * clip_scores * reference, total, out=means, where=total > 0)
 
 
 def prefer(caption: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.str_]:

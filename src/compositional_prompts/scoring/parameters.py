@@ -11,11 +11,19 @@ from compositional_prompts.pipeline.section import Positive, Section, require_di
 from compositional_prompts.prompt.readable_text import ReadableText, template_places
 
 
+class BertScore(Section):
+    source: Literal["hub", "path"]
+    name: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    layer: Positive
+
+
 class Score(Section):
     section: ClassVar[str] = "score"
 
     batch_size: Positive
     bleu_tokenize: Literal["none", "13a"]
+    bert_score: BertScore | None
 
 
 def _readable(text: str) -> str:

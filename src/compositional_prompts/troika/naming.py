@@ -159,9 +159,14 @@ def naming_scorer(
         candidates: their positions in every pair to be scored, int64 ``[pairs, 2]``.
         block_mib: memory of a block of images x pairs.
     """
-    if models.troika is None:
+
+    def zero_shot() -> ZeroShot:
         return ZeroShot(models.clip, vocabulary, candidates, block_mib * MIB)
-    return TroikaScorer(models.troika, candidates, block_mib * MIB)
+
+    if models.troika is None:
+        return zero_shot()
+    blended = zero_shot() if models.troika.config.zero_shot_score_weight else None
+    return TroikaScorer(models.troika, candidates, block_mib * MIB, blended)
 
 
 def _content(model: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from compositional_prompts.troika.model.network import Troika
+from compositional_prompts.troika.model.branch_scores import BranchScores
+from compositional_prompts.troika.model.network import Troika, primitive_product
 from compositional_prompts.troika.model.traction import Memory
 
 MIB: Final = 2**20
@@ -79,6 +80,7 @@ class TroikaScores(ImageScores):
         attributes: probabilities of all attributes, ``[images, attributes]``.
         objects: probabilities of all objects, ``[images, objects]``.
         memories: what each layer of the traction reads of the composition branch's patches.
+        zero_shot: the same images as the frozen CLIP scores them; None: nobody asks for it.
     """
 
     scorer: TroikaScorer
@@ -86,25 +88,37 @@ class TroikaScores(ImageScores):
     attributes: Tensor
     objects: Tensor
     memories: Sequence[Memory]
+    zero_shot: ImageScores | None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-        scorer = self.scorer
-        columns = len(scorer.pairs) if candidates is None else len(candidates)
-        block = scorer.model.pairs_in(scorer.block_bytes, len(self))
+        mix = self.scorer.model.config.score_mix
+        for start, branches in self.branch_blocks(candidates):
+            yield start, branches.joined(mix)
+
+    def branch_blocks(self, candidates: Tensor | None = None) -> Iterator[tuple[int, BranchScores]]:
+        """As :meth:`blocks`, with the branches apart."""
+        pairs = self.scorer.pairs
+        columns = len(pairs) if candidates is None else len(candidates)
+        block = self.scorer.model.pairs_in(self.scorer.block_bytes, len(self))
         for start in range(0, columns, block):
             rows = slice(start, start + block)
-            yield start, self._scores(rows if candidates is None else candidates[rows])
+            if candidates is None:
+                chosen = torch.arange(start, min(rows.stop, columns), device=pairs.device)
+            else:
+                chosen = candidates[rows]
+            yield start, self._branches(chosen)
 
     @torch.inference_mode()
-    def _scores(self, candidates: slice | Tensor) -> Tensor:
-        model = self.scorer.model
+    def _branches(self, candidates: Tensor) -> BranchScores:
+        model, pairs = self.scorer.model, self.scorer.pairs[candidates]
         texts = self.scorer.texts[candidates]
-        logits = model.cosines(self.features, texts, self.memories) * self.scorer.scale
-        return model.joined_scores(
-            logits, self.attributes, self.objects, self.scorer.pairs[candidates]
+        return BranchScores(
+            model.cosines(self.features, texts, self.memories) * self.scorer.scale,
+            primitive_product(self.attributes, self.objects, pairs),
+            None if self.zero_shot is None else self.zero_shot.scores(candidates),
         )
 
 
@@ -114,7 +128,9 @@ class TroikaScorer:
     Text features are computed once; keys and values of an image's patches once a batch.
     """
 
-    def __init__(self, model: Troika, pairs: Tensor, block_bytes: int) -> None:
+    def __init__(
+        self, model: Troika, pairs: Tensor, block_bytes: int, zero_shot: Scorer | None = None
+    ) -> None:
         """Encode the texts.
 
         Args:
@@ -122,11 +138,14 @@ class TroikaScorer:
             pairs: attribute and object positions of the candidates, int64 ``[pairs, 2]``.
             block_bytes: what the widest activation of the traction may take, and of the text
                 tower; at least one pair is scored at once.
+            zero_shot: scores the same pairs by the frozen CLIP, of which the model's score may
+                take a part.
         """
         self.model = model.eval()
         self.scale: Tensor = model.clip.logit_scale.detach().exp()
         self.pairs = pairs.to(self.scale.device)
         self.block_bytes = block_bytes
+        self.zero_shot = zero_shot
         encoded = model.encode_text_in_blocks(self.pairs, block_bytes)
         self.texts = encoded.composition
         self._primitives = (encoded.attribute, encoded.object)
@@ -140,7 +159,8 @@ class TroikaScorer:
         memories = list(model.traction.memories(composition, len(self.pairs)))
         primitives = zip((images.attribute, images.object), self._primitives, patches, strict=True)
         attributes, objects = (self._probabilities(*branch) for branch in primitives)
-        return TroikaScores(self, images.composition, attributes, objects, memories)
+        zero_shot = None if self.zero_shot is None else self.zero_shot(pixel_values)
+        return TroikaScores(self, images.composition, attributes, objects, memories, zero_shot)
 
     def _probabilities(self, features: Tensor, texts: Tensor, patches: Tensor) -> Tensor:
         memories = list(self.model.traction.memories(patches, len(texts)))

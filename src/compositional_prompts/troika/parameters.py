@@ -23,8 +23,18 @@ class BranchWeights(Section):
 
 
 class ScoreWeights(Section):
+    chosen_by: Literal["fixed", "validation"]
     composition: NonNegativeFloat
     primitives: NonNegativeFloat
+    zero_shot: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> ScoreWeights:
+        if not self.composition + self.primitives + self.zero_shot:
+            raise ValueError(
+                "the weights are all 0, and every pair would score the same: set one above 0"
+            )
+        return self
 
 
 def _with_words(text: str) -> str:

@@ -21,7 +21,11 @@ from compositional_prompts.files.tables import GROUP_ROWS, write_tables
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import original_prompt
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
-from compositional_prompts.troika.evaluation.judged_rows import LabelledPhotos, PairJudgements
+from compositional_prompts.troika.evaluation.judged_rows import (
+    BRANCHES,
+    LabelledPhotos,
+    PairJudgements,
+)
 from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorlds
 from compositional_prompts.troika.evaluation.measured_worlds import MeasuredImages, measure
 from compositional_prompts.troika.model.model_folder import read_config, vocabulary_to_name
@@ -127,7 +131,8 @@ def predict(
 
     Candidates of the naming are the pairs of ``pairs.parquet``, of a kept model as
     :func:`~.model_folder.vocabulary_to_name` says. Measured are the test images, in
-    the worlds asked for; in the open one the validation images too, which choose the threshold.
+    the worlds asked for; validation images are judged too, and choose the bias of the closed world
+    and the threshold of the open one.
     A measured image is scored once, for all pairs that it is named or measured among. Memory is 50
     bytes an image and what :func:`measure` says; it grows with the pairs by their text features,
     ``8 d`` bytes a pair with those of the baseline.
@@ -150,8 +155,7 @@ def predict(
     """
     device = resolve_device(base.device)
     vocabulary = vocabulary_to_name(model_directory, pairs)
-    parts = ("test", "val") if "open" in params.worlds else ("test",)
-    measured = MeasuredImages.of(splits, catalog, vocabulary, parts)
+    measured = MeasuredImages.of(splits, catalog, vocabulary)
     open_world = None
     if "open" in params.worlds:
         clip = load_clip(clip_directory, device)
@@ -182,6 +186,8 @@ def predict(
             rows[done : done + len(batch)] = batch
             done += len(batch)
     found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
+    if trained:
+        found |= {f"{branch}_": branch for branch in BRANCHES}
     reached = {
         prefix: measure(rows, scorer, measured, worlds, params.protocol)
         for prefix, scorer in found.items()

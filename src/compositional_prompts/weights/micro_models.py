@@ -174,8 +174,14 @@ def pretrain_micro_models(
         seed=seed,
         device=device,
         precision=precision,
+        augment=params.augment,
     )
-    features = encode_images(model, corpus.images, device, precision)
+    # Text tower and BLIP-2 see one altered copy of each photo: to encode another in every epoch
+    # would take as many passes of the image tower.
+    augmentation_seed = seed if params.augment else None
+    features = encode_images(
+        model, corpus.images, device, precision, augmentation_seed=augmentation_seed
+    )
     del corpus  # a quarter of a gigabyte
     pooled = features.pooled.numpy().tobytes()
     texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)

@@ -56,6 +56,7 @@ class Blip2Source(Section):
 class Pretrain(Section):
     corpus: Literal["generated", "catalog"]
     images: Positive
+    augment: bool
     clip_image_epochs: Positive
     clip_text_epochs: Positive
     clip_batch: Positive

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from base_section import base_section
 from number_rows import Numbers, Squares, SquaresInProcesses
+from numpy.typing import NDArray
 
 from compositional_prompts.captioner.decoding import sampling
+from compositional_prompts.compute import ordered_map
 from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.compute.ordered_map import WorkerDiedError
-from compositional_prompts.compute.rows import computation
-from compositional_prompts.compute.rows.completed_rows import complete_rows
+from compositional_prompts.compute.rows import computation, stored_rows
+from compositional_prompts.compute.rows.completed_rows import complete_rows, open_rows
 from compositional_prompts.compute.rows.computation import (
+    Item,
     computing_files,
     kernel_batch,
     key_array,
     row_key,
 )
+from compositional_prompts.compute.rows.local_engine import TASK_ITEMS
 from compositional_prompts.files.digests import content_digest
 
 
@@ -137,6 +144,50 @@ class UnpaddedSquares(Squares):
     @property
     def padded_to(self) -> None:
         return None
+
+
+class ReadyAtOnce(Executor):
+    """In the place of processes: every task is done before another item is asked for."""
+
+    def __init__(self, workers: int, context: object, begin: Callable[[], None]) -> None:
+        begin()
+
+    def submit(self, work, /, *arguments, **options):
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments, **options))
+        return future
+
+
+class SlowNumbers(Numbers):
+    """Looks, whenever an item is taken, at how many rows a kill would leave."""
+
+    def __init__(self, count: int, kept: Callable[[], int]) -> None:
+        super().__init__(range(count))
+        self.kept = kept
+        self.left: list[int] = []
+
+    def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
+        for item in super().items(positions):
+            self.left.append(self.kept())
+            yield item
+
+
+def test_what_processes_have_computed_is_confirmed_while_items_come_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordered_map, "ProcessPoolExecutor", ReadyAtOnce)
+    monkeypatch.setattr(ordered_map, "_end_with_parent", int)
+    monkeypatch.setattr(stored_rows, "BLOCK_BYTES", 1)  # as if there were always 2 seconds between
+    base = base_section(tmp_path / "rows", workers=2)
+
+    def kept() -> int:
+        with open_rows(SquaresInProcesses(), base) as rows:
+            return len(rows)
+
+    numbers = SlowNumbers(5 * TASK_ITEMS, kept)
+    with complete_rows(SquaresInProcesses(), numbers, base) as rows:
+        assert rows.computed == 5 * TASK_ITEMS
+    assert numbers.left == [n // TASK_ITEMS * TASK_ITEMS for n in range(5 * TASK_ITEMS)]
 
 
 def test_where_shapes_decide_nothing_batches_are_not_filled_up(tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def test_the_model_folder_is_a_trained_one(
         "selection": "imported",
         "pairs": {"seen": 3, "all": 4},
         "parameters": {"total": frozen + trained, "trainable": trained},
+        "score_weights": {
+            "chosen_by": "fixed",
+            "composition": 1.0,
+            "primitives": 1.0,
+            "zero_shot": 0.0,
+        },
     }
 
 

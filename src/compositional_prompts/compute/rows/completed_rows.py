@@ -20,12 +20,14 @@ from compositional_prompts.compute.rows.computation import (
     key_array,
 )
 from compositional_prompts.compute.rows.engines import Engine, open_engine
-from compositional_prompts.compute.rows.local_engine import TASK_ITEMS
 from compositional_prompts.compute.rows.row_store import RowStore, StoredRows
 from compositional_prompts.pipeline.section import Base
 
 ROWS_AT_ONCE = 4096
 """Rows that are read at a time unless asked otherwise."""
+
+ASKED_AT_ONCE = 64
+"""Inputs of a stream that the store is asked about together."""
 
 STREAM_ROWS = 1024
 STREAM_BYTES = 64 * 2**20
@@ -169,7 +171,7 @@ class RowStream(Generic[Thing]):
         """Take things from the stream; of their items those that have no row."""
         asked: set[bytes] = set()
         size = 0
-        for some in batched(islice(stream, STREAM_ROWS), TASK_ITEMS):
+        for some in batched(islice(stream, STREAM_ROWS), ASKED_AT_ONCE):
             pairs = [(thing, item_of(thing)) for thing in some]
             taken += pairs
             items = [item for _, item in pairs if item is not None]

@@ -23,10 +23,10 @@ from compositional_prompts.compute.rows.computation import (
 PREFETCHED_BATCHES: Final = 3
 """Batches prepared ahead of a model: enough for it never to wait, few enough for any memory."""
 
-TASK_ITEMS: Final = 64
+TASK_ITEMS: Final = 16
 TASK_BYTES: Final = 8 * 2**20
-"""What one task of a process holds at most: enough to hide the hand-over, little enough for any
-memory."""
+"""What one task of a process holds at most: enough to hide the hand-over (half a millisecond),
+little enough for any memory, and for a kill to cost little."""
 
 TASKS_A_WORKER: Final = 3
 
@@ -123,6 +123,7 @@ class LocalEngine:
             tasks(items, TASK_ITEMS, TASK_BYTES),
             in_flight=TASKS_A_WORKER * self._workers,
             died=partial(_died, self._computation.name),
+            when_ready=True,
         )
 
 

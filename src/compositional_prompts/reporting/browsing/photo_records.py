@@ -26,7 +26,10 @@ from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 TEXTS = ("recommended", "caption", "free", "untrained", "enhanced")
 """The texts that are judged, by the names that the page's data has for them."""
 
-MEASURES = ("bleu", "rouge1", "rouge2", "rougeL", "cosine", "clip_caption", "clip_reference")
+MEASURES = (
+    *("bleu", "rouge1", "rouge2", "rougeL", "cider_d", "meteor_stem", "bert_score", "cosine"),
+    *("clip_score", "ref_clip_score", "clip_caption", "clip_reference"),
+)
 _FOUR_DIGITS = 10_000
 
 
@@ -236,7 +239,7 @@ def _measured(scores: Path, image_ids: Sequence[str]) -> dict[str, list[list[Any
     for row in table.sort("captioner", "image_id").iter_rows(named=True):
         column = found.setdefault(row["captioner"], [None] * len(image_ids))
         column[place[row["image_id"]]] = [
-            *(_scaled(row[name]) for name in MEASURES),
+            *(None if row[name] is None else _scaled(row[name]) for name in MEASURES),
             row["exact_match"],
             row["clip_preference"],
         ]

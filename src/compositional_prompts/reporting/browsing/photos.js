@@ -14,7 +14,7 @@ const TEXTS = {
   enhanced: "Enhanced prompt (by machine)",
 };
 const CAPTIONERS = { base: "untrained", finetuned: hasFree ? "by grammar" : "fine-tuned", finetuned_free: "freely" };
-const MEASURES = { bleu: "BLEU", rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", cosine: "Cosine of text vectors", clip_caption: "CLIP: photo and caption", clip_reference: "CLIP: photo and enhanced prompt" };
+const MEASURES = { bleu: "BLEU", rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L", cider_d: "CIDEr-D (0 to 10)", meteor_stem: "METEOR, exact and stem", bert_score: "BERTScore", cosine: "Cosine of text vectors", clip_score: "CLIPScore", ref_clip_score: "RefCLIPScore", clip_caption: "CLIP: photo and caption", clip_reference: "CLIP: photo and enhanced prompt" };
 
 const words = (name) => name.replaceAll("_", " ");
 const spoken = (name) => name.replaceAll(".", " ").replaceAll("_", " ");
@@ -177,7 +177,8 @@ function groupScores(photo, { name, words: vocabulary }) {
 function metricTable(photo) {
   const scored = Object.entries(photo.measured).filter(([, values]) => values !== null);
   if (!scored.length) return make("p", { class: "note" }, "Not scored: metrics are of test photos.");
-  const rows = measures.map((name, at) => [MEASURES[name], ...scored.map(([, values]) => share(values[at]).toFixed(3))]);
+  const known = (at) => scored.some(([, values]) => values[at] !== null);
+  const rows = measures.flatMap((name, at) => (known(at) ? [[MEASURES[name], ...scored.map(([, values]) => share(values[at]).toFixed(3))]] : []));
   rows.push(["Word for word the enhanced prompt", ...scored.map(([, values]) => (values[measures.length] ? "yes" : "no"))]);
   rows.push(["CLIP prefers", ...scored.map(([, values]) => ({ caption: "the caption", enhanced: "the enhanced prompt", tie: "neither" })[values[measures.length + 1]])]);
   const region = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Metrics of this photo" });

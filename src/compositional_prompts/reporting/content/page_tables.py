@@ -17,7 +17,12 @@ _TEXT_METRICS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "cider_d": "CIDEr-D (0 to 10)",
+    "meteor_stem": "METEOR, exact and stem",
+    "bert_score": "BERTScore",
     "cosine": "Cosine of text vectors",
+    "clip_score": "CLIPScore, with the photo (0 to 2.5)",
+    "ref_clip_score": "RefCLIPScore, with both",
 }
 _TROIKA_METRICS = {
     "best_seen": "Best seen",
@@ -237,6 +242,7 @@ def agreement_table(scores: Metrics) -> Table:
         ("CLIP prefers the caption", count, ("clip_preference", "caption")),
         ("CLIP prefers the enhanced prompt", count, ("clip_preference", "enhanced")),
         ("CLIP prefers neither", count, ("clip_preference", "tie")),
+        ("Prompts that CIDEr-D cannot tell apart", count, ("indistinct_references",)),
     ]
     rows = [
         Row(name, [form(number(scores, captioner, *keys)) for captioner in names])

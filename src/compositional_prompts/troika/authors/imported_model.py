@@ -13,6 +13,7 @@ from compositional_prompts.troika.model.model_folder import TrainedState, save_m
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import TroikaTrain
 from compositional_prompts.troika.training.catalog_training import parameter_counts
+from compositional_prompts.troika.training.score_choice import ScoreChoice
 
 
 def import_reference(
@@ -49,4 +50,5 @@ def import_reference(
         "selection": "imported",
         "pairs": {"seen": len(vocabulary.seen_columns), "all": len(vocabulary.pairs)},
         "parameters": parameter_counts(clip, model),
+        "score_weights": ScoreChoice(model.config.score_mix, "fixed").as_json(),
     }

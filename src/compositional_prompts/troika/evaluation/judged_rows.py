@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +21,31 @@ from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.rows.computation import Item, Worker, key_array, row_key
 from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorld, JudgedWorlds
 from compositional_prompts.troika.evaluation.judging import NO_KEY, Maxima, StreamedJudge
+from compositional_prompts.troika.model.branch_scores import ScoreMix
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.naming import (
     LoadedModels,
     PairNames,
     best_pairs,
     named_dtype,
-    naming_scorer,
 )
-from compositional_prompts.troika.pair_scoring import MIB, ImageScores, Scorer
+from compositional_prompts.troika.pair_scoring import (
+    MIB,
+    ImageScores,
+    Scorer,
+    TroikaScorer,
+    TroikaScores,
+)
 from compositional_prompts.troika.zero_shot import ZeroShot
+
+BRANCHES: Final = MappingProxyType(
+    {
+        "composition": ScoreMix(1, 0, 0),
+        "primitives": ScoreMix(0, 1, 0),
+        "unweighted": ScoreMix(1, 1, 0),
+    }
+)
+"""Scores that are judged beside the model's own: each branch alone, and both as in the paper."""
 
 ABSENT = -1
 """In a row, for :data:`NO_KEY`."""
@@ -78,9 +94,8 @@ class LabelledPhotos:
 class PairJudgements(PairNames):
     """Rows of a :class:`LabelledPhoto`: as of :class:`PairNames`, and maxima of every world.
 
-    Fields are those of ``PairNames`` and, for every scorer (``troika`` where it was trained, and
-    ``zero_shot``) and world, those of :func:`maxima_fields`. An image whose pair is none of a
-    world's has zeros there.
+    Fields are those of ``PairNames`` and, for every scorer and world that it is judged in, those of
+    :func:`maxima_fields`. An image whose pair is none of a world's has zeros there.
 
     Attributes:
         worlds: to judge in.
@@ -97,15 +112,25 @@ class PairJudgements(PairNames):
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """Names of the scorers; the first names the images."""
-        return ("troika", "zero_shot") if self.trained else ("zero_shot",)
+        """Names of the scorers; the first names the images.
+
+        ``troika`` is the score by the model's own weights, where it was trained; then come
+        :data:`BRANCHES`, and ``zero_shot``, the frozen CLIP.
+        """
+        return ("troika", *BRANCHES, "zero_shot") if self.trained else ("zero_shot",)
+
+    def judged_in(self, scorer: str) -> Iterator[tuple[str, JudgedWorld]]:
+        """The worlds that a scorer is judged in: branches are not in the open one."""
+        for world, judged in self.worlds:
+            if world != "open" or scorer not in BRANCHES:
+                yield world, judged
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of a row."""
         fields: list[Any] = [*named_dtype(self.kept).descr]
         for scorer in self.scorers:
-            for world, judged in self.worlds:
+            for world, judged in self.judged_in(scorer):
                 fields += maxima_fields(f"{scorer}_{world}", len(judged.cuts))
         return np.dtype(fields)
 
@@ -201,19 +226,15 @@ def stored_maxima(
 
 class _JudgingWorker:
     def __init__(self, computation: PairJudgements, models: LoadedModels) -> None:
-        self._dtype = computation.dtype
-        self._kept = computation.kept
+        self._computation = computation
         self._clip = models.clip
         self._device = torch.device(computation.device)
-        worlds, vocabulary = computation.worlds, computation.vocabulary
-        arguments = (models, vocabulary, worlds.candidates, computation.block_mib)
-        self._scorers: dict[str, Scorer] = {computation.scorers[0]: naming_scorer(*arguments)}
-        if computation.trained:
-            self._scorers["zero_shot"] = ZeroShot(
-                models.clip, vocabulary, worlds.candidates, computation.block_mib * MIB
-            )
+        worlds, block = computation.worlds, computation.block_mib * MIB
+        zero_shot = ZeroShot(models.clip, computation.vocabulary, worlds.candidates, block)
+        self._scorer: Scorer = zero_shot
+        if models.troika is not None:
+            self._scorer = TroikaScorer(models.troika, worlds.candidates, block, zero_shot)
         self._worlds = worlds
-        self._listed = worlds.listed.to(self._device)
         self._by_place = worlds.listed.argsort()
         self._places = worlds.listed[self._by_place]
 
@@ -223,57 +244,73 @@ class _JudgingWorker:
     def compute(self, prepared: Sequence[tuple[Tensor, int]]) -> NDArray[Any]:
         pixels = torch.stack([image for image, _ in prepared]).to(self._device)
         pairs = torch.tensor([pair for _, pair in prepared])
-        rows = np.zeros(len(prepared), self._dtype)
-        for number, (name, scorer) in enumerate(self._scorers.items()):
-            scores = self._judge(scorer(pixels), pairs, rows, name)
-            if number == 0:
-                named = best_pairs(scores, self._kept)
-                for field in named.dtype.names or ():
-                    rows[field] = named[field]
+        rows = np.zeros(len(prepared), self._computation.dtype)
+        listed = self._judge(_blocks(self._scorer(pixels)), pairs, rows)
+        named = best_pairs(listed[self._computation.scorers[0]], self._computation.kept)
+        for field in named.dtype.names or ():
+            rows[field] = named[field]
         return rows
 
-    def _judge(self, images: ImageScores, pairs: Tensor, rows: NDArray[Any], scorer: str) -> Tensor:
-        """Fill in the maxima of one scorer; returns scores of the vocabulary's pairs."""
-        worlds = dict(self._worlds)
-        if "open" in worlds:
-            scores, found = self._stream(images, pairs, worlds["open"])
-            put_maxima(rows, f"{scorer}_open", np.arange(len(rows)), found)
-        else:
-            scores = images.scores(self._listed)
-        if "closed" in worlds:
-            self._judge_closed(scores, pairs, rows, scorer, worlds["closed"])
-        return scores
-
-    def _judge_closed(
+    def _judge(
         self,
-        scores: Tensor,
+        blocks: Iterator[tuple[int, dict[str, Tensor]]],
         pairs: Tensor,
         rows: NDArray[Any],
-        scorer: str,
-        closed: JudgedWorld,
-    ) -> None:
-        truth = closed.place[pairs]
-        inside = (truth >= 0).nonzero().squeeze(1)
-        if not len(inside):
-            return
-        columns = (closed.place >= 0).nonzero().squeeze(1)
-        judge = StreamedJudge(closed.world, truth[inside].to(scores.device), closed.cuts)
-        judge.add(scores[inside.to(scores.device)][:, columns.to(scores.device)], 0)
-        put_maxima(rows, f"{scorer}_closed", inside.numpy(), judge.maxima())
+    ) -> dict[str, Tensor]:
+        """Fill in the maxima of all scorers, a block of candidates after the other.
 
-    def _stream(
-        self, images: ImageScores, pairs: Tensor, judged: JudgedWorld
-    ) -> tuple[Tensor, list[Maxima]]:
-        """Judge in the open world, a block of candidates after the other."""
-        judge = StreamedJudge(judged.world, judged.place[pairs].to(self._device), judged.cuts)
-        scores: Tensor | None = None
-        for start, block in images.blocks():
-            judge.add(block, start)
-            if scores is None:
-                scores = block.new_empty(len(images), len(self._listed))
-            edges = torch.searchsorted(self._places, torch.tensor([start, start + block.shape[1]]))
+        Returns:
+            Scores of the vocabulary's pairs by each scorer, ``[images, pairs]``.
+        """
+        judges: dict[str, StreamedJudge] = {}
+        listed: dict[str, Tensor] = {}
+        for start, block in blocks:
+            end = start + next(iter(block.values())).shape[1]
+            edges = torch.searchsorted(self._places, torch.tensor([start, end]))
             here = slice(*edges.tolist())
             columns = (self._places[here] - start).to(self._device)
-            scores[:, self._by_place[here].to(self._device)] = block[:, columns]
-        assert scores is not None  # every attribute and object has a pair
-        return scores, judge.maxima()
+            places = self._by_place[here].to(self._device)
+            for scorer, scores in block.items():
+                if start == 0:
+                    listed[scorer] = scores.new_empty(len(pairs), len(self._places))
+                    worlds = dict(self._computation.judged_in(scorer))
+                    if judged := worlds.get("open"):
+                        truth = judged.place[pairs].to(self._device)
+                        judges[scorer] = StreamedJudge(judged.world, truth, judged.cuts)
+                if scorer in judges:
+                    judges[scorer].add(scores, start)
+                listed[scorer][:, places] = scores[:, columns]
+        for scorer, judge in judges.items():
+            put_maxima(rows, f"{scorer}_open", np.arange(len(rows)), judge.maxima())
+        for scorer, scores in listed.items():
+            for world, judged in self._computation.judged_in(scorer):
+                if world != "open":
+                    _judge_closed(scores, pairs, rows, f"{scorer}_{world}", judged)
+        return listed
+
+
+def _blocks(images: ImageScores) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Scores of all candidates by each scorer, from one pass through the traction."""
+    if not isinstance(images, TroikaScores):
+        for start, scores in images.blocks():
+            yield start, {"zero_shot": scores}
+        return
+    mix = images.scorer.model.config.score_mix
+    for start, branches in images.branch_blocks():
+        assert branches.zero_shot is not None
+        mixed = {name: branches.joined(of_branch) for name, of_branch in BRANCHES.items()}
+        yield start, {"troika": branches.joined(mix), **mixed, "zero_shot": branches.zero_shot}
+
+
+def _judge_closed(
+    scores: Tensor, pairs: Tensor, rows: NDArray[Any], prefix: str, closed: JudgedWorld
+) -> None:
+    """Fill in the maxima of the images whose pair is one of the world's."""
+    truth = closed.place[pairs]
+    inside = (truth >= 0).nonzero().squeeze(1)
+    if not len(inside):
+        return
+    columns = (closed.place >= 0).nonzero().squeeze(1)
+    judge = StreamedJudge(closed.world, truth[inside].to(scores.device), closed.cuts)
+    judge.add(scores[inside.to(scores.device)][:, columns.to(scores.device)], 0)
+    put_maxima(rows, prefix, inside.numpy(), judge.maxima())

@@ -40,12 +40,14 @@ class JudgedWorlds:
             the open world in its order where images are judged in it, else the vocabulary.
         listed: position among the candidates of every pair of the vocabulary, int64 ``[pairs]``.
         closed: the seen pairs and the unseen pairs of the test split, or None.
+        validation: the same with those of the validation split, which chooses the bias; or None.
         open: every combination, or None.
     """
 
     candidates: Tensor
     listed: Tensor
     closed: JudgedWorld | None
+    validation: JudgedWorld | None
     open: OpenWorld | None
 
     @classmethod
@@ -56,12 +58,16 @@ class JudgedWorlds:
         if open_world is not None:
             candidates = open_world.pair_indices
             listed = open_world.columns[pairs[:, 0], pairs[:, 1]]
-        return cls(candidates, listed, _closed_world(vocabulary) if closed else None, open_world)
+        tested = _closed_world(vocabulary, "test") if closed else None
+        validation = _closed_world(vocabulary, "val") if closed else None
+        return cls(candidates, listed, tested, validation, open_world)
 
     def __iter__(self) -> Iterator[tuple[str, JudgedWorld]]:
         """The worlds asked for, by name."""
         if self.closed is not None:
             yield "closed", self.closed
+        if self.validation is not None:
+            yield "validation", self.validation
         if self.open is not None:
             yield "open", JudgedWorld(self.open.world, self.listed, self.open.cuts)
 
@@ -75,8 +81,8 @@ class JudgedWorlds:
         return found
 
 
-def _closed_world(vocabulary: Vocabulary) -> JudgedWorld:
-    columns = vocabulary.world("test")
+def _closed_world(vocabulary: Vocabulary, split: str) -> JudgedWorld:
+    columns = vocabulary.world(split)
     place = np.full(len(vocabulary.pairs), -1, dtype=np.int64)
     place[columns] = np.arange(len(columns))
     seen = np.array(vocabulary.seen, dtype=bool)[columns]

@@ -233,6 +233,22 @@ class Maxima:
         key = torch.full(shape, NO_KEY, device=scores.device)
         return cls(low[0].clone(), low.clone(), low.clone(), low.clone(), key)
 
+    def biased(self, bias: float, seen: Tensor) -> Maxima:
+        """With a bias added to the scores of unseen pairs.
+
+        Args:
+            bias: finite.
+            seen: whether the true pair is a seen one, bool ``[images]``.
+        """
+        on_kinds = self.best.new_tensor([bias, 0.0])[:, None]
+        return Maxima(
+            truth=torch.where(seen, self.truth, self.truth + bias),
+            before=self.before + on_kinds,
+            after=self.after + on_kinds,
+            best=self.best + on_kinds,
+            key=self.key,
+        )
+
     def copy(self) -> Maxima:
         return Maxima(*(getattr(self, field.name).clone() for field in fields(self)))
 

@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import iterate_ids
-from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics, sampled_metrics
+from compositional_prompts.troika.evaluation.czsl_metrics import (
+    best_bias,
+    calibrated_metrics,
+    czsl_metrics,
+    sampled_metrics,
+)
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
-from compositional_prompts.troika.evaluation.judged_rows import stored_maxima
+from compositional_prompts.troika.evaluation.judged_rows import BRANCHES, stored_maxima
 from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorld, JudgedWorlds
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judgements_of
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary, labelled_images
@@ -36,7 +41,7 @@ class MeasuredImages:
         rows: in the catalog, ascending, int64 ``[images]``.
         pairs: their pairs as positions in the vocabulary, int64 ``[images]``.
         tested: which of them are of the test split, bool ``[images]``; the others are of
-            validation, which chooses the threshold of the open world.
+            validation, which chooses the bias, and the threshold of the open world.
     """
 
     rows: NDArray[np.int64]
@@ -44,22 +49,20 @@ class MeasuredImages:
     tested: NDArray[np.bool_]
 
     @classmethod
-    def of(
-        cls, splits: Path, catalog: Path, vocabulary: Vocabulary, parts: Sequence[str]
-    ) -> MeasuredImages:
-        """Read the labels.
+    def of(cls, splits: Path, catalog: Path, vocabulary: Vocabulary) -> MeasuredImages:
+        """Read the labels of test and validation images.
 
         Args:
             splits: ``splits.parquet``.
             catalog: where the images are.
             vocabulary: the pairs of the data set.
-            parts: ``test``, or ``test`` and ``val``.
 
         Raises:
             FileNotFoundError: a file is not there.
             ImageJoinError: an image is not in the catalog.
             MismatchedOutputsError: as :func:`labelled_images`.
         """
+        parts = ("test", "val")
         labelled = [labelled_images(splits, vocabulary, part) for part in parts]
         ids = [image_id for images in labelled for image_id in images.image_ids]
         rows = image_rows(ids, iterate_ids(catalog), table=catalog, wanted_by=splits)
@@ -83,20 +86,41 @@ def measure(
 
     Args:
         rows: of :class:`~.judged_rows.PairJudgements`, of the images in their order.
-        scorer: ``troika`` or ``zero_shot``.
+        scorer: one of :attr:`~.judged_rows.PairJudgements.scorers`.
         images: which images they are of.
         worlds: which were judged.
         protocol: by which the threshold is chosen.
     """
     found = {}
-    for name, judged in worlds:
-        if name == "closed":
-            (judgements,) = _judgements(rows, images, images.tested, f"{scorer}_{name}", judged)
-            found[name] = _world_metrics(judgements, judged.world)
-        else:
-            assert worlds.open is not None
-            found[name] = _open_metrics(rows, scorer, images, judged, worlds.open, protocol)
+    if worlds.closed is not None and worlds.validation is not None:
+        closed = worlds.closed, worlds.validation
+        found["closed"] = _closed_metrics(rows, scorer, images, *closed)
+    if worlds.open is not None and scorer not in BRANCHES:
+        judged = dict(worlds)["open"]
+        found["open"] = _open_metrics(rows, scorer, images, judged, worlds.open, protocol)
     return found
+
+
+def _closed_metrics(
+    rows: NDArray[Any],
+    scorer: str,
+    images: MeasuredImages,
+    closed: JudgedWorld,
+    validation: JudgedWorld,
+) -> dict[str, Any]:
+    """Metrics of the test images, and their accuracies at the bias that validation chooses."""
+    prefix, tested = f"{scorer}_closed", images.tested
+    (judgements,) = _judgements(rows, images, tested, prefix, closed)
+    metrics = _world_metrics(judgements, closed.world)
+    (validating,) = _judgements(rows, images, ~tested, f"{scorer}_validation", validation)
+    bias = best_bias(validating)
+    if bias is not None:
+        truth = closed.place[torch.from_numpy(images.pairs[tested])]
+        (maxima,) = stored_maxima(rows, tested, prefix, truth, closed)
+        biased = [maxima.biased(bias, closed.world.seen[truth])]
+        (at_bias,) = judgements_of(biased, truth, closed.world, closed.cuts)
+        metrics["calibrated"] = calibrated_metrics(bias, at_bias)
+    return metrics
 
 
 def _judgements(

@@ -7,7 +7,7 @@ section 3. docs/troika.md has the equations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from compositional_prompts.clip.lean_open_clip import CLIP
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.troika.model.branch_scores import BranchScores, ScoreMix
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.model.soft_prompts import SoftPrompts, TextFeatures
 from compositional_prompts.troika.model.traction import MLP_RATIO, CrossModalTraction, Memory
@@ -44,6 +45,25 @@ class TroikaConfig:
     traction_dropout: float
     composition_score_weight: float
     primitives_score_weight: float
+    zero_shot_score_weight: float = 0.0  # models of before it was there have none
+
+    @property
+    def score_mix(self) -> ScoreMix:
+        """What the score of a pair is made of."""
+        return ScoreMix(
+            self.composition_score_weight,
+            self.primitives_score_weight,
+            self.zero_shot_score_weight,
+        )
+
+    def scored_by(self, mix: ScoreMix) -> TroikaConfig:
+        """The same model with other weights of the score."""
+        return replace(
+            self,
+            composition_score_weight=mix.composition,
+            primitives_score_weight=mix.primitives,
+            zero_shot_score_weight=mix.zero_shot,
+        )
 
     @classmethod
     def from_params(cls, params: TroikaTrain) -> TroikaConfig:
@@ -58,6 +78,7 @@ class TroikaConfig:
             traction_dropout=params.traction_dropout,
             composition_score_weight=params.score_weights.composition,
             primitives_score_weight=params.score_weights.primitives,
+            zero_shot_score_weight=params.score_weights.zero_shot,
         )
 
 
@@ -244,33 +265,35 @@ class Troika(nn.Module):
         """Logits of images ``[batch, 3, size, size]`` for ``pairs`` (int64 ``[pairs, 2]``)."""
         return self.branch_logits(self.encode_image(pixel_values), self.encode_text(pairs))
 
-    def pair_scores(self, logits: BranchLogits, pairs: Tensor) -> Tensor:
+    def pair_scores(
+        self, logits: BranchLogits, pairs: Tensor, zero_shot: Tensor | None = None
+    ) -> Tensor:
         """Score of each pair, ``[batch, pairs]``.
 
         The weighted composition logit plus the weighted product of the softmax probabilities of
-        the pair's attribute and of its object (equation of inference, section 3.4).
-        """
-        return self.joined_scores(
-            logits.composition,
-            logits.attribute.softmax(dim=-1),
-            logits.object.softmax(dim=-1),
-            pairs,
-        )
-
-    def joined_scores(
-        self, composition: Tensor, attributes: Tensor, objects: Tensor, pairs: Tensor
-    ) -> Tensor:
-        """As :meth:`pair_scores`, of some pairs, from probabilities that stand already.
+        the pair's attribute and of its object (equation of inference, section 3.4), and what the
+        configuration takes of the frozen CLIP's logits.
 
         Args:
-            composition: composition logits of ``pairs``, ``[batch, pairs]``.
-            attributes: softmax over all attributes, ``[batch, attributes]``.
-            objects: softmax over all objects, ``[batch, objects]``.
+            logits: of the branches.
             pairs: int64 ``[pairs, 2]``.
+            zero_shot: logits of the frozen CLIP, ``[batch, pairs]``, where they have a weight.
+
+        Raises:
+            ValueError: they have one, and are not given.
         """
-        return (
-            self.config.composition_score_weight * composition
-            + self.config.primitives_score_weight
-            * attributes[:, pairs[:, 0]]
-            * objects[:, pairs[:, 1]]
-        )
+        attributes, objects = logits.attribute.softmax(dim=-1), logits.object.softmax(dim=-1)
+        primitives = primitive_product(attributes, objects, pairs)
+        branches = BranchScores(logits.composition, primitives, zero_shot)
+        return branches.joined(self.config.score_mix)
+
+
+def primitive_product(attributes: Tensor, objects: Tensor, pairs: Tensor) -> Tensor:
+    """Probability of each pair's attribute times that of its object, ``[batch, pairs]``.
+
+    Args:
+        attributes: softmax over all attributes, ``[batch, attributes]``.
+        objects: softmax over all objects, ``[batch, objects]``.
+        pairs: int64 ``[pairs, 2]``.
+    """
+    return attributes[:, pairs[:, 0]] * objects[:, pairs[:, 1]]

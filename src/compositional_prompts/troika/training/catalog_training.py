@@ -20,7 +20,7 @@ from compositional_prompts.compute.learning_curve import spread
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.model.model_folder import save_model
-from compositional_prompts.troika.model.network import Troika, TroikaConfig
+from compositional_prompts.troika.model.network import BLOCK_BYTES, Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import (
     LabelledImages,
     Vocabulary,
@@ -28,8 +28,10 @@ from compositional_prompts.troika.model.pair_vocabulary import (
 )
 from compositional_prompts.troika.parameters import TroikaTrain
 from compositional_prompts.troika.training.pixel_cache import Normalizer, decode_pixels
+from compositional_prompts.troika.training.score_choice import ScoreChoice, choose_score_weights
 from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 from compositional_prompts.troika.training.troika_trainer import Labelled, TrainingOutcome, fit
+from compositional_prompts.troika.zero_shot import ZeroShot
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,8 @@ def train(
     """Train on the images whose ``pair_split`` is train and write the model directory.
 
     The classes are the seen pairs; validation images are judged among these and validation's
-    unseen pairs. ``epochs: 0`` trains nothing and writes a directory that says so.
+    unseen pairs, and choose the epoch and the weights of the score. ``epochs: 0`` trains nothing
+    and writes a directory that says so.
 
     Args:
         catalog: directory of image shards.
@@ -156,20 +159,35 @@ def train(
         accelerator,
         splits,
     )
+    measured = _labelled(
+        validation, pixels[len(training) :], vocabulary.world("val"), vocabulary, device
+    )
+    normalizer = Normalizer(clip, device)
+    by_validation = params.score_weights.chosen_by == "validation"
+    zero_shot = None
+    if by_validation or params.score_weights.zero_shot:
+        zero_shot = ZeroShot(clip, vocabulary, measured.pairs, BLOCK_BYTES)
     outcome = fit(
         model,
         _labelled(training, pixels[: len(training)], vocabulary.seen_columns, vocabulary, device),
-        _labelled(validation, pixels[len(training) :], vocabulary.world("val"), vocabulary, device),
-        Normalizer(clip, device),
+        measured,
+        normalizer,
         params,
         base.seed,
         accelerator=accelerator,
         checkpoints=checkpoints,
         curve=curve,
+        zero_shot=zero_shot if params.score_weights.zero_shot else None,
     )
+    choice = ScoreChoice(config.score_mix, "fixed")
+    if by_validation and zero_shot is not None:
+        of = measured, zero_shot, outcome.selection, params.batch_size, normalizer, accelerator
+        choice = choose_score_weights(model, outcome.state.best, *of)
+        config = config.scored_by(choice.mix)
     if accelerator.is_main_process:
         save_model(model_directory, vocabulary, clip, config, outcome.state)
     accelerator.wait_for_everyone()
     metrics["parameters"] = parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
+    metrics["score_weights"] = choice.as_json()
     return TrainingReport(outcome.images, metrics, outcome.records)

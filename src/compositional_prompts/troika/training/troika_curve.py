@@ -51,13 +51,20 @@ def selection_of(seen: Tensor) -> Selection:
     return "val_auc" if bool(seen.any()) and not bool(seen.all()) else "val_primitive_hm"
 
 
-def selection_value(selection: Selection, record: TroikaEpoch) -> float | None:
-    """What the best epoch has most of."""
+def selected_figure(
+    selection: Selection, figures: Mapping[str, float | int | None]
+) -> float | None:
+    """What the best epoch, and the best weights of the score, have most of.
+
+    Args:
+        selection: which figure it is.
+        figures: ``epoch`` where the last one is the best, else :func:`validation_columns`.
+    """
     if selection == "val_auc":
-        return record.val_auc
+        return figures["val_auc"]
     if selection == "last_epoch":
-        return float(record.epoch)
-    attribute, name = record.val_attribute_accuracy, record.val_object_accuracy
+        return figures["epoch"]
+    attribute, name = figures["val_attribute_accuracy"], figures["val_object_accuracy"]
     if attribute is None or name is None:
         return None
     return 2 * attribute * name / (attribute + name) if attribute + name else 0.0

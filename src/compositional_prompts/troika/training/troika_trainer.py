@@ -10,10 +10,10 @@ batch; order and augmentation are the same for any number of processes, and only
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -32,18 +32,21 @@ from compositional_prompts.troika.evaluation.judging import Judgements, World, j
 from compositional_prompts.troika.model.model_folder import TrainedState
 from compositional_prompts.troika.model.network import BranchLogits, Troika
 from compositional_prompts.troika.model.shared_batch_norm import SharedBatchNorm, share_batch_norms
+from compositional_prompts.troika.pair_scoring import Scorer
 from compositional_prompts.troika.parameters import TroikaTrain, training_fault
 from compositional_prompts.troika.training.augmentation import random_maps, warp
 from compositional_prompts.troika.training.pixel_cache import Normalizer
 from compositional_prompts.troika.training.troika_curve import (
     Selection,
     TroikaEpoch,
+    selected_figure,
     selection_of,
-    selection_value,
     validation_columns,
 )
 
 log = logging.getLogger(__name__)
+
+Judged = TypeVar("Judged")
 
 
 @dataclass(frozen=True)
@@ -121,30 +124,55 @@ def validate(
     batch_size: int,
     normalizer: Normalizer,
     accelerator: Accelerator | None = None,
+    zero_shot: Scorer | None = None,
 ) -> dict[str, float | int | None]:
     """Metrics of :func:`~.evaluation.czsl_metrics` in evaluation mode; the mode is left on.
 
     The processes of ``accelerator`` take turns at the batches, and all get the metrics of all.
+    ``zero_shot`` scores the candidates by the frozen CLIP, where that has a weight in the score.
     """
     model.eval()
     if not len(data):
         return czsl_metrics(Judgements.concatenate([]))
-    process, processes = 0, 1
-    if accelerator is not None:
-        process, processes = accelerator.process_index, accelerator.num_processes
     device = data.pairs.device
     world = World.of(data.pairs, data.seen)
     texts = model.encode_text(data.pairs)
-    batches = list(enumerate(torch.split(torch.arange(len(data)), batch_size)))[process::processes]
-    parts = []
-    for number, rows in batches:
+
+    def judged(rows: Tensor) -> Judgements:
         pixel_values = normalizer.to_pixel_values(data.pixels[rows].to(device))
         logits = model.branch_logits(model.encode_image(pixel_values), texts)
-        scores = model.pair_scores(logits, data.pairs)
-        parts.append((number, judge(scores, data.columns[rows].to(device), world)))
+        logit = zero_shot(pixel_values).scores() if zero_shot is not None else None
+        scores = model.pair_scores(logits, data.pairs, logit)
+        return judge(scores, data.columns[rows].to(device), world)
+
+    parts = judged_in_order(judged, len(data), batch_size, accelerator)
+    return czsl_metrics(Judgements.concatenate(parts))
+
+
+def judged_in_order(
+    judge_rows: Callable[[Tensor], Judged],
+    images: int,
+    batch_size: int,
+    accelerator: Accelerator | None = None,
+) -> list[Judged]:
+    """What is made of the rows of every batch, in order.
+
+    The processes of ``accelerator`` take turns at the batches, and all get what all have made.
+
+    Args:
+        judge_rows: of rows, int64 ``[batch]``, something that can be pickled.
+        images: how many rows there are.
+        batch_size: rows at once.
+        accelerator: by default this process alone.
+    """
+    process, processes = 0, 1
+    if accelerator is not None:
+        process, processes = accelerator.process_index, accelerator.num_processes
+    batches = list(enumerate(torch.split(torch.arange(images), batch_size)))[process::processes]
+    parts = [(number, judge_rows(rows)) for number, rows in batches]
     if processes > 1:
         parts = sorted(gather_object(parts), key=lambda part: part[0])
-    return czsl_metrics(Judgements.concatenate([judgements for _, judgements in parts]))
+    return [judged for _, judged in parts]
 
 
 class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
@@ -164,8 +192,10 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         seed: int,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
+        zero_shot: Scorer | None,
     ) -> None:
         self.model = model
+        self.zero_shot = zero_shot
         self.train = train
         self.validation = validation
         self.normalizer = normalizer
@@ -239,13 +269,18 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
 
     def validation_figures(self) -> dict[str, float | None]:
         metrics = validate(
-            self.model, self.validation, self.params.batch_size, self.normalizer, self.accelerator
+            self.model,
+            self.validation,
+            self.params.batch_size,
+            self.normalizer,
+            self.accelerator,
+            self.zero_shot,
         )
         self.images += len(self.validation)
         return validation_columns(metrics)
 
     def value(self, record: TroikaEpoch) -> float | None:
-        return selection_value(self.selection, record)
+        return selected_figure(self.selection, asdict(record))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -269,6 +304,7 @@ def fit(
     accelerator: Accelerator | None = None,
     checkpoints: Checkpoints | None = None,
     curve: Path | None = None,
+    zero_shot: Scorer | None = None,
 ) -> TrainingOutcome:
     """Train ``model`` in place, at least one epoch, and keep the best and the last tensors.
 
@@ -287,6 +323,8 @@ def fit(
         accelerator: the processes that train together; by default this one alone.
         checkpoints: where to go on from and what to write on the way; by default nothing.
         curve: folder of the curve (:func:`write_curve`), a step an epoch; by default none.
+        zero_shot: scores validation's candidates by the frozen CLIP; needed where that has a weight
+            in the model's score.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
@@ -303,6 +341,7 @@ def fit(
         seed=seed,
         accelerator=accelerator,
         checkpoints=checkpoints or Checkpoints(None, 0),
+        zero_shot=zero_shot,
     )
     run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
