@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,15 @@ class LabelledImages:
             :data:`GroupColors`.
         truth: by group, which words are true, bool ``[n, words]``; an image without a true word of
             the vocabulary has none.
+        known: by group, of which images something is true, in the vocabulary or not, bool ``[n]``.
         products: which images show one product, int64 ``[n]``: equal numbers.
-        known: by group, of which images anything is known, words outside the vocabulary too, bool
-            ``[n]``; of a group that is not there, those with a true word.
     """
 
     vectors: NDArray[np.float32]
     colors: GroupColors
     truth: Mapping[str, NDArray[np.bool_]]
+    known: Mapping[str, NDArray[np.bool_]]
     products: NDArray[np.int64]
-    known: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -58,8 +57,8 @@ class LabelledImages:
             self.vectors[rows],
             {group: colors[rows] for group, colors in self.colors.items()},
             {group: truth[rows] for group, truth in self.truth.items()},
-            self.products[rows],
             {group: known[rows] for group, known in self.known.items()},
+            self.products[rows],
         )
 
     def of_group(self, group: str) -> LabelledImages:
@@ -67,9 +66,12 @@ class LabelledImages:
         return self.take(np.flatnonzero(self.truth[group].any(axis=1)))
 
     def known_of_group(self, group: str) -> LabelledImages:
-        """Those of which anything is known, words outside the vocabulary too."""
-        inside = self.truth[group].any(axis=1)
-        return self.take(np.flatnonzero(self.known.get(group, inside)))
+        """Those of which something is true, in the vocabulary or not."""
+        return self.take(np.flatnonzero(self.known[group]))
+
+    def outside(self, group: str) -> int:
+        """How many have truth in the group, and none of it in the vocabulary."""
+        return int((self.known[group] & ~self.truth[group].any(axis=1)).sum())
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def read_labelled(
     vocabulary: Mapping[str, Sequence[str]],
     colored: Sequence[str],
     most: int,
-) -> tuple[LabelledImages, dict[str, int]]:
-    """The images of a caption split of which a word is true, of the vocabulary or not.
+) -> LabelledImages:
+    """The images of a caption split of which something is true in a group.
 
     Truth of other splits is not looked at. Memory holds the image_ids of the split, and vectors
     and colours of at most ``most`` images.
@@ -110,8 +112,7 @@ def read_labelled(
             grown catalog has mostly the same.
 
     Returns:
-        The images, in the order of the splits, and by group how many images (before ``most`` is
-        taken) have truth without any word of the vocabulary.
+        The images, in the order of the splits.
 
     Raises:
         MissingOutputError, SchemaError, ImageJoinError: an input is not there, not as declared, or
@@ -124,40 +125,40 @@ def read_labelled(
     }
     ids: list[str] = []
     products: list[str] = []
-    parts: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
-    knowing: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
-    outside = dict.fromkeys(vocabulary, 0)
+    truths: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
+    knowns: dict[str, list[NDArray[np.bool_]]] = {group: [] for group in vocabulary}
     for batch in _split_batches(paths.splits, split):
         true = truth.of(batch.column("image_id"))
-        masks = {group: _mask(true[group], places[group]) for group in vocabulary}
         known = {
-            group: np.array([bool(words) for words in true[group]], np.bool_) for group in masks
+            group: np.array([bool(words) for words in true[group]], np.bool_)
+            for group in vocabulary
         }
-        for group, mask in masks.items():
-            outside[group] += int((known[group] & ~mask.any(axis=1)).sum())
-        some = list(known.values())
-        rows = np.flatnonzero(np.any(some, axis=0)) if some else np.empty(0, np.int64)
+        rows = np.flatnonzero(np.any(list(known.values()), axis=0)) if known else _NONE
         taken = batch.take(pa.array(rows))
         ids += taken.column("image_id").to_pylist()
         products += taken.column("product_id").to_pylist()
-        for group, mask in masks.items():
-            parts[group].append(mask[rows])
-            knowing[group].append(known[group][rows])
+        for group, mask in known.items():
+            knowns[group].append(mask[rows])
+            truths[group].append(_mask([true[group][row] for row in rows], places[group]))
     rows = _chosen_rows(ids, most)
-    masks = {
-        group: np.concatenate([np.zeros((0, len(words)), np.bool_), *parts[group]])[rows]
-        for group, words in vocabulary.items()
-    }
-    of_known = {
-        group: np.concatenate([np.zeros(0, np.bool_), *blocks])[rows]
-        for group, blocks in knowing.items()
-    }
     chosen = [ids[row] for row in rows]
     names = [products[row] for row in rows]
-    codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    vectors = _vectors(paths, chosen)
-    colors = _colors(paths, chosen, colored)
-    return LabelledImages(vectors, colors, masks, codes, of_known), outside
+    return LabelledImages(
+        _vectors(paths, chosen),
+        _colors(paths, chosen, colored),
+        {
+            group: np.concatenate([np.zeros((0, len(words)), np.bool_), *truths[group]])[rows]
+            for group, words in vocabulary.items()
+        },
+        {
+            group: np.concatenate([np.zeros(0, np.bool_), *knowns[group]])[rows]
+            for group in vocabulary
+        },
+        np.unique(names, return_inverse=True)[1].astype(np.int64),
+    )
+
+
+_NONE = np.empty(0, np.int64)
 
 
 def _split_batches(splits: Path, split: str) -> Iterator[pa.RecordBatch]:

@@ -17,6 +17,7 @@ from compositional_prompts.enhancement.fitting.labelled_images import (
     LabelledImages,
     read_labelled,
 )
+from compositional_prompts.enhancement.fitting.probe import Probe, fit_probe
 from compositional_prompts.enhancement.fitting.scorer_calibration import calibrate_scorer
 from compositional_prompts.enhancement.parameters import COLOR_METHODS, Enhance
 from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
@@ -45,8 +46,14 @@ class GroupFit(TypedDict):
             learns nothing.
         val_images: images of the validation split with a true word of the vocabulary.
         outside_vocabulary: images of the training split left out, since what is true of them is
-            not among the words.
-        unlabelled_words: those that are true of no image that was learnt from.
+            not among the words; 0 where the method learns nothing.
+        unlabelled_words: those that are true of no image that was learnt from; null where the
+            method learns nothing.
+        strength: of the pull towards the texts' scores; null where nothing was learnt, since
+            fewer than two words are true of any image, or the method learns nothing.
+        folds_log_likelihood: natural logarithm of the probability of what is true, the mean over
+            training images that were left out of the folds; null without strength, or of too few
+            products to try strengths.
         calibration: what validation images say.
     """
 
@@ -54,7 +61,9 @@ class GroupFit(TypedDict):
     train_images: int
     val_images: int
     outside_vocabulary: int
-    unlabelled_words: list[str]
+    unlabelled_words: list[str] | None
+    strength: float | None
+    folds_log_likelihood: float | None
     calibration: CalibrationFigures
 
 
@@ -95,29 +104,36 @@ def fit_word_scorer(
     palettes = palettes_of(vocabulary.words, params)
     scorers, metrics = {}, {}
     for group, words in vocabulary.words.items():
-        method = params.method_of(group)
+        method, bare = params.method_of(group), vocabulary.vectors[group]
+        probe: Probe | None = None
         if method == "cosine":
-            scorer = GroupScorer(words, method, vocabulary.vectors[group])
+            scorer = GroupScorer(words, method, bare)
         elif method == "pixels":
             if group not in palettes:
                 raise ValueError(_no_colors(group))
             weights = np.eye(len(words), BINS + len(words), BINS, dtype=np.float32)
-            scorer = GroupScorer(words, method, vocabulary.vectors[group], None, weights)
+            scorer = GroupScorer(words, method, bare, color_weights=weights)
         else:
             if ensembles is None or group not in ensembles.vectors:
                 raise ValueError(
                     f"the group {group!r} is scored by the method {method}, which takes its words "
                     "in the templates of enhance.templates, and they were not given."
                 )
-            weights = np.float32(ensembles.logit_scale) * ensembles.vectors[group]
-            scorer = GroupScorer(words, method, vocabulary.vectors[group], weights)
+            texts, scale = ensembles.vectors[group], ensembles.logit_scale
+            if method == "probe":
+                probe = fit_probe(words, bare, texts, scale, train, group)
+                scorer = probe.scorer
+            else:
+                scorer = GroupScorer(words, method, bare, np.float32(scale) * texts)
         scorers[group], calibration = calibrate_scorer(group, scorer, validation, params)
         metrics[group] = GroupFit(
             method=method,
-            train_images=0,
+            train_images=0 if probe is None else len(train.of_group(group)),
             val_images=len(validation.of_group(group)),
-            outside_vocabulary=0,
-            unlabelled_words=[],
+            outside_vocabulary=0 if probe is None else train.outside(group),
+            unlabelled_words=None if probe is None else list(probe.unlabelled),
+            strength=None if probe is None else probe.strength,
+            folds_log_likelihood=None if probe is None else probe.folds_log_likelihood,
             calibration=calibration,
         )
     return FittedWords(WordScorer(scorers, palettes), metrics)
@@ -152,13 +168,7 @@ def fit_from_tables(
     }
     colored = [group for group in vocabulary.words if params.method_of(group) in COLOR_METHODS]
     most = params.learn_images
-    train, outside = read_labelled(
-        paths, "train", learnt, [group for group in colored if group in learnt], most
-    )
-    validation, _ = read_labelled(paths, "val", vocabulary.words, colored, most)
-    fitted = fit_word_scorer(vocabulary, ensembles, train, validation, params)
-    metrics = {
-        group: fit | GroupFit(outside_vocabulary=outside.get(group, 0))  # type: ignore[typeddict-item]
-        for group, fit in fitted.metrics.items()
-    }
-    return FittedWords(fitted.scorer, metrics)
+    to_learn_from = [group for group in colored if group in learnt]
+    train = read_labelled(paths, "train", learnt, to_learn_from, most)
+    validation = read_labelled(paths, "val", vocabulary.words, colored, most)
+    return fit_word_scorer(vocabulary, ensembles, train, validation, params)
