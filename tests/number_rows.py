@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.compute.rows.computation import Computation, Item, key_array
 from compositional_prompts.files.digests import content_digest
-from compositional_prompts.files.outputs import OutputError
+from compositional_prompts.files.outputs import OutputError, UnusableItemError
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class SquareWorker:
             os._exit(3)
         if value == b"damaged":
             raise OutputError("damaged is damaged.", Path("damaged"))
+        if value == b"unusable":
+            raise UnusableItemError("it is no number.")
+        if value == b"huge":
+            raise MemoryError
         return int(value)
 
     def compute(self, prepared: Sequence[int]) -> NDArray[Any]:

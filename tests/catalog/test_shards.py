@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from compositional_prompts.catalog.decoding import decoded_batches
 from compositional_prompts.catalog.image_join import ImageJoinError
+from compositional_prompts.catalog.images import UndecodableImageError
 from compositional_prompts.catalog.random_access import CatalogImages
 from compositional_prompts.catalog.reading import (
     count_rows,
@@ -29,6 +31,7 @@ from compositional_prompts.files.outputs import (
     MissingOutputError,
 )
 from compositional_prompts.files.tables import SchemaError
+from compositional_prompts.reporting.drawing.thumbnails import read_thumbnails
 
 
 def catalog_rows(count: int, size: int = 50, seed: int = 0) -> list[CatalogRow]:
@@ -44,6 +47,16 @@ def write(directory: Path, rows: Iterable[CatalogRow], shard_mib: int = 1) -> No
     with open_shards(directory, shard_mib) as shards:
         for row in rows:
             shards.write(row)
+
+
+def test_a_photo_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog"
+    write(catalog, catalog_rows(3))
+    decoded = decoded_batches(catalog, np.asarray, batch_size=2, workers=1)
+    with pytest.raises(UndecodableImageError, match=r"^i0: the image cannot be decoded \(Unid"):
+        next(decoded)
+    with pytest.raises(UndecodableImageError, match=r"^i2: the image cannot be decoded"):
+        read_thumbnails(catalog, ["i2"])
 
 
 def test_rows_come_back_in_order_with_their_bytes(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compositional_prompts.compute.ordered_map import READ_AHEAD
 from compositional_prompts.deployment.photos import (
-    PREFETCHED_BATCHES,
     Prepared,
     SetAside,
     find_photos,
@@ -46,7 +46,7 @@ def test_no_more_is_read_than_a_few_batches_ahead(tmp_path: Path) -> None:
     batches = read_photos(counted(), red, max_pixels=4, batch_size=3, workers=2)
     reds: list[int] = []
     for done, batch in enumerate(batches, start=1):
-        assert taken <= (done + PREFETCHED_BATCHES) * 3
+        assert taken <= (done + READ_AHEAD) * 3
         reds += [photo.inputs for photo in batch if isinstance(photo, Prepared)]
     assert reds == list(range(40))
     assert done == 14

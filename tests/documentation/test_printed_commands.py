@@ -104,6 +104,14 @@ ELSEWHERE = {
     "compositional-prompts keep": (
         "tests/growth/test_keeping.py::test_models_are_kept_with_what_they_come_from"
     ),
+    "compositional-prompts label color --photos 200": (
+        "tests/labelling/test_label_round.py::"
+        "test_training_photos_are_asked_for_and_what_was_answered_is_not"
+    ),
+    "compositional-prompts label color --photos 200 --for measuring": (
+        "tests/labelling/test_label_round.py::"
+        "test_photos_to_measure_by_are_drawn_at_random_without_suggestions"
+    ),
     "compositional-prompts preset": (
         "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
     ),

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from compositional_prompts.troika.evaluation import czsl_metrics as evaluation
 from compositional_prompts.troika.evaluation.czsl_metrics import (
-    METRICS,
     SAMPLED_METRICS,
     czsl_metrics,
     sampled_metrics,
@@ -21,6 +20,8 @@ from compositional_prompts.troika.evaluation.czsl_metrics import (
 )
 from compositional_prompts.troika.evaluation.judging import Judgements, StreamedJudge, World, judge
 from compositional_prompts.troika.evaluation.segment_maxima import CHUNK, WIDE_SEGMENT
+
+METRICS = (*SAMPLED_METRICS, "attribute_accuracy", "object_accuracy")
 
 
 def make_world(pairs: list[tuple[int, int]], seen: list[bool]) -> World:

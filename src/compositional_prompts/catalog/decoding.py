@@ -10,12 +10,10 @@ from PIL import Image
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_batches
-from compositional_prompts.compute.ordered_map import batched, map_in_threads
+from compositional_prompts.compute.ordered_map import READ_AHEAD, batched, map_in_threads
+from compositional_prompts.files.outputs import naming
 
 Decoded = TypeVar("Decoded")
-
-PREFETCHED_BATCHES = 3
-"""Batches decoded ahead of a model: enough for it never to wait, few enough for any memory."""
 
 
 def decoded_batches(
@@ -33,6 +31,9 @@ def decoded_batches(
     Yields:
         The image_ids of a batch and its transformed images, in the order of the catalog; only
         the last batch is smaller than ``batch_size``.
+
+    Raises:
+        UndecodableImageError, MemoryError: an image cannot be decoded; it is named.
     """
 
     def encoded() -> Iterator[tuple[str, bytes]]:
@@ -41,10 +42,10 @@ def decoded_batches(
             yield from zip(batch.column("image_id").to_pylist(), images, strict=True)
 
     def decode(image: tuple[str, bytes]) -> tuple[str, Decoded]:
-        return image[0], transform(decode_rgb(image[1]))
+        with naming(image[0]):
+            return image[0], transform(decode_rgb(image[1]))
 
-    in_flight = PREFETCHED_BATCHES * batch_size
-    images = map_in_threads(decode, encoded(), workers=workers, in_flight=in_flight)
+    images = map_in_threads(decode, encoded(), workers=workers, in_flight=READ_AHEAD * batch_size)
     for batch in batched(images, batch_size):
         image_ids, transformed = zip(*batch, strict=True)
         yield list(image_ids), list(transformed)

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
+from compositional_prompts.files.outputs import UnusableItemError
+
 # Pillow's own limit against decompression bombs is one global number, part of it a mere warning.
 # ``rejection_reason`` applies ``download.max_pixels`` in its place, before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -52,7 +54,11 @@ _WIDENED: Final[dict[str, Callable[[int], int]]] = {
 }
 
 
-class UnsupportedModeError(ValueError):
+class UndecodableImageError(UnusableItemError):
+    """The bytes are no image that can be decoded."""
+
+
+class UnsupportedModeError(UndecodableImageError):
     """The pixels are 32-bit integers or floats, which have no defined white."""
 
 
@@ -67,8 +73,21 @@ def decode_rgb(encoded: bytes) -> Image.Image:
 
     Raises:
         UnsupportedModeError: the pixels are 32-bit integers or floats.
-        Exception: whatever Pillow's decoder raises on bytes that :func:`rejection_reason` rejects.
+        UndecodableImageError: Pillow cannot decode it: :func:`rejection_reason` rejects it.
+        MemoryError: it ran out, which says nothing of the image.
     """
+    try:
+        return _decoded(encoded)
+    except UnsupportedModeError:
+        raise
+    except Exception as error:
+        _raise_lack_of_memory(error)
+        raise UndecodableImageError(
+            f"the image cannot be decoded ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _decoded(encoded: bytes) -> Image.Image:
     with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         transparent = _transparent_colour(image)
         image.load()
@@ -107,6 +126,9 @@ def check_image(encoded: bytes | None, max_pixels: int) -> Checked:
     Args:
         encoded: the bytes of the file; None where they could not be had.
         max_pixels: the largest width times height, in pixels, that is accepted.
+
+    Raises:
+        MemoryError: it ran out, which says nothing of the image.
     """
     if encoded is None:
         return Checked("inaccessible")
@@ -117,7 +139,8 @@ def check_image(encoded: bytes | None, max_pixels: int) -> Checked:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
-    except Exception:
+    except Exception as error:
+        _raise_lack_of_memory(error)
         return Checked("unreadable")
     if width * height > max_pixels:
         return Checked("too_many_pixels")
@@ -125,8 +148,14 @@ def check_image(encoded: bytes | None, max_pixels: int) -> Checked:
         return Checked(None, *decode_rgb(encoded).size)
     except UnsupportedModeError:
         return Checked("unsupported_mode")
-    except Exception as error:
+    except UndecodableImageError as error:
         return Checked("truncated" if "truncated" in str(error).lower() else "corrupt")
+
+
+def _raise_lack_of_memory(error: Exception) -> None:
+    """Raise :class:`MemoryError` where memory ran out, as Python or a decoder in C says it."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        raise MemoryError("too little memory to decode it") from error
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READ_AHEAD = 3
-"""Items in flight of what reads for a model: one under way, one to hide a slow read, one for
-jitter."""
+"""Items, or batches of them, in flight of what reads for a model: one under way, one to hide a slow
+read, one for jitter."""
 
 
 class WorkerDiedError(RuntimeError):

@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from compositional_prompts.catalog.decoding import PREFETCHED_BATCHES
 from compositional_prompts.catalog.image_files import FolderError, find_images
 from compositional_prompts.catalog.images import decode_rgb, rejection_reason
-from compositional_prompts.compute.ordered_map import batched, map_in_threads
+from compositional_prompts.compute.ordered_map import READ_AHEAD, batched, map_in_threads
+from compositional_prompts.files.outputs import naming
 
 Inputs = TypeVar("Inputs")
 
@@ -79,6 +79,9 @@ def read_photos(
         max_pixels: larger images are set aside, as by ``download.max_pixels``.
         batch_size: photos a batch, the ones set aside included; the last batch may be smaller.
         workers: threads.
+
+    Raises:
+        MemoryError: too little to decode a photo, which is named.
     """
 
     def read(photo: Path | SetAside) -> Prepared[Inputs] | SetAside:
@@ -91,13 +94,13 @@ def read_photos(
             encoded = photo.read_bytes()
         except OSError as error:
             return SetAside(photo, "inaccessible", _why(error))
-        reason = rejection_reason(encoded, max_pixels)
-        if reason is not None:
-            return SetAside(photo, reason)
-        return Prepared(photo, prepare(decode_rgb(encoded)))
+        with naming(str(photo)):
+            reason = rejection_reason(encoded, max_pixels)
+            if reason is not None:
+                return SetAside(photo, reason)
+            return Prepared(photo, prepare(decode_rgb(encoded)))
 
-    in_flight = PREFETCHED_BATCHES * batch_size
-    photos = map_in_threads(read, found, workers=workers, in_flight=in_flight)
+    photos = map_in_threads(read, found, workers=workers, in_flight=READ_AHEAD * batch_size)
     return batched(photos, batch_size)
 
 

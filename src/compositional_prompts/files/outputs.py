@@ -1,4 +1,5 @@
-"""Outputs that appear whole or not at all, and what may be wrong with one that is read."""
+"""Outputs that appear whole or not at all, and what may be wrong with one that is read
+or with an item of it."""
 
 from __future__ import annotations
 
@@ -35,6 +36,28 @@ class DamagedOutputError(OutputError, ValueError):
 
 class MismatchedOutputsError(OutputError, ValueError):
     """Outputs do not belong together: one was made from another state of the other."""
+
+
+class UnusableItemError(OutputError, ValueError):
+    """What an item holds cannot be computed on. :func:`naming` puts its name before the message."""
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name the item that is prepared inside in the errors that do not know it.
+
+    Raises:
+        UnusableItemError, MemoryError: as inside, with the name.
+    """
+    try:
+        yield
+    except UnusableItemError as error:
+        raise type(error)(f"{name}: {error}", *error.paths) from error
+    except MemoryError as error:
+        raise MemoryError(
+            f"{name}: {str(error) or 'too little memory to prepare it'}; lower base.workers or "
+            "base.ray.actors"
+        ) from error
 
 
 def require_outputs(*paths: Path) -> None:

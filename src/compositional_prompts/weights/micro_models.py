@@ -35,6 +35,7 @@ from compositional_prompts.compute.devices import one_thread
 from compositional_prompts.compute.ordered_map import map_in_processes
 from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.files.outputs import naming
 from compositional_prompts.pipeline.stage import log_as
 from compositional_prompts.sample.drawn_products import generate_corpus
 from compositional_prompts.weights.parameters import Pretrain
@@ -71,7 +72,8 @@ def read_corpus(params: Pretrain, table: Path, seed: int, workers: int) -> Corpu
     captions: list[str] = []
     rows = islice(_corpus_rows(params, table, seed, workers), params.images)
     for encoded, caption in progress(rows, "corpus", params.images):
-        images[len(captions)] = _micro_pixels(decode_rgb(encoded))
+        with naming(f"image {len(captions)} of the corpus"):
+            images[len(captions)] = _micro_pixels(decode_rgb(encoded))
         captions.append(caption)
     if not captions:
         raise ValueError(

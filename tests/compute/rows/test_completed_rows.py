@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ from compositional_prompts.compute.rows.computation import (
     row_key,
 )
 from compositional_prompts.compute.rows.local_engine import TASK_ITEMS
+from compositional_prompts.compute.rows.ray_actor import ComputingActor, Failure
 from compositional_prompts.files.digests import content_digest
+from compositional_prompts.files.outputs import UnusableItemError
+from compositional_prompts.pipeline.error_messages import is_explained
+from compositional_prompts.pipeline.section import Base
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -106,6 +111,43 @@ def test_an_error_of_a_computation_is_its_own(tmp_path: Path) -> None:
         complete_rows(Squares(), Numbers([1, "one"]), base),
     ):
         pass
+
+
+def on_an_actor(computation: Squares, numbers: Numbers, _: Base) -> None:
+    actor = ComputingActor(pickle.dumps(computation), None, "", 1)
+    assert actor.start() is None
+    every = np.arange(len(numbers.keys))
+    answer = actor.compute([(item.name, item.value) for item in numbers.items(every)])
+    assert isinstance(answer, Failure)
+    answer.reraise()
+
+
+def completed(computation: Squares, numbers: Numbers, base: Base) -> None:
+    with complete_rows(computation, numbers, base):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("run", "kind", "workers"),
+    [
+        (completed, Squares, 1),
+        (completed, SquaresInProcesses, 1),
+        (completed, SquaresInProcesses, 2),
+        (on_an_actor, Squares, 1),
+    ],
+)
+def test_an_item_that_cannot_be_used_is_named(
+    run: Callable[[Squares, Numbers, Base], None],
+    kind: type[Squares],
+    workers: int,
+    tmp_path: Path,
+) -> None:
+    base = base_section(tmp_path / "rows", workers=workers)
+    with pytest.raises(UnusableItemError, match=r"^unusable: it is no number\.$") as raised:
+        run(kind(), Numbers([1, "unusable"]), base)
+    assert is_explained(raised.value)
+    with pytest.raises(MemoryError, match=r"^huge: too little memory .*; lower base\.workers"):
+        run(kind(), Numbers([1, "huge"]), base)
 
 
 def test_a_worker_that_dies_names_what_it_was_at(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.random_access import CatalogImages
 from compositional_prompts.catalog.reading import iterate_ids
+from compositional_prompts.files.outputs import naming
 
 FLIP_PROBABILITY = 0.5
 CROP_AREA = (0.5, 1.0)
@@ -124,7 +125,8 @@ class PixelInputs:
         epoch = self._epoch
 
         def load(position: int, encoded: bytes) -> Tensor:
-            image = decode_rgb(encoded)
+            with naming(f"image {position} of {self._catalog}"):
+                image = decode_rgb(encoded)
             if self._augment:
                 image = augmented(image, np.random.default_rng((self._seed, epoch, position)))
             return self._preprocess(image)

@@ -12,16 +12,19 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compositional_prompts.compute.ordered_map import WorkerProcesses, batched, map_in_threads
+from compositional_prompts.compute.ordered_map import (
+    READ_AHEAD,
+    WorkerProcesses,
+    batched,
+    map_in_threads,
+)
 from compositional_prompts.compute.rows.computation import (
     Computation,
     Item,
     Worker,
     key_array,
 )
-
-PREFETCHED_BATCHES: Final = 3
-"""Batches prepared ahead of a model: enough for it never to wait, few enough for any memory."""
+from compositional_prompts.files.outputs import naming
 
 TASK_ITEMS: Final = 16
 TASK_BYTES: Final = 8 * 2**20
@@ -103,13 +106,14 @@ class LocalEngine:
         worker = self._started()
 
         def prepare(item: Item) -> tuple[bytes, Any]:
-            return item.key, worker.prepare(item.value)
+            with naming(item.name):
+                return item.key, worker.prepare(item.value)
 
         prepared = map_in_threads(
             prepare,
             chain([first], stream),
             workers=self._workers,
-            in_flight=PREFETCHED_BATCHES * self._computation.batch_size,
+            in_flight=READ_AHEAD * self._computation.batch_size,
         )
         for batch in batched(prepared, self._computation.batch_size):
             keys, values = zip(*batch, strict=True)
@@ -154,7 +158,11 @@ def _keys(task: Sequence[Item]) -> NDArray[np.void]:
 
 
 def _task_rows(worker: Worker, task: Sequence[Item]) -> NDArray[Any]:
-    return compute_batch(worker, [worker.prepare(item.value) for item in task], None)
+    prepared = []
+    for item in task:
+        with naming(item.name):
+            prepared.append(worker.prepare(item.value))
+    return compute_batch(worker, prepared, None)
 
 
 _started: list[Worker] = []

@@ -24,6 +24,7 @@ from compositional_prompts.compute.rows.computation import (
     installed_version,
 )
 from compositional_prompts.compute.rows.local_engine import compute_batch
+from compositional_prompts.files.outputs import naming
 from compositional_prompts.pipeline.error_messages import is_explained
 
 Result = TypeVar("Result")
@@ -97,9 +98,9 @@ class ComputingActor:
         """Load the computation."""
         return _tried(lambda: self._computing.submit(self._load).result())
 
-    def compute(self, values: Sequence[Any]) -> NDArray[Any] | Failure:
-        """The rows of some items' values, ``[n]``."""
-        return _tried(lambda: self._rows(values))
+    def compute(self, named: Sequence[tuple[str, Any]]) -> NDArray[Any] | Failure:
+        """The rows of some items' names and values, ``[n]``."""
+        return _tried(lambda: self._rows(named))
 
     def _load(self) -> None:
         if self._description is not None:
@@ -121,10 +122,16 @@ class ComputingActor:
             ) from error
         self._padded_to = computation.padded_to
 
-    def _rows(self, values: Sequence[Any]) -> NDArray[Any]:
+    def _rows(self, named: Sequence[tuple[str, Any]]) -> NDArray[Any]:
         worker = self._worker
         assert worker is not None  # start() came first
-        prepared = list(self._preparing.map(worker.prepare, values))
+
+        def prepare(item: tuple[str, Any]) -> Any:
+            name, value = item
+            with naming(name):
+                return worker.prepare(value)
+
+        prepared = list(self._preparing.map(prepare, named))
         computed = self._computing.submit(compute_batch, worker, prepared, self._padded_to)
         return np.ascontiguousarray(computed.result())
 

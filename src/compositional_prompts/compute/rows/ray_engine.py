@@ -159,7 +159,8 @@ class RayEngine:
         return min(able, key=lambda actor: len(actor.given), default=None)
 
     def _give(self, actor: _Actor, batch: _Batch) -> None:
-        answer = actor.handle.compute.remote([item.value for item in batch.items])
+        named = [(item.name, item.value) for item in batch.items]
+        answer = actor.handle.compute.remote(named)
         actor.given[answer] = batch
 
     def _answers(self) -> list[tuple[_Actor, Any]]:

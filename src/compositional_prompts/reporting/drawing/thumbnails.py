@@ -13,17 +13,30 @@ from PIL import Image
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import iterate_images, read_images
 from compositional_prompts.compute.ordered_map import map_in_threads
-from compositional_prompts.files.outputs import atomic_file
+from compositional_prompts.files.outputs import atomic_file, naming
 
 PAGE_BUDGET = 4_000_000
 """Bytes of base64 that all thumbnails of the page may take together."""
 
-SMALL_BYTES = 1_500
-"""Bytes that a photo of the list takes on average at most, before base64."""
-
 _SIDES = (200, 160, 120, 90, 60)
-# Of the list, which holds thousands: smaller, and WebP, which has no tables to repeat.
-_SMALL_SIDES = (136, 112, 88, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoSize:
+    """How large the photos of a list may be.
+
+    Attributes:
+        sides: side lengths in pixels, the largest first.
+        mean_bytes: that a photo takes on average at most, before base64.
+    """
+
+    sides: Sequence[int]
+    mean_bytes: int
+
+
+LIST = PhotoSize(sides=(136, 112, 88, 64), mean_bytes=1_500)
+"""Of a list that holds thousands: small, and WebP, which has no tables to repeat."""
+
 _SMALL_QUALITY = 60
 _IN_FLIGHT = 64
 _PROBED = 100
@@ -55,7 +68,8 @@ def read_thumbnails(catalog: Path, image_ids: Sequence[str]) -> dict[str, Image.
     for row in table.to_batches(max_chunksize=1):
         (image_id,) = row.column("image_id").to_pylist()
         (encoded,) = row.column("image").field("bytes").to_pylist()
-        images[image_id] = _reduced(decode_rgb(encoded), _SIDES[0])
+        with naming(image_id):
+            images[image_id] = _reduced(decode_rgb(encoded), _SIDES[0])
     return images
 
 
@@ -89,12 +103,13 @@ class SmallPhoto:
 
 
 def read_small_photos(
-    catalog: Path, image_ids: Sequence[str], workers: int
+    catalog: Path, image_ids: Sequence[str], workers: int, size: PhotoSize = LIST
 ) -> dict[str, SmallPhoto]:
     """Small copies of many photos, all of one side length, by their id.
 
-    It is the largest at which a hundred of them, spread over all, take :data:`SMALL_BYTES` on
-    average, or the smallest there is. Memory holds the small copies and a batch of photos.
+    It is the largest at which a hundred of them, spread over all, take ``size.mean_bytes`` on
+    average, or the smallest there is; none is enlarged. Memory holds the small copies and a
+    batch of photos.
 
     Raises:
         MissingOutputError, DamagedOutputError, SchemaError, ImageJoinError: as
@@ -103,14 +118,14 @@ def read_small_photos(
     if not image_ids:
         return {}
     probe = image_ids[:: max(1, len(image_ids) // _PROBED)]
-    tried = list(_encode_small(catalog, probe, _SMALL_SIDES, workers))
+    tried = list(_encode_small(catalog, probe, size.sides, workers))
     side = next(
         (
             side
-            for place, side in enumerate(_SMALL_SIDES)
-            if sum(len(copies[place]) for _, _, copies in tried) <= SMALL_BYTES * len(tried)
+            for place, side in enumerate(size.sides)
+            if sum(len(copies[place]) for _, _, copies in tried) <= size.mean_bytes * len(tried)
         ),
-        _SMALL_SIDES[-1],
+        size.sides[-1],
     )
     return {
         image_id: SmallPhoto(path, base64.b64encode(copies[0]).decode("ascii"))
@@ -129,7 +144,8 @@ def _encode_small(
                 yield image_id, image["path"] or "", image["bytes"]
 
     def reduce(row: tuple[str, str, bytes]) -> tuple[str, str, list[bytes]]:
-        image = decode_rgb(row[2])
+        with naming(row[0]):
+            image = decode_rgb(row[2])
         return row[0], row[1], [_webp(_reduced(image, side)) for side in sides]
 
     yield from map_in_threads(reduce, encoded(), workers=workers, in_flight=_IN_FLIGHT)

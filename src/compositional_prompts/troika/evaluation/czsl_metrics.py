@@ -15,16 +15,6 @@ from torch import Tensor
 
 from compositional_prompts.troika.evaluation.judging import Judgements
 
-METRICS = (
-    "best_seen",
-    "best_unseen",
-    "best_hm",
-    "auc",
-    "attribute_accuracy",
-    "object_accuracy",
-)
-"""Names of the metrics, in the order in which they are written."""
-
 SAMPLED_METRICS = ("best_seen", "best_unseen", "best_hm", "auc")
 """Names of the metrics of the sampled protocol."""
 
@@ -147,7 +137,7 @@ def calibrated_metrics(bias: float, biased: Judgements) -> dict[str, float | Non
 
 
 def czsl_metrics(judgements: Judgements) -> dict[str, float | int | None]:
-    """The metrics of :data:`METRICS` and the number of images behind them.
+    """The metrics of the whole curve and the number of images behind them.
 
     ``best_seen`` and ``best_unseen`` are the accuracies among seen pairs alone and among unseen
     pairs alone (bias to minus and plus infinity); ``best_hm`` is the best harmonic mean on the
