@@ -35,8 +35,8 @@ GAIN_STRENGTH = 1.0
 MEMORY = 10
 """Steps that L-BFGS remembers."""
 MOST_STEPS = 500
-TOLERANCE = 1e-4
-"""Of the largest entry of the gradient, of a sum over images."""
+TOLERANCE = 1e-6
+"""Of the largest entry of the gradient, an image."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def fit_regression(
     priors: Sequence[Prior],
     strength: float,
     start: Regression | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Regression:
     """The minimum of the module's formula.
 
@@ -91,6 +92,7 @@ def fit_regression(
         priors: scores of the same images and words.
         strength: above 0.
         start: where to begin, which changes the number of steps and nothing else.
+        tolerance: of the largest entry of the gradient, an image.
 
     Raises:
         ValueError: an image has no true word, or a number is not finite.
@@ -110,7 +112,7 @@ def fit_regression(
             np.zeros(words) if start is None else start.bias,
             gains if start is None else [start.gains[m] / priors[m].start for m in used],
         )
-        found, steps = minimise(problem, first)
+        found, steps = minimise(problem, first, tolerance * len(truth))
         weights, bias, ratios = problem.unpacked(found)
         if not (ratios < 0).any():
             break
@@ -168,18 +170,20 @@ class _Problem:
         return loss, self.packed(of_weights, of_bias, list(of_gains + GAIN_STRENGTH * (gains - 1)))
 
 
-def minimise(problem: Callable[[Array], tuple[float, Array]], values: Array) -> tuple[Array, int]:
+def minimise(
+    problem: Callable[[Array], tuple[float, Array]], values: Array, tolerance: float
+) -> tuple[Array, int]:
     """The minimum of a smooth convex function by L-BFGS, and the number of steps.
 
     Steps are halved until they lower the function enough (Armijo); it ends where the gradient's
-    largest entry is at most ``TOLERANCE``, where no step lowers the function any more, or after
+    largest entry is at most ``tolerance``, where no step lowers the function any more, or after
     ``MOST_STEPS``.
     """
     loss, gradient = problem(values)
     moves: list[Array] = []
     changes: list[Array] = []
     for step in range(MOST_STEPS):
-        if np.abs(gradient).max(initial=0.0) <= TOLERANCE:
+        if np.abs(gradient).max(initial=0.0) <= tolerance:
             return values, step
         direction = _direction(gradient, moves, changes)
         descent = float(direction @ gradient)
