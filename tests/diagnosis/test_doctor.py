@@ -170,9 +170,9 @@ def test_data_that_is_there_is_judged(tmp_path: Path, monkeypatch: pytest.Monkey
     Path("data/truth.parquet").write_bytes(whole[:300])
     (damaged,) = map(str, examine_data(untrained))
     assert damaged.startswith("error    data/truth.parquet is damaged (")
-    assert damaged.endswith("Run `dvc repro -f -s download`.")
+    assert damaged.endswith("Run `dvc repro -f -s truth`.")
     Path("data/truth.parquet").unlink()
-    assert "truth.parquet is missing. Run `dvc repro download`" in said(examine_data(untrained))
+    assert "truth.parquet is missing. Run `dvc repro truth`" in said(examine_data(untrained))
 
 
 def test_the_hub_is_asked_only_where_a_parameter_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ class Finetune(Section):
     section: ClassVar[str] = "finetune"
 
     mode: Literal["train", "keep"]
+    seed: NonNegative | None
     lora: Lora
     precision: PrecisionChoice
     epochs: Positive

@@ -131,3 +131,7 @@ class Base(Section):
     rows: KeptRows
     engine: Literal["local", "ray"]
     ray: RayCluster
+
+    def with_seed(self, seed: int | None) -> Base:
+        """The same with the seed of a section that has one of its own; None: with this one."""
+        return self if seed is None else self.model_copy(update={"seed": seed})

@@ -47,6 +47,7 @@ class TroikaTrain(Section):
     section: ClassVar[str] = "troika_train"
 
     mode: Literal["train", "keep", "reference"]
+    seed: NonNegative | None
     epochs: NonNegative
     batch_size: Positive
     learning_rate: Rate
