@@ -198,10 +198,11 @@ STAGES: Final = {
     ),
     "enhance": Stage(
         "enhance",
-        ("word_scorer", "troika_predict", "split"),
+        ("word_scorer", "troika_predict"),
         "--prompts original.parquet --splits splits.parquet --truth truth.parquet "
         "--vectors embeddings/images --colors colors --scorer word_scorer "
-        "--enhanced enhanced.parquet --metrics enhance.json --confusion confusion",
+        "--enhanced enhanced.parquet --metrics enhance.json --confusion confusion "
+        "--reliability reliability --risk-coverage risk_coverage",
     ),
     "infer_base": Stage(
         "infer",

@@ -37,7 +37,8 @@ class KeyFigure:
 
 
 def key_figures(results: StageResults) -> list[KeyFigure]:
-    """Images, accuracy of the first group with known truth (color before others), Troika, BLEU.
+    """Images, accuracy of the first group with known truth (color before others), Troika, how often
+    captions hold that group's true word, BLEU.
 
     What could not be measured, as without labels, is left out.
     """
@@ -68,6 +69,18 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                     ("zero-shot", number(results.troika, f"zero_shot_{world}", key), False),
                 ],
                 bounds(results.troika, world, key),
+            )
+        )
+    if group is not None:
+        said = ("attributes", group, "mention_accuracy_vs_truth")
+        figures.append(
+            _compared(
+                f"True {words(group)} in captions",
+                percent,
+                [
+                    ("fine-tuned", number(results.scores, "finetuned", *said), True),
+                    ("untrained", number(results.scores, "base", *said), False),
+                ],
             )
         )
     figures.append(
