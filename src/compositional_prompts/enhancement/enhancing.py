@@ -20,7 +20,6 @@ from compositional_prompts.catalog.truth import TruthTable
 from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.enhancement.calibration.held_out_words import (
-    HeldOut,
     HeldOutWords,
     write_curves,
 )
