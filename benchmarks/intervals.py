@@ -44,10 +44,9 @@ def pairs() -> None:
     """Nine curves: five scorers, closed world; two, open world, with and without threshold."""
     bootstrap = czsl_bootstrap(products(440, 189))
     for _ in range(9):
-        bits = RANDOM.random((440, 4)) < 0.6
-        czsl_figures(
-            JudgedImages(*bits[:, :2].T, RANDOM.normal(size=440), *bits[:, 2:].T), bootstrap
-        )
+        seen, hit, attribute, name = RANDOM.random((4, 440)) < 0.6
+        judged = JudgedImages(seen, hit, RANDOM.normal(size=440), attribute, name)
+        czsl_figures(judged, bootstrap)
 
 
 def texts() -> None:

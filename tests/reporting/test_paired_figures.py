@@ -193,13 +193,14 @@ def test_pairs_are_compared_by_how_they_were_judged(pair: tuple[Revision, Revisi
             for a in seen
             for b in unseen
         )
-        return right / len(seen) / len(unseen)
+        return float(right / len(seen) / len(unseen))
 
     row = found["pairs, AUC"]
-    assert (row.first, row.second) == (pytest.approx(auc(first)), pytest.approx(auc(second)))
-    assert row.difference.value == pytest.approx(auc(second) - auc(first))
-    bounds = row.difference.bounds
-    assert bounds is not None and bounds[0] < row.difference.value < bounds[1]
+    assert [row.first, row.second] == pytest.approx([auc(first), auc(second)])
+    difference, bounds = row.difference.value, row.difference.bounds
+    assert difference is not None and bounds is not None
+    assert difference == pytest.approx(auc(second) - auc(first))
+    assert bounds[0] < difference < bounds[1]
     assert found["pairs, object"].difference.bounds == [0.0, 0.0]
     assert found["pairs, harmonic mean"].first <= 1
     second.seen[30] = not second.seen[30]

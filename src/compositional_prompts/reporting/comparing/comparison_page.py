@@ -185,9 +185,9 @@ def forest(paired: PairedFigures) -> list[ForestRow]:
         scaled.append([None if part is None else part / unit for part in parts])
     most = max((abs(part) for row in scaled for part in row if part is not None), default=0.0)
     rows = []
-    for row, parts in zip(paired.rows, scaled, strict=True):
+    for row, places in zip(paired.rows, scaled, strict=True):
         low, middle, high = (
-            None if part is None else 50 + 48 * part / (most or 1.0) for part in parts
+            None if part is None else 50 + 48 * part / (most or 1.0) for part in places
         )
         said = verdict(row)
         bounds = row.difference.bounds

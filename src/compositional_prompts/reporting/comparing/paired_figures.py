@@ -130,11 +130,11 @@ def paired_figures(
     tested = _tested(first, second, tables, names, notes)
     groups = attribute_groups(pq.read_schema(second / tables.prompts).names)
     truth = read_truth(second / tables.truth, tested["image_id"].to_arrow(), groups)
-    true = {
-        name: [(word,) if word else () for word in tested[name]] for name in ("attribute", "object")
+    true: dict[str, Sequence[Sequence[str]]] = {
+        name: [[word] if word else [] for word in tested[name]] for name in ("attribute", "object")
     }
     images = _Images(
-        tested["image_id"], product_codes(tested["product_id"].to_arrow()), true | truth
+        tested["image_id"], product_codes(tested["product_id"].to_arrow()), {**true, **truth}
     )
     rows = [
         *_pair_figures(first, second, tables, names, notes),
