@@ -139,6 +139,17 @@ class TruthTable:
         return truth
 
 
+def known_groups(path: Path) -> set[str]:
+    """The groups of which something is known of some image, in ``data/truth.parquet``.
+
+    Raises:
+        MissingOutputError, SchemaError: as :class:`TruthTable`.
+    """
+    require_outputs(path)
+    batches = iterate_table(path, TRUTH, _ROWS_AT_ONCE, ["group"])
+    return {group for batch in batches for group in batch["group"].unique().to_pylist()}
+
+
 def _hashes(image_ids: pa.StringArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The halves of every image_id's digest, each ``[n]``."""
     digests = b"".join(content_digest(name.encode()) for name in image_ids.to_pylist())
