@@ -42,7 +42,7 @@ COMPUTING = (
     "download",
     "troika_predict",
     "clip_embed",
-    "enhance",
+    "colors",
     "blip2_features",
     "infer-base",
     "infer-finetuned",

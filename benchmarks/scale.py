@@ -183,13 +183,26 @@ STAGES: Final = {
         "--clip models/clip --model troika --prompts original.parquet --metrics troika.json",
         costless=True,
     ),
+    "colors": Stage(
+        "colors",
+        (write_catalog,),
+        "--catalog catalog --truth truth.parquet --colors colors",
+        costless=True,
+    ),
+    "word_scorer": Stage(
+        "word_scorer",
+        ("split", "clip_embed", "colors"),
+        "--splits splits.parquet --truth truth.parquet --vectors embeddings/images "
+        "--colors colors --words embeddings/words.parquet --clip models/clip "
+        "--scorer word_scorer --metrics word_scorer.json",
+    ),
     "enhance": Stage(
         "enhance",
-        ("clip_embed", "troika_predict"),
-        "--prompts original.parquet --catalog catalog --truth truth.parquet "
-        "--embeddings embeddings --enhanced enhanced.parquet --metrics enhance.json "
-        "--confusion confusion",
-        costless=True,
+        ("word_scorer", "troika_predict"),
+        "--prompts original.parquet --splits splits.parquet --truth truth.parquet "
+        "--vectors embeddings/images --colors colors --scorer word_scorer "
+        "--enhanced enhanced.parquet --metrics enhance.json --confusion confusion "
+        "--reliability reliability --risk-coverage risk_coverage",
     ),
     "infer_base": Stage(
         "infer",

@@ -1,6 +1,10 @@
 """Stage enhance: a word of every attribute group for every image, and the enhanced prompt."""
 
-from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
+from compositional_prompts.enhancement.enhancing import (
+    EnhanceInputs,
+    EnhancePlots,
+    enhance_prompts,
+)
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.error_messages import run_script
@@ -9,17 +13,15 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__,
-        *("prompts", "catalog", "truth", "embeddings"),
-        *("enhanced", "metrics", "confusion"),
-    )
-    params, base = read_params(paths.params, Enhance)
+    tables, curves = tuple(EnhanceInputs.__annotations__), tuple(EnhancePlots.__annotations__)
+    paths = path_arguments(__doc__, *tables, "enhanced", "metrics", *curves)
+    params, _ = read_params(paths.params, Enhance)
     with run_stage("enhance") as run:
-        inputs = EnhanceInputs(paths.prompts, paths.catalog, paths.truth, paths.embeddings)
-        result = enhance_prompts(inputs, paths.enhanced, paths.confusion, params, base)
+        inputs = EnhanceInputs(**{name: getattr(paths, name) for name in tables})
+        plots = EnhancePlots(**{name: getattr(paths, name) for name in curves})
+        result = enhance_prompts(inputs, paths.enhanced, plots, params)
         write_metrics(result.metrics, paths.metrics)
-        run.rows, run.computed = result.images, result.computed
+        run.rows = result.images
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_the_drawing_in_the_document_is_what_is_checked() -> None:
     assert [line.strip() for line in drawing.splitlines()] == contract["layers"]
     rooms = {name for layer in contract["layers"] for name in layer.split(" | ")}
     assert rooms - {"__main__"} == set(re.findall(r"^\| `(\w+)/` \|", document, re.MULTILINE)) - {
-        "presets", "stages", "metrics", "timing",
+        "presets", "stages", "labels", "metrics", "timing",
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from compositional_prompts.clip.open_clip_model import save_clip
+from compositional_prompts.clip.prompt_ensembles import embed_ensembles
+from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -36,6 +38,7 @@ CLIP_CONFIG: dict[str, Any] = {
     "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 2, "vocab_size": 49408},
 }
 BEAMS, TOKENS = 3, 12
+WORDS = {"color": ["white", "red"], "material": ["rubber"]}
 
 
 def write_clip(
@@ -61,6 +64,16 @@ def write_clip(
     open_clip.set_model_preprocess_cfg(model, settings)
     directory.mkdir(parents=True)
     save_clip(model, CLIP_CONFIG, directory)
+
+
+def write_cosines(directory: Path, clip: Path, vocabulary: Mapping[str, Sequence[str]]) -> None:
+    """The word scorer of the method cosine, of the bare words."""
+    vectors, _ = embed_ensembles(clip, vocabulary, ["{}"])
+    groups = {
+        group: GroupScorer(tuple(words), "cosine", vectors[group])
+        for group, words in vocabulary.items()
+    }
+    WordScorer(groups).save(directory)
 
 
 def write_adapter(model: Any, directory: Path, targets: Sequence[str], seed: int = 1) -> None:

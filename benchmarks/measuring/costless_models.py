@@ -70,20 +70,20 @@ def cost_nothing_in_troika_predict() -> None:
     PairNames.start = start  # type: ignore[assignment, method-assign]
 
 
-def cost_nothing_in_enhance() -> None:
-    from compositional_prompts.enhancement.pixel_baseline import PixelWords
+def cost_nothing_in_colors() -> None:
+    from compositional_prompts.enhancement.colors.foreground_colors import ForegroundColors
 
-    def start(self: PixelWords) -> CostlessWorker:
-        palettes = list(self.palettes.values())
-
+    def start(self: ForegroundColors) -> CostlessWorker:
         def rows(numbers: NDArray[np.int64]) -> NDArray[Any]:
-            words = np.stack([numbers % len(palette) for palette in palettes], axis=1)
-            return words.astype(np.int32).view([("word", np.int32, (len(palettes),))])[:, 0]
+            colors = np.zeros(len(numbers), self.row_type)
+            colors["histogram"][:, 0] = 1
+            colors["votes"] = 1 + (numbers[:, None] + np.arange(colors["votes"].shape[1])) % 7
+            return colors
 
         return CostlessWorker(rows)
 
-    PixelWords.start = start  # type: ignore[assignment, method-assign]
-    PixelWords.in_processes = False  # others would not have what is replaced here
+    ForegroundColors.start = start  # type: ignore[assignment, method-assign]
+    ForegroundColors.in_processes = False  # others would not have what is replaced here
 
 
 def cost_nothing_in_infer() -> None:
@@ -122,7 +122,7 @@ def cost_nothing_in_infer() -> None:
 COSTLESS = {
     "clip_embed": cost_nothing_in_clip_embed,
     "troika_predict": cost_nothing_in_troika_predict,
-    "enhance": cost_nothing_in_enhance,
+    "colors": cost_nothing_in_colors,
     "infer": cost_nothing_in_infer,
 }
 

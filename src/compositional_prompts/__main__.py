@@ -41,6 +41,9 @@ PARAMS = Path("params.yaml")
 BATCH_SIZE = 16
 """Photos captioned at once: few enough for the first captions to come soon."""
 
+LABEL_PHOTOS = 200
+"""Photos that `label` asks for: some ten minutes of picking."""
+
 DONE, SOME_ASIDE, NOTHING_DONE = 0, 1, 2
 """Exit statuses: all is done; some photos were set aside; nothing could be done."""
 
@@ -56,6 +59,16 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "whole number of at least 1"  # what argparse calls a value it refuses
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+_whole.__name__ = "whole number"
 
 
 def _gib(text: str) -> float:
@@ -86,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _show_places(commands.choices)
     _add_compare(commands)
+    _add_label(commands)
     doctor = commands.add_parser(
         "doctor",
         help="look for what would stop a run: parameters, installation, machine, data, the hub",
@@ -305,6 +319,59 @@ def _add_compare(commands: Any) -> None:
     add("--photos", type=_positive, help="most photos on the page; default: report.photos")
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
     compare.set_defaults(run=_compare)
+
+
+def _add_label(commands: Any) -> None:
+    label = commands.add_parser(
+        "label",
+        help="write a page that asks people for the labels that help most",
+        description="Choose the photos whose label teaches most, those that the model is unsure of "
+        "and that are unlike one another, and write a page, one file that works offline, on which "
+        "people pick their words, and a CSV of them beside it. Only training photos without a "
+        "known word are asked for. What was picked is downloaded as a CSV; put it into the folder "
+        "labels/ and run `dvc repro`.",
+    )
+    add = label.add_argument
+    add("groups", nargs="*", metavar="GROUP", help="of clip_embed.attributes; default: all")
+    add(
+        "--photos", type=_positive, default=LABEL_PHOTOS,
+        help="how many, over all groups; default: %(default)s",
+    )  # fmt: skip
+    add(
+        "--for", dest="purpose", choices=["learning", "measuring"], default="learning",
+        help="measuring: validation and test photos drawn at random, and no suggestions, so that "
+        "figures on them hold for all; default: %(default)s",
+    )  # fmt: skip
+    add("--seed", type=_whole, help="what chance follows from; default: base.seed")
+    add(
+        "--page", type=Path, default=Path("label.html"),
+        help="the CSV beside it has its name; default: %(default)s",
+    )  # fmt: skip
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    label.set_defaults(run=_label)
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    # Here, since it imports what draws pages, which other commands need not wait for.
+    labelling = importlib.import_module("compositional_prompts.labelling.label_round")
+    page = arguments.page
+    if page.is_dir() or page.suffix == ".csv":
+        raise ValueError(f"--page {page}: name a file to write, such as label.html")
+    params = read_all_params(arguments.params)
+    settings = labelling.RoundSettings(
+        groups=tuple(dict.fromkeys(arguments.groups)) or tuple(params.clip_embed.vocabulary),
+        photos=arguments.photos,
+        purpose=arguments.purpose,
+        seed=params.base.seed if arguments.seed is None else arguments.seed,
+        workers=params.base.workers,
+    )
+    paths = labelling.round_paths(stage_paths())
+    with naming_damage(paths.read):
+        said = labelling.write_round(
+            paths, params.clip_embed.vocabulary, settings, page, page.with_suffix(".csv")
+        )
+    print(said)
+    return DONE
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -14,11 +14,13 @@ from trained_project import (
     PAIR_ROWS,
     SEGMENTS,
     TOKENS,
+    WORDS,
     Run,
     encoded,
     set_params,
     write_adapter,
     write_clip,
+    write_cosines,
     write_recommendation,
 )
 
@@ -46,10 +48,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(
         root / "params.yaml",
         clip_embed={
-            "attributes": [
-                {"name": "color", "words": ["white", "red"]},
-                {"name": "material", "words": ["rubber"]},
-            ]
+            "attributes": [{"name": group, "words": words} for group, words in WORDS.items()]
         },
     )
     (root / "metrics").mkdir()
@@ -65,6 +64,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (adapter / "last" / "adapter_config.json").write_text("{}")
     write_grammar(SEGMENTS, adapter)
     write_clip(root / "models" / "clip", seed=3)
+    write_cosines(root / "models" / "word_scorer", root / "models" / "clip", WORDS)
     shutil.copy(ROOT / "dvc.yaml", root)
     write_clip(root / "models" / "troika_clip", seed=4)
     columns = list(zip(*PAIR_ROWS, strict=True))

@@ -17,6 +17,7 @@ from trained_project import (
     BEAMS,
     PAIR_ROWS,
     SEGMENTS,
+    WORDS,
     Run,
     encoded,
     plain_captions,
@@ -27,8 +28,6 @@ from trained_project import (
 from compositional_prompts.captioner.decoding.grammar_file import write_grammar
 from compositional_prompts.catalog.splitting.split_tables import PAIRS
 from compositional_prompts.files.tables import write_table
-
-WORDS = {"color": ["white", "red"], "material": ["rubber"]}
 
 
 def photo_paths(photos: Path) -> list[Path]:

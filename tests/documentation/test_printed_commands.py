@@ -37,6 +37,7 @@ RUN = {
     "dvc exp run --queue -S finetune.lora.r=4,8,16",
     "dvc exp run -S finetune.lora.r=8",
     "dvc exp show",
+    "dvc exp show --csv",
     "dvc exp show --only-changed --drop "
     "'Created|says|.*_(free|worst)|data|models|metrics|params.yaml'",
     "dvc gc --all-commits --all-experiments --dry",
@@ -104,6 +105,14 @@ ELSEWHERE = {
     "compositional-prompts keep": (
         "tests/growth/test_keeping.py::test_models_are_kept_with_what_they_come_from"
     ),
+    "compositional-prompts label color --photos 200": (
+        "tests/labelling/test_label_round.py::"
+        "test_training_photos_are_asked_for_and_what_was_answered_is_not"
+    ),
+    "compositional-prompts label color --photos 200 --for measuring": (
+        "tests/labelling/test_label_round.py::"
+        "test_photos_to_measure_by_are_drawn_at_random_without_suggestions"
+    ),
     "compositional-prompts preset": (
         "tests/project/test_presets.py::test_the_command_lists_lays_and_refuses"
     ),
@@ -164,6 +173,12 @@ ELSEWHERE = {
     ),
     "dvc exp run --temp -S finetune.lora.r=4": (
         "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
+    "dvc exp run --queue -S troika_train.seed=1,2,3,4,5": (
+        "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
+    "dvc exp run --run-all": (
+        "tests/project/test_experiments.py::test_queued_experiments_run_their_own_revisions_code"
     ),
     "dvc exp run --run-all --jobs 2": (
         "tests/project/test_experiments.py::test_queued_experiments_run_their_own_revisions_code"

@@ -22,6 +22,7 @@ BLOCKS = all_blocks()
 RUN_BY = {
     ("docs/architecture.md", "python"): "tests/datasets/test_every_dataset.py",
     ("docs/architecture.md", "csv"): "tests/datasets/test_group_recipe.py",
+    ("docs/labelling.md", "csv"): "tests/labelling/test_hand_labels.py",
     ("docs/library.md", "python"): "tests/deployment/test_library.py",
     ("README.md", "python"): "tests/documentation/test_printed_examples.py",
     ("README.md", "csv"): "tests/documentation/test_printed_examples.py",

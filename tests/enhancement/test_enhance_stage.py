@@ -16,11 +16,21 @@ from stage_script import run_stage
 
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
-from compositional_prompts.catalog.truth import TRUTH
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.catalog.truth import TRUTH, known_groups
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.enhancement.calibration.group_calibration import NEVER
+from compositional_prompts.enhancement.calibration.temperature import Temperature
+from compositional_prompts.enhancement.colors.color_tables import wanted_palettes, write_colors
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
-from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
+from compositional_prompts.enhancement.enhancing import (
+    EnhanceInputs,
+    EnhancePlots,
+    enhance_prompts,
+)
 from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptError, PromptTemplate
@@ -30,7 +40,16 @@ ROOT = Path(__file__).parents[2]
 COLORS = ["black", "white", "red"]
 MATERIALS = ["leather", "rubber"]
 DIMENSION = 8
-PARAMS = Enhance(threshold=0.2, fallback="unspecified", reference_colors=[])
+PARAMS = Enhance(
+    method="cosine",
+    methods=[],
+    templates=["{}"],
+    learn_images=1000,
+    abstain=None,
+    threshold=0.2,
+    fallback="unspecified",
+    reference_colors=[],
+)
 
 
 def picture(color):
@@ -53,8 +72,11 @@ class Inputs:
         self.folder = folder
         self.prompts = folder / "prompts" / "original.parquet"
         self.catalog = folder / "catalog"
+        self.splits = folder / "splits.parquet"
         self.truth_table = folder / "truth.parquet"
         self.embeddings = folder / "embeddings"
+        self.colors = folder / "colors"
+        self.scorer = folder / "scorer"
         random = np.random.default_rng(17)
         self.ids = [f"shoe-{number:02d}" for number in range(20)]
         self.color = random.choice(COLORS, 20).tolist()
@@ -82,6 +104,7 @@ class Inputs:
 
     def write(self):
         self.write_catalog()
+        self.write_splits()
         self.write_truth()
         self.write_prompts()
         write(
@@ -102,6 +125,17 @@ class Inputs:
             for image_id, color in zip(self.ids, self.color, strict=True)
         ]
         write(self.catalog / "part-00000.parquet", rows, CATALOG)
+
+    def write_splits(self):
+        rows = [
+            {
+                "image_id": image_id,
+                "product_id": f"product {number // 2}",
+                "caption_split": "train" if number < 10 else "test",
+            }
+            for number, image_id in enumerate(self.ids)
+        ]
+        write(self.splits, rows, SPLITS)
 
     def write_truth(self):
         rows = [
@@ -131,11 +165,45 @@ class Inputs:
         # The catalog's order is another: stages join on image_id.
         write(self.prompts, rows[5:] + rows[:5], ORIGINAL_PROMPTS)
 
+    def look_at_colors(self, params=PARAMS):
+        """What the stage ``colors`` does; how many photos were looked at."""
+        vocabulary = {}
+        for row in self.words:
+            vocabulary.setdefault(row["group"], []).append(row["word"])
+        palettes = wanted_palettes(vocabulary, known_groups(self.truth_table), params)
+        base = base_section(self.folder / "rows")
+        images, looked_at = write_colors(self.catalog, self.colors, vocabulary, palettes, base)
+        assert images == len(self.ids)
+        return looked_at
+
+    def write_scorer(self, **calibration):
+        vocabulary = read_vocabulary(self.embeddings / "words.parquet")
+        groups = {
+            group: GroupScorer(words, "cosine", vocabulary.vectors[group], **calibration)
+            for group, words in vocabulary.words.items()
+        }
+        WordScorer(groups).save(self.scorer)
+
     def run(self, params=PARAMS):
         """What the stage returns, and its table."""
-        read = EnhanceInputs(self.prompts, self.catalog, self.truth_table, self.embeddings)
-        base = base_section(self.folder / "rows")
-        result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params, base)
+        self.look_at_colors(params)
+        self.write_scorer()
+        return self.enhance(params)
+
+    def enhance(self, params=PARAMS):
+        """As :meth:`run`, of colours and a scorer that are there."""
+        read = EnhanceInputs(
+            prompts=self.prompts,
+            splits=self.splits,
+            truth=self.truth_table,
+            vectors=self.embeddings / "images",
+            colors=self.colors,
+            scorer=self.scorer,
+        )
+        plots = EnhancePlots(
+            self.folder / "csv", self.folder / "reliability", self.folder / "risk_coverage"
+        )
+        result = enhance_prompts(read, self.folder / "enhanced", plots, params)
         return result, pq.read_table(self.folder / "enhanced")
 
 
@@ -152,14 +220,20 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     params["enhance"] = PARAMS.model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     out = tmp_path / "out"
+    inputs.look_at_colors()
+    inputs.write_scorer()
     arguments = {
         "prompts": inputs.prompts,
-        "catalog": inputs.catalog,
+        "splits": inputs.splits,
         "truth": inputs.truth_table,
-        "embeddings": inputs.embeddings,
+        "vectors": inputs.embeddings / "images",
+        "colors": inputs.colors,
+        "scorer": inputs.scorer,
         "enhanced": out / "enhanced.parquet",
         "metrics": out / "enhance.json",
         "confusion": out / "confusion",
+        "reliability": out / "reliability",
+        "risk-coverage": out / "risk_coverage",
         "params": tmp_path / "params.yaml",
     }
     run_stage(monkeypatch, "enhance", arguments)
@@ -186,9 +260,22 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             [0.6 if word == inputs.color[number] else 0.01 for word in COLORS]
         )
         assert len(row["material_scores"]) == 2
+        assert row["color_probability"] is None  # nothing calibrates
 
     known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
     metrics = json.loads((out / "enhance.json").read_text())
+    held_out = {group: figures.pop("held_out") for group, figures in metrics.items()}
+    assert held_out["color"]["images"] == 10
+    assert held_out["color"]["precision"] == held_out["color"]["coverage"] == 1
+    assert held_out["color"]["precision_interval"] == [1, 1]
+    assert held_out["color"]["ece"] is None
+    assert held_out["material"]["images"] == 0
+    assert [figures.pop("abstained") for figures in metrics.values()] == [0, 0]
+    for curves in ("reliability", "risk_coverage"):
+        assert sorted(path.name for path in (out / curves).iterdir()) == [
+            "color.csv",
+            "material.csv",
+        ]
     assert metrics == {
         "color": {
             "accuracy": round(18 / 19, 4),
@@ -234,24 +321,21 @@ def test_photos_are_not_decoded_where_nothing_is_known_of_their_colour(inputs):
         for i in inputs.ids
     ]
     write(inputs.catalog / "part-00000.parquet", rows, CATALOG)
+    assert inputs.look_at_colors() == 0
     result, table = inputs.run()
     assert table.column("color_pixel").null_count == 20
     assert result.metrics["color"]["pixel_accuracy"] is None
-    assert (result.images, result.computed) == (20, 0)
+    assert result.images == 20
 
 
-def test_the_colours_of_a_photo_are_looked_at_once(inputs, tmp_path):
-    result, _ = inputs.run()
-    assert result.computed == len(set(inputs.color))  # the photos of a colour are equal
-    first = (tmp_path / "enhanced").read_bytes()
-    result, _ = inputs.run()
-    assert (result.images, result.computed) == (20, 0)
-    assert (tmp_path / "enhanced").read_bytes() == first
+def test_the_colours_of_a_photo_are_looked_at_once(inputs):
+    assert inputs.look_at_colors() == len(set(inputs.color))  # the photos of a colour are equal
+    first = [path.read_bytes() for path in sorted(inputs.colors.iterdir())]
+    assert inputs.look_at_colors() == 0
+    assert [path.read_bytes() for path in sorted(inputs.colors.iterdir())] == first
     other = [{"word": "red", "rgb": [250, 0, 0]}]
-    result, _ = inputs.run(
-        Enhance.model_validate(PARAMS.model_dump() | {"reference_colors": other})
-    )
-    assert result.computed == len(set(inputs.color))
+    changed = Enhance.model_validate(PARAMS.model_dump() | {"reference_colors": other})
+    assert inputs.look_at_colors(changed) == len(set(inputs.color))
 
 
 def test_any_number_of_images_is_written_block_by_block(inputs, tmp_path, monkeypatch):
@@ -265,9 +349,52 @@ def test_any_number_of_images_is_written_block_by_block(inputs, tmp_path, monkey
 
 
 def test_fallback_and_threshold_are_parameters(inputs):
-    params = Enhance(threshold=0.55, fallback="undefined", reference_colors=[])
+    params = PARAMS.model_copy(update={"threshold": 0.55, "fallback": "undefined"})
     prompts = inputs.run(params)[1].column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
+
+
+def test_words_that_are_not_sure_are_left_out(inputs):
+    """The cosine of the best word is 0.6, and falls with the image's number."""
+    for number, row in enumerate(inputs.vectors):
+        row["embedding"] = row["embedding"] * np.float32(1)
+        row["embedding"][COLORS.index(inputs.color[number])] -= np.float32(0.02 * number)
+        row["embedding"][-1] = 0
+        row["embedding"][-1] = np.sqrt(1 - (row["embedding"] ** 2).sum())
+    inputs.write()
+    inputs.look_at_colors()
+    inputs.write_scorer(calibration=Temperature(0.1, 0.2))
+    result, table = inputs.enhance()
+    everything = {row["image_id"]: row for row in table.to_pylist()}
+    assert result.metrics["color"]["abstained"] == 0
+    probability = [everything[name]["color_probability"] for name in inputs.ids]
+    assert probability == sorted(probability, reverse=True)
+    assert 0.5 < probability[-1] < probability[0] < 0.8
+
+    inputs.write_scorer(calibration=Temperature(0.1, 0.2), abstain_below=probability[14])
+    result, table = inputs.enhance()
+    rows = {row["image_id"]: row for row in table.to_pylist()}
+    for number, name in enumerate(inputs.ids):
+        written = number <= 14
+        assert rows[name]["color"] == (inputs.color[number] if written else None)
+        assert ("an unspecified color" in rows[name]["enhanced_prompt"]) is not written
+        assert rows[name]["color_best"] == inputs.color[number]
+        assert rows[name]["color_probability"] == probability[number]
+    figures = result.metrics["color"]
+    assert (figures["abstained"], figures["coverage"]) == (5, 0.75)
+    assert figures["held_out"]["coverage"] == 0.5
+    assert figures["held_out"]["precision"] == 1
+    assert figures["held_out"]["ece"] == pytest.approx(1 - np.mean(probability[10:]))
+
+
+@pytest.mark.parametrize("calibration", [None, Temperature(0.1, 0.2)])
+def test_nothing_is_written_where_no_probability_will_do(inputs, calibration):
+    inputs.look_at_colors()
+    inputs.write_scorer(calibration=calibration, abstain_below=NEVER)
+    result, table = inputs.enhance()
+    assert table.column("color").null_count == 20
+    # The first image's material is below the threshold too, and counts for that.
+    assert [figures["abstained"] for figures in result.metrics.values()] == [20, 19]
 
 
 def test_one_image_one_group_one_word(inputs):
@@ -283,9 +410,7 @@ def test_one_image_one_group_one_word(inputs):
 
 def test_images_that_are_not_in_all_inputs_are_named(inputs):
     inputs.write_prompts(drop="shoe-04")
-    with pytest.raises(
-        ImageJoinError, match=r"^\S+original.parquet lacks 1 .*catalog, .*'shoe-04'"
-    ):
+    with pytest.raises(ImageJoinError, match=r"^\S+original.parquet lacks 1 .*colors, .*'shoe-04'"):
         inputs.run()
     inputs.write_prompts()
     write(
@@ -297,8 +422,8 @@ def test_images_that_are_not_in_all_inputs_are_named(inputs):
         inputs.run()
     inputs.ids[3] = "stranger"
     inputs.write_prompts()
-    with pytest.raises(ImageJoinError, match=r"catalog lacks 1 .*original.parquet, .*'stranger'"):
-        inputs.run()
+    with pytest.raises(ImageJoinError, match=r"colors lacks 1 .*original.parquet, .*'stranger'"):
+        inputs.enhance()
 
 
 def test_prompts_that_cannot_be_used_are_refused(inputs):

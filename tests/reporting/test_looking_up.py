@@ -28,7 +28,7 @@ from compositional_prompts.reporting.browsing.said_words import judge
 from compositional_prompts.reporting.browsing.shown_photos import choose_shown
 from compositional_prompts.reporting.content.page_tables import Row, Table, known_part
 from compositional_prompts.reporting.drawing.charts import render
-from compositional_prompts.reporting.drawing.thumbnails import SMALL_BYTES, read_small_photos
+from compositional_prompts.reporting.drawing.thumbnails import LIST, read_small_photos
 from compositional_prompts.reporting.stage_results import read_results
 from compositional_prompts.scoring.recommended_texts import RECOMMENDED
 
@@ -147,7 +147,7 @@ def test_small_copies_shrink_until_they_are_light(project: Any) -> None:
     ids = [row["image_id"] for row in project.rows]
     small = read_small_photos(project.paths.catalog, ids, workers=2)
     assert list(small) == ids and small[ids[3]].path == f"{ids[3]}.jpg"
-    assert sum(len(one.webp) * 3 / 4 for one in small.values()) <= SMALL_BYTES * len(ids)
+    assert sum(len(one.webp) * 3 / 4 for one in small.values()) <= LIST.mean_bytes * len(ids)
     assert read_small_photos(project.paths.catalog, ids, workers=1) == small
     assert read_small_photos(project.paths.catalog, [], workers=1) == {}
 

@@ -7,7 +7,7 @@ words of one group, and whoever judges counts any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,12 @@ from compositional_prompts.files.tables import iterate_table, required
 SEPARATOR: Final = ";"
 """Between the words of a cell that are true, as in UT-Zap50K's ``meta-data.csv``."""
 
+CANNOT_TELL: Final = "cannot tell"
+"""What a person writes who looked and does not know: nothing is true then."""
+
+NONE_OF_THESE: Final = "none of these"
+"""What a person writes where no word of the vocabulary is true: a true word outside of it."""
+
 TRUTH = pa.schema(
     [
         required("image_id", pa.string()),
@@ -42,7 +48,7 @@ _ROWS_AT_ONCE: Final = 2**16
 def true_words(cell: str | None) -> list[str]:
     """The words that are true, each once, without outer space; none where nothing is known."""
     words = (word.strip() for word in (cell or "").split(SEPARATOR))
-    return list(dict.fromkeys(word for word in words if word))
+    return list(dict.fromkeys(word for word in words if word and word.casefold() != CANNOT_TELL))
 
 
 class TruthWriter:
@@ -53,11 +59,12 @@ class TruthWriter:
         self._rows: list[dict[str, str]] = []
 
     def write(self, row: CatalogRow) -> None:
-        for group, cell in row.truth.items():
-            self._rows += [
-                {"image_id": row.image_id, "group": group, "word": word}
-                for word in true_words(cell)
-            ]
+        self.write_words(row.image_id, {group: true_words(row.truth[group]) for group in row.truth})
+
+    def write_words(self, image_id: str, truth: Mapping[str, Sequence[str]]) -> None:
+        """Append the words that are true of an image, by group."""
+        for group, words in truth.items():
+            self._rows += [{"image_id": image_id, "group": group, "word": word} for word in words]
         if len(self._rows) >= _ROWS_AT_ONCE:
             self.flush()
 
@@ -130,6 +137,17 @@ class TruthTable:
                     group, word = self._words[self._codes[row]]
                     truth[group][image] += (word,)
         return truth
+
+
+def known_groups(path: Path) -> set[str]:
+    """The groups of which something is known of some image, in ``data/truth.parquet``.
+
+    Raises:
+        MissingOutputError, SchemaError: as :class:`TruthTable`.
+    """
+    require_outputs(path)
+    batches = iterate_table(path, TRUTH, _ROWS_AT_ONCE, ["group"])
+    return {group for batch in batches for group in batch["group"].unique().to_pylist()}
 
 
 def _hashes(image_ids: pa.StringArray) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -29,6 +29,9 @@ from compositional_prompts.prompt.pair import dotted
 LABEL_COLUMNS: Final = ("attribute", "object", "title", "product_id")
 """What any CSV may say of an image, beside its ``image_path``."""
 
+_PATH_COLUMN: Final = "image_path"
+_ID_COLUMN: Final = "image_id"  # another name of it, as in the CSV of a page that asks for labels
+
 Labels = Mapping[str, str | None]
 
 _RECORD: Final = np.dtype([("start", np.int64), ("line", np.int64), ("size", np.uint32)])
@@ -173,6 +176,7 @@ def read_labels_csv(
 ) -> LabelsCsv:
     """Check a CSV of labels: a column ``image_path``, any of ``LABEL_COLUMNS``, and of truth.
 
+    The column may be called ``image_id`` too, which here is the path.
     UTF-8, with or without a byte-order mark; comma-separated, quoted where needed; LF or CRLF.
     Values lose surrounding space, and empty ones mean unknown; attributes and objects get dots
     for spaces. Memory is 20 bytes an image.
@@ -206,7 +210,9 @@ def read_labels_csv(
     columns: list[str] = []
     records = np.zeros(len(paths), _RECORD)
     try:
-        columns = _checked_header([name.strip() for name in next(reader, [])], truth, source)
+        header = [name.strip() for name in next(reader, [])]
+        named = [_PATH_COLUMN if name == _ID_COLUMN else name for name in header]
+        columns = _checked_header(named, truth, source)
         start = end
         for cells in reader:
             begun, start = start, end
@@ -278,6 +284,8 @@ def _named_by(cell: str) -> Iterator[str]:
     yield cell  # as it is nearly always written; found, it is what the next one would be
     yield PurePosixPath(cell).as_posix()
     yield PurePosixPath(cell.strip()).as_posix()
+    # The apostrophe keeps a spreadsheet from running a name such as "=1.jpg".
+    yield PurePosixPath(cell.strip().removeprefix("'")).as_posix()
 
 
 def _image(cell: str, place: str, paths: SortedNames, directory: str) -> int:

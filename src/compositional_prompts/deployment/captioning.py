@@ -29,7 +29,7 @@ from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED
 
 if TYPE_CHECKING:
-    from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
+    from compositional_prompts.deployment.suggestions import PairNamer, PhotoWords
 
 Record = dict[str, Any]
 """What is said of one photo: ``path`` and either ``error`` or ``caption`` and what was asked for
@@ -50,7 +50,7 @@ class PhotoCaptioner:
 
         Raises:
             FileNotFoundError: a file is not there.
-            PipelineError: ``dvc.yaml`` does not say where CLIP or Troika lies.
+            PipelineError: ``dvc.yaml`` does not say where CLIP, the word scorer or Troika lies.
             ValueError: an adapter, a grammar or a vocabulary does not fit.
             RuntimeError: the device is not there, or not what the precision needs.
         """
@@ -62,7 +62,7 @@ class PhotoCaptioner:
         self._grammar = grammar_of(self._captioner, adapter) if params.infer.grammar else None
         self._untrained: Captioner | None = None
         self._pairs: PairNamer | None = None
-        self._words: WordScorer | None = None
+        self._words: PhotoWords | None = None
         self._template: PromptTemplate | None = None
         self._wishes = wishes
         self._readable = params.recommend.readable.of(tuple(params.clip_embed.vocabulary))
@@ -74,11 +74,11 @@ class PhotoCaptioner:
         names_pairs = wishes.names_pairs(params.infer.grammar)
         if names_pairs or wishes.scores:
             # Here, since captions alone do without open_clip, whose import takes a second.
-            from compositional_prompts.deployment.suggestions import PairNamer, WordScorer
+            from compositional_prompts.deployment.suggestions import PairNamer, PhotoWords
 
             paths = read_trained_paths()
-            self._words = WordScorer(paths.clip, params.clip_embed, device)
-            self._prepare["words"] = self._words.preprocess
+            self._words = PhotoWords(paths.clip, paths.word_scorer, params.clip_embed, device)
+            self._prepare |= self._words.preparations()
             if names_pairs:
                 self._pairs = PairNamer(
                     paths.troika_clip,
@@ -148,21 +148,21 @@ class PhotoCaptioner:
         )
 
     def _add_suggestions(
-        self, records: Sequence[Record], batch: Mapping[str, Tensor], scorer: WordScorer
+        self, records: Sequence[Record], batch: Mapping[str, Tensor], words: PhotoWords
     ) -> None:
-        scores = scorer(batch["words"])
+        scores = words.scores(batch)
         if self._pairs is not None:
             pairs = self._pairs(batch["pairs"])
             from compositional_prompts.deployment.suggestions import enhanced_prompts
 
-            prompts = enhanced_prompts(pairs, scores, scorer.words, self._params.enhance)
+            prompts = enhanced_prompts(pairs, scores, words.scorer, self._params.enhance)
             for record, prompt in zip(records, prompts, strict=True):
                 record["enhanced"] = rounded(prompt)
         if self._wishes.scores:
             for row, record in enumerate(records):
                 record["scores"] = {
-                    group: dict(zip(words, rounded(scores[group][row].tolist()), strict=True))
-                    for group, words in scorer.words.items()
+                    group: dict(zip(names, rounded(scores[group][row].tolist()), strict=True))
+                    for group, names in words.scorer.words.items()
                 }
 
     def _add_recommendation(self, record: Record, slots: Mapping[str, str | None] | None) -> None:

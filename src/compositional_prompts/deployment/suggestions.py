@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from compositional_prompts.clip.embedding import embed_images, embed_texts
+from compositional_prompts.clip.embedding import embed_images
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.enhancement.colors.color_tables import colors_of_rows
+from compositional_prompts.enhancement.colors.foreground_colors import ColorWorker, row_type
 from compositional_prompts.enhancement.parameters import Enhance
-from compositional_prompts.enhancement.word_choice import choose
+from compositional_prompts.enhancement.word_scorer import WordScorer, load_word_scorer
+from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
 from compositional_prompts.troika.naming import LoadedModels, best_pairs, naming_scorer
 
 Scores = Mapping[str, NDArray[np.float32]]
-"""By attribute group, cosines of photos and words, float32 ``[photos, words]``."""
+"""By attribute group, scores of photos and words, float32 ``[photos, words]``."""
 
 
 class PairNamer:
@@ -74,37 +77,60 @@ class PairNamer:
         ]
 
 
-class WordScorer:
-    """Cosines of a photo and every word of the attribute groups, by CLIP."""
+class PhotoWords:
+    """Scores of a photo and every word of the attribute groups, by CLIP and the word scorer."""
 
-    def __init__(self, clip_directory: Path, params: ClipEmbed, device: torch.device) -> None:
-        """Load the CLIP and embed the words as stage ``clip_embed`` does.
+    def __init__(
+        self, clip_directory: Path, scorer_directory: Path, params: ClipEmbed, device: torch.device
+    ) -> None:
+        """Load the CLIP, and how words are scored.
+
+        Args:
+            clip_directory: the CLIP.
+            scorer_directory: what the stage ``word_scorer`` wrote.
+            params: the section ``clip_embed``, whose words it is held against.
+            device: where to compute.
 
         Raises:
             FileNotFoundError: a file is not there.
+            MismatchedOutputsError: the scorer was made for other words.
         """
-        self.words = {group: tuple(words) for group, words in params.vocabulary.items()}
+        self.scorer = load_word_scorer(scorer_directory)
+        if {group: list(words) for group, words in self.scorer.words.items()} != params.vocabulary:
+            raise MismatchedOutputsError(
+                f"{scorer_directory} was made for other words than clip_embed.attributes has now.",
+                scorer_directory,
+            )
         self._clip = load_clip(clip_directory, device)
-        texts = [
-            params.template.replace("{}", word) for words in self.words.values() for word in words
-        ]
-        self._vectors = embed_texts(self._clip, texts, batch_size=len(texts)).numpy()
+        self._colors = ColorWorker(self.scorer.palettes)
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """An RGB image to pixel_values, float32 ``[3, size, size]``."""
-        return self._clip.preprocess(image)
+    def preparations(self) -> dict[str, Callable[[Image.Image], Tensor]]:
+        """By name, what makes of an RGB image what :meth:`scores` takes.
 
-    def __call__(self, pixel_values: Tensor) -> Scores:
-        """Cosines of photos ``[n, 3, size, size]``."""
-        cosines = embed_images(self._clip, pixel_values).numpy() @ self._vectors.T
-        ends = np.cumsum([len(words) for words in self.words.values()])
-        return dict(zip(self.words, np.split(cosines, ends[:-1], axis=1), strict=True))
+        ``words``: pixel_values, float32 ``[3, size, size]``; and where words are scored by colours
+        ``colors``, a row of :class:`ForegroundColors` as uint8 ``[bytes]``.
+        """
+        found: dict[str, Callable[[Image.Image], Tensor]] = {"words": self._clip.preprocess}
+        return found | ({"colors": self._colors_of} if self.scorer.needs_colors else {})
+
+    def _colors_of(self, image: Image.Image) -> Tensor:
+        row = self._colors.compute([self._colors.look_at(image)])
+        return torch.from_numpy(row.view(np.uint8))
+
+    def scores(self, prepared: Mapping[str, Tensor]) -> Scores:
+        """Scores of photos, of which :meth:`preparations` are stacked."""
+        vectors = embed_images(self._clip, prepared["words"]).numpy()
+        if not self.scorer.needs_colors:
+            return self.scorer.scores(vectors)
+        rows = prepared["colors"].numpy().view(row_type(self.scorer.palettes))[:, 0]
+        colors = colors_of_rows(rows, self.scorer.words, self.scorer.palettes)
+        return self.scorer.scores(vectors, colors)
 
 
 def enhanced_prompts(
     pairs: Sequence[Mapping[str, Any]],
     scores: Scores,
-    words: Mapping[str, Sequence[str]],
+    scorer: WordScorer,
     params: Enhance,
 ) -> list[dict[str, Any]]:
     """The enhanced prompt of every photo and what it is made of, as stage ``enhance`` makes it.
@@ -112,21 +138,20 @@ def enhanced_prompts(
     Args:
         pairs: of each photo, as :class:`PairNamer` gives them.
         scores: of the same photos.
-        words: by group, as the columns of ``scores``.
+        scorer: that gave them.
         params: the section ``enhance``.
 
     Returns:
         ``prompt``, ``attribute``, ``object``, ``probability``, and ``words``: of each group the
-        word, or None below the threshold.
+        word, or None where it is not to be written.
 
     Raises:
         PromptError: a word of the vocabulary cannot be read back from a prompt.
     """
-    template = PromptTemplate(tuple(words), params.fallback)
-    template.check_words(words)
+    template = PromptTemplate(tuple(scorer.words), params.fallback)
+    template.check_words(scorer.words)
     choices = {
-        group: choose(scores[group], vocabulary, params.threshold)
-        for group, vocabulary in words.items()
+        group: one.choose(scores[group], params.threshold) for group, one in scorer.groups.items()
     }
     rows = []
     for row, pair in enumerate(pairs):

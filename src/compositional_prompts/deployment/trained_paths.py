@@ -11,6 +11,7 @@ _ARGUMENTS = {
     "adapter": ("finetune", "adapter"),
     "blip2": ("weights", "blip2"),
     "clip": ("weights", "clip"),
+    "word_scorer": ("word_scorer", "scorer"),
     "troika_clip": ("weights", "troika_clip"),
     "troika": ("troika_train", "model"),
     "pairs": ("split", "pairs"),
@@ -30,6 +31,7 @@ class TrainedPaths:
         adapter: folder of BLIP-2's adapter.
         blip2: folder of the BLIP-2 that it was trained on.
         clip: folder of the CLIP that scores words.
+        word_scorer: folder of how it scores them.
         troika_clip: folder of the CLIP that Troika was trained on.
         troika: folder of Troika.
         pairs: the table of pairs.
@@ -42,6 +44,7 @@ class TrainedPaths:
     adapter: Path
     blip2: Path
     clip: Path
+    word_scorer: Path
     troika_clip: Path
     troika: Path
     pairs: Path
@@ -58,7 +61,7 @@ class TrainedPaths:
     @property
     def word_files(self) -> tuple[Path, ...]:
         """What scoring the words takes, and reading the caption's: pairs name attributes."""
-        return clip_in(self.clip), self.pairs
+        return clip_in(self.clip), self.word_scorer / "config.json", self.pairs
 
     @property
     def card_files(self) -> tuple[Path, ...]:

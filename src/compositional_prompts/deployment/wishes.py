@@ -15,7 +15,7 @@ class Wishes:
         untrained: the caption of the model without the adapter (and without a grammar); takes
             memory for a second language model.
         enhanced: the prompt by Troika and CLIP that such a photo would have been trained on.
-        scores: cosines of all words of the attribute groups, and the caption's words by place.
+        scores: scores of all words of the attribute groups, and the caption's words by place.
         recommended: which text to recommend, ``caption`` or ``enhanced``; None recommends none.
             Where a caption is off the template, the enhanced prompt takes its place.
         readable: the recommended text, else the caption, in a shop's words.

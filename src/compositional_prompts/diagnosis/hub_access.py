@@ -36,6 +36,9 @@ def wanted_repositories(params: Params) -> list[Repository]:
                 found.append(Repository(f"weights.{name}", model, source.revision))
             elif tagged := _open_clip_repository(source.name, source.pretrained):
                 found.append(Repository(f"weights.{name}", tagged, source.revision))
+    bert = params.score.bert_score
+    if bert is not None and bert.source == "hub":
+        found.append(Repository("score.bert_score", bert.name, bert.revision))
     return found
 
 

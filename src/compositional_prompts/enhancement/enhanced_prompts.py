@@ -17,10 +17,13 @@ from compositional_prompts.files.tables import open_parquet, required
 def enhanced_prompts_schema(groups: Sequence[str]) -> pa.Schema:
     """``data/prompts/enhanced.parquet``: the enhanced prompt and, for each attribute group ``g``:
 
-    ``g`` the chosen word (null below the threshold), ``g_best`` the best word whatever its score,
-    ``g_score`` its cosine, ``g_margin`` its lead over the runner-up, ``g_scores`` the cosine of
-    every word in the order of the vocabulary, ``g_pixel`` the nearest-pixel-colour baseline's word
-    (null for groups without reference colours).
+    ``g`` the chosen word (null below the threshold, or where it is too uncertain), ``g_best`` the
+    best word whatever its score, ``g_score`` its score, ``g_margin`` its lead over the runner-up,
+    ``g_scores`` the score of every word in the order of the vocabulary, ``g_probability`` the
+    calibrated probability of the best word (null where nothing calibrates), ``g_pixel`` the
+    nearest-pixel-colour baseline's word (null for groups without reference colours). A score is a
+    cosine with the method ``cosine``, else the natural logarithm of a probability before it is
+    calibrated.
     """
     fields = [
         required("image_id", pa.string()),
@@ -36,6 +39,7 @@ def enhanced_prompts_schema(groups: Sequence[str]) -> pa.Schema:
             required(f"{group}_score", pa.float32()),
             required(f"{group}_margin", pa.float32()),
             required(f"{group}_scores", pa.list_(pa.float32())),
+            pa.field(f"{group}_probability", pa.float32()),
             pa.field(f"{group}_pixel", pa.string()),
         ]
     return pa.schema(fields)

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +15,32 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
-from compositional_prompts.catalog.catalog_photos import CatalogPhotos
-from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT, SPLITS
 from compositional_prompts.catalog.truth import TruthTable
 from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
-from compositional_prompts.compute.rows.completed_rows import CompletedRows, complete_rows
-from compositional_prompts.compute.rows.computation import key_array
+from compositional_prompts.enhancement.calibration.held_out_words import (
+    HeldOut,
+    HeldOutWords,
+    write_curves,
+)
+from compositional_prompts.enhancement.colors.color_tables import ColorTable, pixel_words
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.parameters import Enhance
-from compositional_prompts.enhancement.pixel_baseline import PixelWords
-from compositional_prompts.enhancement.reference_colors import reference_colors
 from compositional_prompts.enhancement.word_accuracy import (
     Confusion,
     GroupMetrics,
     WordEvaluation,
+    word_key,
 )
-from compositional_prompts.enhancement.word_choice import Choice, choose, score_words
-from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.enhancement.word_choice import Choice
+from compositional_prompts.enhancement.word_scorer import load_word_scorer
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
     require_outputs,
 )
 from compositional_prompts.files.tables import iterate_table, write_tables
-from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
@@ -52,26 +53,30 @@ class EnhanceInputs:
 
     Attributes:
         prompts: ``original.parquet``.
-        catalog: folder of the catalog's shards.
+        splits: ``splits.parquet``.
         truth: ``truth.parquet``.
-        embeddings: folder with ``images/`` and ``words.parquet``.
+        vectors: folder of the images' CLIP vectors.
+        colors: folder of their colours.
+        scorer: folder of the word scorer.
     """
 
     prompts: Path
-    catalog: Path
+    splits: Path
     truth: Path
-    embeddings: Path
+    vectors: Path
+    colors: Path
+    scorer: Path
 
     def prompt_batches(self) -> Iterator[pa.RecordBatch]:
         return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
 
+    def split_batches(self) -> Iterator[pa.RecordBatch]:
+        return iterate_table(self.splits, SPLITS, ROWS, ["image_id", "product_id", "caption_split"])
+
     def vector_batches(self) -> Iterator[pa.RecordBatch]:
-        for ids, vectors in iterate_image_vectors(self.embeddings / "images", ROWS):
+        for ids, vectors in iterate_image_vectors(self.vectors, ROWS):
             column = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), vectors.shape[1])
             yield pa.record_batch([ids, column], ["image_id", "embedding"])
-
-    def photo_batches(self) -> Iterator[pa.RecordBatch]:
-        return iterate_batches(self.catalog, ["image_id", "content"], batch_size=ROWS)
 
 
 @dataclass(frozen=True)
@@ -80,73 +85,96 @@ class Enhancement:
 
     Attributes:
         images: how many.
-        computed: of how many photos the pixel baseline's colours were computed now.
         metrics: by group, as in ``metrics/enhance.json``.
     """
 
     images: int
-    computed: int
-    metrics: Mapping[str, GroupMetrics]
+    metrics: Mapping[str, EnhancedGroup]
+
+
+class EnhancedGroup(GroupMetrics):
+    """Metrics of one attribute group.
+
+    Attributes:
+        abstained: count of the images whose word is left out for its probability alone.
+        held_out: of test images.
+    """
+
+    abstained: int
+    held_out: HeldOut
+
+
+@dataclass(frozen=True)
+class EnhancePlots:
+    """Folders with a ``{group}.csv`` for every group.
+
+    A group without truth has a header only, so that the set of files depends on the vocabulary
+    alone.
+
+    Attributes:
+        confusion: columns truth and predicted, one row an image with truth.
+        reliability: as :class:`ReliabilityPoint`, of test images.
+        risk_coverage: as :class:`RiskCoveragePoint`, of test images.
+    """
+
+    confusion: Path
+    reliability: Path
+    risk_coverage: Path
 
 
 def enhance_prompts(
-    inputs: EnhanceInputs, enhanced: Path, confusion: Path, params: Enhance, base: Base
+    inputs: EnhanceInputs, enhanced: Path, plots: EnhancePlots, params: Enhance
 ) -> Enhancement:
     """Choose words for every image, write them into its prompt, and count how many are true.
 
     Everything is streamed, a block of images at a time, where the tables are in the catalog's
-    order. Memory holds the truth that is known (:class:`TruthTable`), 16 bytes an image where the
-    pixel baseline is wanted, and counts. Photos are looked at only for groups of colours whose
-    truth is known of some image, and each of them once for ever.
+    order. Memory holds the truth that is known (:class:`TruthTable`), counts, and of test images
+    with truth what :class:`HeldOutWords` keeps.
 
     Args:
         inputs: what is read.
         enhanced: ``enhanced.parquet``, in the order of the prompts.
-        confusion: folder of ``{group}.csv`` with columns truth and predicted, one row an image with
-            truth. A group without truth has a header only, so that the set of files depends on the
-            vocabulary alone.
+        plots: where curves are written.
         params: the section ``enhance``.
-        base: workers, engine and row store.
 
     Raises:
         MissingOutputError: an input is not there.
+        DamagedOutputError: the scorer is damaged.
         SchemaError: an input is not as declared.
         PromptError: a word of the vocabulary cannot be read back from a prompt.
         ImageJoinError: the inputs are not of the same images.
-        ValueError: there are no prompts, or a table, a vector or a reference colour is not valid.
+        MismatchedOutputsError: colours and scorer are not of the same words.
+        ValueError: there are no prompts, a table or a vector is not valid, or a group is scored by
+            colours that are not there.
     """
-    vocabulary = read_vocabulary(inputs.embeddings / "words.parquet")
-    template = PromptTemplate(tuple(vocabulary.words), params.fallback)
-    template.check_words(vocabulary.words)
-    palettes = {
-        group: palette
-        for group, words in vocabulary.words.items()
-        if (palette := reference_colors(words, params.reference_colors)) is not None
-    }
+    scorer = load_word_scorer(inputs.scorer)
+    template = PromptTemplate(tuple(scorer.words), params.fallback)
+    template.check_words(scorer.words)
     require_outputs(inputs.prompts)
     total = pq.read_metadata(inputs.prompts).num_rows
     if not total:
         raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
-    blocks = _blocks(inputs)
-    first = next(blocks)  # the tables must fit one another before anything is computed
-    truth = TruthTable(inputs.truth, tuple(vocabulary.words))
-    pixel = PixelWords({group: palettes[group] for group in palettes if group in truth.known})
+    colors = ColorTable(inputs.colors)
+    colors.check_words(scorer.words, inputs.scorer)
+    truth = TruthTable(inputs.truth, tuple(scorer.words))
     evaluations = {
-        group: WordEvaluation(words, pixel=group in pixel.palettes)
-        for group, words in vocabulary.words.items()
+        group: WordEvaluation(words, pixel=group in colors.groups)
+        for group, words in scorer.words.items()
     }
     with ExitStack() as stack:
-        rows: CompletedRows | None = None
-        if pixel.palettes:
-            rows = stack.enter_context(complete_rows(pixel, CatalogPhotos(inputs.catalog), base))
-        confusions = _Confusions(stack, confusion, tuple(vocabulary.words))
+        confusions = _Confusions(stack, plots.confusion, tuple(scorer.words))
+        held_out = {group: HeldOutWords() for group in scorer.words}
+        abstained = dict.fromkeys(scorer.words, 0)
 
         def enhanced_block(block: _Block) -> pa.Table:
-            named = {} if rows is None else pixel.words(rows.of(block.contents))
-            scores = score_words(block.vectors, vocabulary.vectors)
+            named = {
+                group: pixel_words(found, scorer.words[group])
+                for group, found in block.colors.items()
+            }
+            scores = scorer.scores(block.vectors, block.colors)
             choices = {
-                group: choose(scores[group], words, params.threshold)
-                for group, words in vocabulary.words.items()
+                group: one.choose(scores[group], params.threshold)
+                for group, one in scorer.groups.items()
             }
             chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
             true = truth.of(block.prompts.column("image_id").combine_chunks())
@@ -154,43 +182,78 @@ def enhance_prompts(
                 confusions.write(
                     group, evaluation.add(chosen[group], true[group], named.get(group))
                 )
+                _hold_out(held_out[group], choices[group], true[group], block)
+                abstained[group] += int(choices[group].abstained.sum())
             return _tabulate(block.prompts, template, choices, chosen, named)
 
-        shown = progress(chain([first], blocks), "blocks of prompts", -(-total // ROWS))
-        schema = enhanced_prompts_schema(tuple(vocabulary.words))
+        shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
+        schema = enhanced_prompts_schema(tuple(scorer.words))
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
+    certainty = {group: words.judge() for group, words in held_out.items()}
+    write_curves(certainty, plots.reliability, plots.risk_coverage)
     return Enhancement(
         images,
-        0 if rows is None else rows.computed,
-        {group: evaluation.metrics() for group, evaluation in evaluations.items()},
+        {
+            group: EnhancedGroup(
+                **evaluation.metrics(),
+                abstained=abstained[group],
+                held_out=certainty[group].figures,
+            )
+            for group, evaluation in evaluations.items()
+        },
+    )
+
+
+def _hold_out(
+    words: HeldOutWords, choice: Choice, truth: Sequence[Sequence[str]], block: _Block
+) -> None:
+    """Keep the best words of the block's test images whose truth is known."""
+    rows = [row for row in np.flatnonzero(block.test).tolist() if truth[row]]
+    best = [word_key(choice.words[place]) for place in choice.best[rows].tolist()]
+    right = [said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)]
+    words.add(
+        None if choice.probability is None else choice.probability[rows],
+        np.array(right, np.bool_),
+        choice.chosen[rows],
+        [block.products[row] for row in rows],
     )
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some images: their prompts, vectors float32 ``[n, d]``, and contents ``V16 [n]``."""
+    """Some images: their prompts, vectors float32 ``[n, d]``, colours by group, products, and
+    which are of the caption split test, bool ``[n]``.
+    """
 
     prompts: pa.Table
     vectors: NDArray[np.float32]
-    contents: NDArray[np.void]
+    colors: Mapping[str, NDArray[np.float32]]
+    products: Sequence[str]
+    test: NDArray[np.bool_]
 
 
-def _blocks(inputs: EnhanceInputs) -> Iterator[_Block]:
+def _blocks(inputs: EnhanceInputs, table: ColorTable) -> Iterator[_Block]:
     """The images in the order of the prompts."""
     wanted = inputs.prompt_batches, inputs.prompts
-    photos = AlignedTable(inputs.photo_batches, inputs.catalog, *wanted)
-    vectors = AlignedTable(inputs.vector_batches, inputs.embeddings / "images", *wanted)
+    colors = AlignedTable(partial(table.batches, ROWS), table.path, *wanted)
+    vectors = AlignedTable(inputs.vector_batches, inputs.vectors, *wanted)
+    splits = AlignedTable(inputs.split_batches, inputs.splits, *wanted)
     for batch in inputs.prompt_batches():
         ids = batch.column("image_id")
-        contents = photos.take(ids).column("content").to_pylist()
+        colored = table.colors(colors.take(ids))
         found = vectors.take(ids).column("embedding").combine_chunks()
+        flat = found.flatten().to_numpy()
+        split = splits.take(ids)
         yield _Block(
             pa.Table.from_batches([batch]),
-            found.flatten().to_numpy().reshape(len(found), -1),
-            key_array(contents),
+            flat.reshape(len(found), -1),
+            colored,
+            split.column("product_id").to_pylist(),
+            np.array(split.column("caption_split").to_pylist()) == SCORED_SPLIT,
         )
-    photos.check()
+    colors.check()
     vectors.check()
+    splits.check()
 
 
 class _Confusions:
@@ -244,6 +307,9 @@ def _tabulate(
             f"{group}_score": pa.array(choice.score),
             f"{group}_margin": pa.array(choice.margin),
             f"{group}_scores": pa.ListArray.from_arrays(offsets, choice.scores.ravel()),
+            f"{group}_probability": pa.nulls(rows, pa.float32())
+            if choice.probability is None
+            else pa.array(choice.probability),
             f"{group}_pixel": pa.array(pixel.get(group, [None] * rows), pa.string()),
         }
     return pa.table(columns)

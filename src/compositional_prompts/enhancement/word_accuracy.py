@@ -43,7 +43,8 @@ Of several true words it is the one predicted, else the first of the vocabulary,
 """
 
 
-def _key(word: str) -> str:
+def word_key(word: str) -> str:
+    """What words are compared by: without regard to case and outer white space."""
     return word.strip().casefold()
 
 
@@ -60,7 +61,7 @@ class WordEvaluation:
             vocabulary: the group's words.
             pixel: whether there is the pixel baseline.
         """
-        self._spelling = {_key(word): word for word in vocabulary}
+        self._spelling = {word_key(word): word for word in vocabulary}
         self._pixel = pixel
         self._counts: Counter[str] = Counter()
         self._images = self._specified = 0
@@ -87,17 +88,17 @@ class WordEvaluation:
         self._specified += sum(word is not None for word in chosen)
         confusion = []
         for index, words in enumerate(truth):
-            keys = list(dict.fromkeys(_key(word) for word in words))
+            keys = list(dict.fromkeys(word_key(word) for word in words))
             if not keys:
                 continue
-            said = _key(chosen[index] or "")
+            said = word_key(chosen[index] or "")
             self._known += 1
             self._right += said in keys
             if any(key in self._spelling for key in keys):
                 self._inside += 1
                 self._inside_right += said in keys
             if pixel is not None:
-                self._pixel_right += _key(pixel[index] or "") in keys
+                self._pixel_right += word_key(pixel[index] or "") in keys
             self._counts.update(keys)
             # False sorts first: what was predicted, those of the vocabulary, the order given.
             first = min(keys, key=lambda key: (key != said, key not in self._spelling))

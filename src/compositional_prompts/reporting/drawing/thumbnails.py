@@ -18,12 +18,25 @@ from compositional_prompts.files.outputs import atomic_file, naming
 PAGE_BUDGET = 4_000_000
 """Bytes of base64 that all thumbnails of the page may take together."""
 
-SMALL_BYTES = 1_500
-"""Bytes that a photo of the list takes on average at most, before base64."""
-
 _SIDES = (200, 160, 120, 90, 60)
-# Of the list, which holds thousands: smaller, and WebP, which has no tables to repeat.
-_SMALL_SIDES = (136, 112, 88, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoSize:
+    """How large the photos of a list may be.
+
+    Attributes:
+        sides: side lengths in pixels, the largest first.
+        mean_bytes: that a photo takes on average at most, before base64.
+    """
+
+    sides: Sequence[int]
+    mean_bytes: int
+
+
+LIST = PhotoSize(sides=(136, 112, 88, 64), mean_bytes=1_500)
+"""Of a list that holds thousands: small, and WebP, which has no tables to repeat."""
+
 _SMALL_QUALITY = 60
 _IN_FLIGHT = 64
 _PROBED = 100
@@ -90,12 +103,13 @@ class SmallPhoto:
 
 
 def read_small_photos(
-    catalog: Path, image_ids: Sequence[str], workers: int
+    catalog: Path, image_ids: Sequence[str], workers: int, size: PhotoSize = LIST
 ) -> dict[str, SmallPhoto]:
     """Small copies of many photos, all of one side length, by their id.
 
-    It is the largest at which a hundred of them, spread over all, take :data:`SMALL_BYTES` on
-    average, or the smallest there is. Memory holds the small copies and a batch of photos.
+    It is the largest at which a hundred of them, spread over all, take ``size.mean_bytes`` on
+    average, or the smallest there is; none is enlarged. Memory holds the small copies and a
+    batch of photos.
 
     Raises:
         MissingOutputError, DamagedOutputError, SchemaError, ImageJoinError: as
@@ -104,14 +118,14 @@ def read_small_photos(
     if not image_ids:
         return {}
     probe = image_ids[:: max(1, len(image_ids) // _PROBED)]
-    tried = list(_encode_small(catalog, probe, _SMALL_SIDES, workers))
+    tried = list(_encode_small(catalog, probe, size.sides, workers))
     side = next(
         (
             side
-            for place, side in enumerate(_SMALL_SIDES)
-            if sum(len(copies[place]) for _, _, copies in tried) <= SMALL_BYTES * len(tried)
+            for place, side in enumerate(size.sides)
+            if sum(len(copies[place]) for _, _, copies in tried) <= size.mean_bytes * len(tried)
         ),
-        _SMALL_SIDES[-1],
+        size.sides[-1],
     )
     return {
         image_id: SmallPhoto(path, base64.b64encode(copies[0]).decode("ascii"))

@@ -11,17 +11,28 @@ from compositional_prompts.catalog.catalog_photos import CatalogPhotos
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.compute.rows.completed_rows import complete_rows
-from compositional_prompts.enhancement.cielab import to_cielab
-from compositional_prompts.enhancement.pixel_baseline import (
-    PixelWords,
+from compositional_prompts.enhancement.colors.cielab import to_cielab
+from compositional_prompts.enhancement.colors.color_tables import colors_of_rows, pixel_words
+from compositional_prompts.enhancement.colors.foreground_colors import (
+    BINS,
+    CHROMA,
+    LIGHTNESS,
+    ForegroundColors,
     foreground,
-    nearest_words,
+    foreground_colors,
+    soft_histogram,
 )
-from compositional_prompts.enhancement.reference_colors import reference_colors
+from compositional_prompts.enhancement.colors.reference_colors import reference_colors
 
 WORDS = ["black", "white", "red", "blue", "green", "yellow"]
 PALETTE = reference_colors(WORDS, [])
 assert PALETTE is not None
+
+
+def nearest_words(image, palettes):
+    """By group, the word with most votes."""
+    votes = foreground_colors(image, palettes).votes
+    return {group: list(palettes[group])[int(found.argmax())] for group, found in votes.items()}
 
 
 def product(color, ground="white", size=(136, 102), outline=None):
@@ -91,10 +102,44 @@ def test_rows_name_the_words_whatever_the_workers(tmp_path, workers):
         for number, color in enumerate(colors):
             photo = as_jpeg(product(color, "#ececec", (24, 20 + number)), 95)
             shards.write(CatalogRow(f"image-{number}", "p", photo, "x.jpg"))
-    computation = PixelWords({"color": PALETTE})
+    computation = ForegroundColors({"color": PALETTE})
     base = base_section(tmp_path / "rows", workers=workers)
     with complete_rows(computation, CatalogPhotos(tmp_path / "catalog"), base) as rows:
         (batch,) = rows.batches()
-    assert computation.words(batch) == {"color": colors}
+    found = colors_of_rows(batch, {"color": WORDS}, {"color": PALETTE})["color"]
+    assert pixel_words(found, WORDS) == colors
+    assert found.shape == (30, BINS + len(WORDS))
+    np.testing.assert_allclose(found[:, :BINS].sum(axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose(found[:, BINS:].sum(axis=1), 1, rtol=1e-6)
     other = {word: rgb for word, rgb in PALETTE.items() if word != WORDS[0]}
-    assert PixelWords({"color": other}).identity() != computation.identity()
+    assert ForegroundColors({"color": other}).identity() != computation.identity()
+
+
+def test_the_histogram_against_one_pixel_and_one_corner_at_a_time():
+    random = np.random.default_rng(3)
+    pixels = (random.normal(size=(50, 3)) * [30, 40, 40] + [50, 0, 0]).astype(np.float32)
+    grid = np.zeros((5, 7, 7))
+    for pixel in pixels.astype(np.float64):
+        corners = [(1.0, ())]
+        for value, centres in zip(pixel, (LIGHTNESS, CHROMA, CHROMA), strict=True):
+            # The hat functions of linear interpolation, flat outside.
+            hats = np.array([np.interp(value, centres, unit) for unit in np.eye(len(centres))])
+            corners = [
+                (weight * hat, (*place, index))
+                for weight, place in corners
+                for index, hat in enumerate(hats)
+                if hat
+            ]
+        for weight, place in corners:
+            grid[place] += weight / len(pixels)
+    np.testing.assert_allclose(soft_histogram(pixels), grid.ravel(), atol=1e-6)
+
+
+def test_words_without_a_colour_have_no_votes():
+    words = ["patterned", "red", "plain", "blue"]
+    palette = {"red": PALETTE["red"], "blue": PALETTE["blue"]}
+    worker = ForegroundColors({"color": palette}).start()
+    rows = worker.compute([worker.look_at(product(color)) for color in ("red", "blue")])
+    found = colors_of_rows(rows, {"color": words}, {"color": palette})["color"]
+    assert pixel_words(found, words) == ["red", "blue"]
+    assert (found[:, [BINS, BINS + 2]] == 0).all()

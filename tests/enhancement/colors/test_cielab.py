@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compositional_prompts.enhancement.cielab import to_cielab
+from compositional_prompts.enhancement.colors.cielab import to_cielab
 
 
 # Values of IEC 61966-2-1 primaries under D65, as colorimetry tables print them.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from compositional_prompts.enhancement.colors.reference_colors import reference_colors
 from compositional_prompts.enhancement.parameters import ReferenceColor
-from compositional_prompts.enhancement.reference_colors import reference_colors
 
 
 def test_common_names_are_found_in_the_order_of_the_vocabulary():

@@ -1,0 +1,1 @@
+"""The colours of products, measured in their pixels, and what colours words mean."""

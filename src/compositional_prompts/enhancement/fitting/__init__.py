@@ -1,0 +1,1 @@
+"""How the words of a group are scored: learnt from what is true of some images."""

@@ -1,0 +1,1 @@
+"""The page that asks people for labels, offline."""

@@ -1,0 +1,37 @@
+"""Stage word_scorer: how words of every group are scored, learnt from what is known to be true."""
+
+from compositional_prompts.enhancement.fitting.labelled_images import FittingPaths
+from compositional_prompts.enhancement.fitting.word_fitting import (
+    PromptEnsembles,
+    fit_from_tables,
+    groups_in_templates,
+)
+from compositional_prompts.enhancement.parameters import Enhance
+from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
+from compositional_prompts.files.outputs import write_metrics
+from compositional_prompts.pipeline.error_messages import run_script
+from compositional_prompts.pipeline.params_file import read_params
+from compositional_prompts.pipeline.stage import path_arguments, run_stage
+
+
+def main() -> None:
+    tables = tuple(FittingPaths.__annotations__)
+    paths = path_arguments(__doc__, *tables, "words", "clip", "scorer", "metrics")
+    params, _ = read_params(paths.params, Enhance)
+    with run_stage("word_scorer") as run:
+        vocabulary, ensembles = read_vocabulary(paths.words), None
+        if groups := groups_in_templates(vocabulary.words, params):
+            # Here, since cosines alone do without torch, whose import takes seconds.
+            from compositional_prompts.clip.prompt_ensembles import embed_ensembles
+
+            wanted = {group: vocabulary.words[group] for group in groups}
+            ensembles = PromptEnsembles(*embed_ensembles(paths.clip, wanted, params.templates))
+        read = FittingPaths(**{name: getattr(paths, name) for name in tables})
+        fitted = fit_from_tables(read, vocabulary, ensembles, params)
+        fitted.scorer.save(paths.scorer)
+        write_metrics(fitted.metrics, paths.metrics)
+        run.rows = sum(fit["train_images"] for fit in fitted.metrics.values())
+
+
+if __name__ == "__main__":
+    run_script(main)
