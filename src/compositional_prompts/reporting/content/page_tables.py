@@ -21,8 +21,8 @@ _TEXT_METRICS = {
     "meteor_stem": "METEOR, exact and stem",
     "bert_score": "BERTScore",
     "cosine": "Cosine of text vectors",
-    "clip_score": "CLIPScore, with the photo (0 to 2.5)",
-    "ref_clip_score": "RefCLIPScore, with both",
+    "clip_score": "CLIPScore (0 to 2.5)",
+    "ref_clip_score": "RefCLIPScore",
 }
 _TROIKA_METRICS = {
     "best_seen": "Best seen",
