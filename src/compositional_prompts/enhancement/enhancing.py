@@ -210,9 +210,7 @@ def _hold_out(
     """Keep the best words of the block's test images whose truth is known."""
     rows = [row for row in np.flatnonzero(block.test).tolist() if truth[row]]
     best = [word_key(choice.words[place]) for place in choice.best[rows].tolist()]
-    right = [
-        said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)
-    ]
+    right = [said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)]
     words.add(
         None if choice.probability is None else choice.probability[rows],
         np.array(right, np.bool_),

@@ -65,8 +65,9 @@ def test_the_precision_is_that_of_words_above_the_threshold():
 def test_images_of_which_nothing_is_known_change_nothing():
     images = validation()
     fewer = images.take(np.arange(200))
-    assert calibrate_scorer("color", SCORER, images, PARAMS)[1] == (
-        calibrate_scorer("color", SCORER, fewer, PARAMS)[1]
+    assert (
+        calibrate_scorer("color", SCORER, images, PARAMS)[1]
+        == (calibrate_scorer("color", SCORER, fewer, PARAMS)[1])
     )
 
 
@@ -93,6 +94,4 @@ def test_without_a_wanted_precision_words_are_the_same(tmp_path):
     assert figures["abstain"] is None
     scores = SCORER.scores(images.vectors)
     assert np.array_equal(calibrated.scores(images.vectors), scores)
-    assert np.array_equal(
-        calibrated.choose(scores, 0.2).chosen, SCORER.choose(scores, 0.2).chosen
-    )
+    assert np.array_equal(calibrated.choose(scores, 0.2).chosen, SCORER.choose(scores, 0.2).chosen)

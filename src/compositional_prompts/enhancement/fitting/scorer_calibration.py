@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import numpy as np
-
 from compositional_prompts.enhancement.calibration.group_calibration import (
     CalibrationFigures,
     calibrate_group,
@@ -43,7 +41,5 @@ def calibrate_scorer(
     )
     for warning in found.figures["warnings"]:
         log.warning("%s", warning)
-    calibrated = replace(
-        scorer, calibration=found.temperature, abstain_below=found.abstain_below
-    )
+    calibrated = replace(scorer, calibration=found.temperature, abstain_below=found.abstain_below)
     return calibrated, found.figures
