@@ -1,6 +1,7 @@
 """Stage check_data: the data against the parameters, before anything costly."""
 
 from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
@@ -11,12 +12,14 @@ from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 def main() -> None:
     paths = path_arguments(__doc__, "splits", "pairs", "truth", "checked", "warnings")
     clip_embed, _ = read_params(paths.params, ClipEmbed)
+    enhance, _ = read_params(paths.params, Enhance)
     troika_train, _ = read_params(paths.params, TroikaTrain)
     troika_predict, _ = read_params(paths.params, TroikaPredict)
     with run_stage("check_data") as run:
         run.rows = check_data(
             DataPaths(paths.splits, paths.pairs, paths.truth),
             clip_embed,
+            enhance,
             troika_train,
             troika_predict,
             proof=paths.checked,

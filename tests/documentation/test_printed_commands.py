@@ -37,6 +37,7 @@ RUN = {
     "dvc exp run --queue -S finetune.lora.r=4,8,16",
     "dvc exp run -S finetune.lora.r=8",
     "dvc exp show",
+    "dvc exp show --csv",
     "dvc exp show --only-changed --drop "
     "'Created|says|.*_(free|worst)|data|models|metrics|params.yaml'",
     "dvc gc --all-commits --all-experiments --dry",
@@ -172,6 +173,12 @@ ELSEWHERE = {
     ),
     "dvc exp run --temp -S finetune.lora.r=4": (
         "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
+    "dvc exp run --queue -S troika_train.seed=1,2,3,4,5": (
+        "tests/project/test_experiments.py::test_a_grid_and_a_run_in_a_copy"
+    ),
+    "dvc exp run --run-all": (
+        "tests/project/test_experiments.py::test_queued_experiments_run_their_own_revisions_code"
     ),
     "dvc exp run --run-all --jobs 2": (
         "tests/project/test_experiments.py::test_queued_experiments_run_their_own_revisions_code"

@@ -45,6 +45,14 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"enhance.methods": [{"group": "colour", "method": "probe"}]},
+            ["enhance.methods has the group 'colour'", "'color', 'material'", "correct"],
+        ),
+        (
+            {"enhance.methods": [{"group": "material", "method": "pixels"}]},
+            ["'material' is pixels", "enhance.reference_colors"],
+        ),
         ({"finetune.augment": True}, ["finetune.augment", "blip2_features.cache", "to false"]),
         ({"infer.precision": "int8"}, ["infer.precision is int8", "base.device is cpu", "cuda"]),
         (

@@ -64,16 +64,31 @@ def judged(
     clip_embed: ClipEmbed = PARAMS.clip_embed,
     troika: Mapping[str, Any] | None = None,
     feasibility: Mapping[str, Any] | None = None,
+    method: str = "cosine",
 ) -> Findings:
     predict = PARAMS.troika_predict
     return judge_data(
         paths,
         clip_embed,
+        PARAMS.enhance.model_copy(update={"method": method}),
         PARAMS.troika_train.model_copy(update=dict(troika or {})),
         predict.model_copy(
             update={"feasibility": predict.feasibility.model_copy(update=dict(feasibility or {}))}
         ),
     )
+
+
+def test_a_probe_without_two_words_to_tell_apart_learns_nothing(tmp_path: Path) -> None:
+    words = vocabulary(color=["black", "red"])
+    few = [(0, "color", "Black"), (1, "color", "mauve"), (2, "color", "black")]
+    both = judged(tables(tmp_path, truth=few), words, method="probe").doubts
+    (doubt,) = [one for one in both if "the method of" in one]
+    for said in ("'color'", "fewer than two", "zero-shot", "truth.parquet", "another method"):
+        assert said in doubt
+    paths = tables(tmp_path, truth=[*few, (2, "color", "RED")])
+    for method in ("probe", "cosine"):
+        found = judged(paths, words, method=method).doubts
+        assert not [one for one in found if "the method of" in one]
 
 
 def test_sound_data_has_nothing_to_say(tmp_path: Path) -> None:
@@ -177,7 +192,12 @@ def test_a_glove_file_is_read_before_troika_trains(tmp_path: Path) -> None:
 
 def test_the_proof_is_written_only_without_faults_and_doubts_beside_it(tmp_path: Path) -> None:
     proof, doubts = tmp_path / "proof.txt", tmp_path / "doubts.json"
-    sections = PARAMS.clip_embed, PARAMS.troika_train, PARAMS.troika_predict
+    sections = (
+        PARAMS.clip_embed,
+        PARAMS.enhance,
+        PARAMS.troika_train,
+        PARAMS.troika_predict,
+    )
     paths = tables(tmp_path, [("N/A", "Boots", "train")])
     with pytest.raises(DataError, match="one labelled"):
         check_data(paths, *sections, proof=proof, doubts=doubts)

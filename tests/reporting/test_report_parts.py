@@ -17,7 +17,7 @@ from compositional_prompts.reporting.content import formats
 from compositional_prompts.reporting.content.confusion import OTHER, tabulate
 from compositional_prompts.reporting.content.differences import compare, plain
 from compositional_prompts.reporting.content.galleries import attribute_groups
-from compositional_prompts.reporting.content.page_tables import troika_table
+from compositional_prompts.reporting.content.page_tables import branches_table, troika_table
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing.charts import (
@@ -167,6 +167,28 @@ def test_the_troika_table_has_the_worlds_that_were_measured() -> None:
     assert alone.groups == [("Open world", 2)]
     assert [row.cells for row in alone.rows if row.head == auc] == [[none, "20.0 %"]]
     assert troika_table({}).columns == []
+
+
+def test_the_branches_table_has_what_each_branch_gives() -> None:
+    branch = {"auc": 0.25, "attribute_accuracy": 0.5, "best_hm": None}
+    calibrated = {"calibrated": {"bias": 1.5, "attribute_accuracy": 0.75}}
+    troika = {
+        "closed": branch,
+        "composition_closed": branch | calibrated,
+        "primitives_closed": {"auc": 0.125},
+    }
+    table = branches_table(troika)
+    none = formats.UNKNOWN
+    assert table.columns == [
+        "Troika", "Composition alone", "Primitives alone", "Both, weights of 1", "Zero-shot CLIP",
+    ]  # fmt: skip
+    assert [(row.head, *row.cells) for row in table.rows] == [
+        ("Area under the seen-unseen curve (AUC)", "25.0 %", "25.0 %", "12.5 %", none, none),
+        ("Attribute accuracy", "50.0 %", "50.0 %", none, none, none),
+        ("Attribute accuracy, at the bias of validation", none, "75.0 %", none, none, none),
+    ]
+    untrained = branches_table({"closed": branch, "zero_shot_closed": branch})
+    assert (untrained.columns, untrained.rows) == ([], [])
 
 
 def test_groups_are_read_off_the_columns() -> None:

@@ -258,6 +258,18 @@ def test_labels_of_test_images_decide_nothing_of_the_model(
     assert trained() == before
 
 
+def test_a_training_has_a_seed_of_its_own(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_seed = yaml.safe_load(workspace.params.read_text())["base"]["seed"]
+    weights = []
+    for seed in (None, base_seed, base_seed + 1):
+        workspace.set_params(seed=seed, epochs=1)
+        workspace.train(monkeypatch)
+        weights.append((workspace.model / "best.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
 def test_no_epochs_name_pairs_by_zero_shot_clip(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,13 @@ def examine_data(params: Params) -> Iterator[Finding]:
         return
     try:
         with naming_damage([data.splits, data.pairs, data.truth]):
-            found = judge_data(data, params.clip_embed, params.troika_train, params.troika_predict)
+            found = judge_data(
+                data,
+                params.clip_embed,
+                params.enhance,
+                params.troika_train,
+                params.troika_predict,
+            )
     except OutputError as failed:
         yield error(message_of(failed))
         return

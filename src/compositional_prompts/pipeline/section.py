@@ -131,3 +131,17 @@ class Base(Section):
     rows: KeptRows
     engine: Literal["local", "ray"]
     ray: RayCluster
+
+
+class SeededSection(Section):
+    """A section of a training that may have a seed of its own.
+
+    Attributes:
+        seed: of this training alone; None: ``base.seed``.
+    """
+
+    seed: NonNegative | None
+
+    def seeded(self, base: Base) -> Base:
+        """``base`` with the seed of this training."""
+        return base if self.seed is None else Base.model_copy(base, update={"seed": self.seed})

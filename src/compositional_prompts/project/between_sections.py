@@ -104,6 +104,31 @@ def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Fin
         yield f"clip_embed.attributes: {str(error).removeprefix('clip_embed.attributes: ')}"
 
 
+def _methods_of_groups(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
+    for one in enhance.methods:
+        if one.group not in clip_embed.vocabulary:
+            yield (
+                f"enhance.methods has the group {one.group!r}, and clip_embed.attributes has "
+                f"{', '.join(map(repr, clip_embed.vocabulary))}: correct the name, or remove it."
+            )
+
+
+def _colors_for_pixels(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
+    groups = [name for name in clip_embed.vocabulary if enhance.method_of(name) == "pixels"]
+    if not groups:
+        return
+    # Here, since it imports matplotlib, which takes its time.
+    from compositional_prompts.enhancement.colors.reference_colors import reference_colors
+
+    for name in groups:
+        if reference_colors(clip_embed.vocabulary[name], enhance.reference_colors) is None:
+            yield (
+                f"the method of the group {name!r} is pixels (enhance.methods, enhance.method), "
+                "and no more than half of its words are names of colors: take another method, or "
+                "give their colors in enhance.reference_colors."
+            )
+
+
 def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
     if infer.grammar and _is_t5(weights.blip2):
         yield (
@@ -155,6 +180,8 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _titles_to_pretrain_on,
     _words_to_predict,
     _words_that_can_be_read_back,
+    _methods_of_groups,
+    _colors_for_pixels,
     _language_model_for_a_grammar,
     _places_of_readable_texts,
     _room_for_the_context,

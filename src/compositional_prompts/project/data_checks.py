@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.parameters import ClipEmbed
+from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import atomic_file, write_metrics
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.troika.evaluation.glove import label_vectors
@@ -71,6 +72,7 @@ class DataPaths:
 def judge_data(
     paths: DataPaths,
     clip_embed: ClipEmbed,
+    enhance: Enhance,
     troika_train: TroikaTrain,
     troika_predict: TroikaPredict,
 ) -> Findings:
@@ -80,7 +82,8 @@ def judge_data(
         MissingOutputError: a table is not there.
         SchemaError: it is not as declared.
     """
-    splits = read_table(paths.splits, SPLITS, ["attribute", "object", "pair_split"])
+    columns = ["image_id", "attribute", "object", "caption_split", "pair_split"]
+    splits = read_table(paths.splits, SPLITS, columns)
     pairs = read_table(paths.pairs, PAIRS, ["attribute", "object"])
     truth = read_table(paths.truth, TRUTH)
     known = _truth_words(truth)
@@ -95,6 +98,7 @@ def judge_data(
         *_alike_labels(splits, pairs),
         *_labels_not_known(splits),
         *_words_not_known(clip_embed.vocabulary),
+        *_words_to_learn(clip_embed.vocabulary, enhance, splits, truth, paths.truth),
     ]
     return Findings(faults, doubts)
 
@@ -102,6 +106,7 @@ def judge_data(
 def check_data(
     paths: DataPaths,
     clip_embed: ClipEmbed,
+    enhance: Enhance,
     troika_train: TroikaTrain,
     troika_predict: TroikaPredict,
     *,
@@ -113,6 +118,7 @@ def check_data(
     Args:
         paths: the tables.
         clip_embed: its vocabulary.
+        enhance: which groups learn from truth.
         troika_train: whether it can train.
         troika_predict: its GloVe file.
         proof: file to write; always the same, so that nothing that depends on it runs again.
@@ -124,7 +130,7 @@ def check_data(
     Raises:
         DataError: a line for every fault.
     """
-    found = judge_data(paths, clip_embed, troika_train, troika_predict)
+    found = judge_data(paths, clip_embed, enhance, troika_train, troika_predict)
     for doubt in found.doubts:
         log.warning("warning: %s", doubt)
     if found.faults:
@@ -267,6 +273,32 @@ def _words_not_known(vocabulary: Mapping[str, Sequence[str]]) -> Iterator[str]:
                     f'prompts would say "with {word} {group.replace("_", " ")}": remove it; where '
                     "no word fits, enhance.threshold leaves it unspecified."
                 )
+
+
+def _words_to_learn(
+    vocabulary: Mapping[str, Sequence[str]],
+    enhance: Enhance,
+    splits: pa.Table,
+    truth: pa.Table,
+    source: Path,
+) -> Iterator[str]:
+    """A probe without labels is no fault: they may be on their way, and it scores all the same."""
+    groups = [group for group in vocabulary if enhance.method_of(group) == "probe"]
+    if not groups:
+        return
+    training = splits.filter(pc.equal(splits.column("caption_split"), "train"))
+    learnt = truth.filter(pc.is_in(truth.column("image_id"), training.column("image_id")))
+    known = _truth_words(learnt)
+    for group in groups:
+        true = known.get(group, Counter())
+        outside = _outside(true, vocabulary[group])
+        if len({_key(word) for word in true.keys() - outside.keys()}) < 2:
+            yield (
+                f"the method of the group {group!r} is probe (enhance.methods, enhance.method), "
+                f"and {source} has fewer than two of its words for training images, so that "
+                "nothing is learnt and the words keep their zero-shot scores: add truth of some "
+                "photos (`compositional-prompts label` says of which), or take another method."
+            )
 
 
 def _most_common(words: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -288,6 +288,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         ),
         "split_table": tables.counts_table("How it was split", "", results.split),
         "troika_table": tables.troika_table(results.troika),
+        "branches_table": tables.branches_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),
         "certainty_table": tables.certainty_table(results.enhance, results.word_scorer),
         "loss_table": tables.loss_table(results.finetune),

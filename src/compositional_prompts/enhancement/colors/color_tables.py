@@ -242,7 +242,7 @@ def _values(table: pa.Table | pa.RecordBatch, name: str) -> NDArray[Any]:
     column = table.column(name)
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     values: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1)
+    return values.reshape(-1, column.type.list_size)
 
 
 def pixel_words(colors: NDArray[np.float32], words: Sequence[str]) -> list[str]:

@@ -141,9 +141,9 @@ def fit_word_scorer(
 
 def _no_colors(group: str) -> str:
     return (
-        f"enhance.methods: the method of the group {group!r} is pixels, and fewer than half of its "
-        "words are names of colors: take another method, or give their colors in "
-        "enhance.reference_colors."
+        f"the method of the group {group!r} is pixels (enhance.methods, enhance.method), and no "
+        "more than half of its words are names of colors: take another method, or give their "
+        "colors in enhance.reference_colors."
     )
 
 

@@ -21,8 +21,8 @@ _TEXT_METRICS = {
     "meteor_stem": "METEOR, exact and stem",
     "bert_score": "BERTScore",
     "cosine": "Cosine of text vectors",
-    "clip_score": "CLIPScore, with the photo (0 to 2.5)",
-    "ref_clip_score": "RefCLIPScore, with both",
+    "clip_score": "CLIPScore (0 to 2.5)",
+    "ref_clip_score": "RefCLIPScore",
 }
 _TROIKA_METRICS = {
     "best_seen": "Best seen",
@@ -41,6 +41,18 @@ _SAMPLED = {
 _UNTHRESHOLDED = {"best_unseen": "Best unseen", "best_hm": "Best harmonic mean", "auc": "AUC"}
 _WORLDS = {"closed": "Closed world", "open": "Open world"}
 _SCORERS = {"": "Troika", "zero_shot_": "Zero-shot CLIP"}
+_BRANCHES = {
+    "": "Troika",
+    "composition_": "Composition alone",
+    "primitives_": "Primitives alone",
+    "unweighted_": "Both, weights of 1",
+    "zero_shot_": "Zero-shot CLIP",
+}
+_CALIBRATED = {
+    "hm": "Harmonic mean of seen and unseen accuracy",
+    "attribute_accuracy": "Attribute accuracy",
+    "object_accuracy": "Object accuracy",
+}
 _ENHANCE_METRICS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "accuracy": ("Accuracy", percent),
     "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent),
@@ -135,14 +147,7 @@ def troika_table(troika: Metrics) -> Table:
     columns = [scorer + world for world in worlds for scorer in _SCORERS]
 
     def rows(names: Mapping[str, str], form: Callable[[float], str], *path: str) -> list[Row]:
-        """A row of every metric that one of the columns has."""
-        found = []
-        for key, name in names.items():
-            values = [number(troika, column, *path, key) for column in columns]
-            if any(value is not None for value in values):
-                cells = [UNKNOWN if value is None else form(value) for value in values]
-                found.append(Row(name, cells))
-        return found
+        return _measured_rows(troika, columns, names, form, *path)
 
     exact = [
         Row(name, [percent(number(troika, column, key)) for column in columns])
@@ -169,6 +174,39 @@ def troika_table(troika: Metrics) -> Table:
         ],
         groups=[(name, len(_SCORERS)) for name in worlds.values()],
     )
+
+
+def branches_table(troika: Metrics) -> Table:
+    """What each branch of Troika gives by itself in the closed world; empty where it has none.
+
+    Below come the accuracies at the bias on unseen pairs that validation images chose.
+    """
+    columns = [branch + "closed" for branch in _BRANCHES]
+    if "composition_closed" not in troika:
+        columns = []
+    at_bias = {key: f"{name}, at the bias of validation" for key, name in _CALIBRATED.items()}
+    rows = [
+        *_measured_rows(troika, columns, _TROIKA_METRICS, percent),
+        *_measured_rows(troika, columns, at_bias, percent, "calibrated"),
+    ]
+    headings = list(_BRANCHES.values()) if columns else []
+    return Table("What each branch gives, closed world, test images", "Metric", headings, rows)
+
+
+def _measured_rows(
+    troika: Metrics,
+    columns: Sequence[str],
+    names: Mapping[str, str],
+    form: Callable[[float], str],
+    *path: str,
+) -> list[Row]:
+    """A row of every metric that one of the columns has below a path of keys."""
+    found = []
+    for key, name in names.items():
+        values = [number(troika, column, *path, key) for column in columns]
+        if any(value is not None for value in values):
+            found.append(Row(name, [UNKNOWN if value is None else form(value) for value in values]))
+    return found
 
 
 def enhancement_table(enhance: Metrics) -> Table:
