@@ -123,6 +123,9 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     assert "Feasible unseen pairs" in page.words and "0.123" in page.words
     enhance = project.metrics("enhance.json")
     assert f"{100 * enhance['color']['pixel_accuracy']:.1f} %" in page.words
+    assert "87.5 %" in page.words  # the precision wanted
+    precision = enhance["color"]["held_out"]["precision"]
+    assert f"{100 * precision:.1f} % (25 to 75)" in page.words
     assert "5,242,880" in page.words and "0.1398 %" in page.words
     assert project.paths.params.read_text().splitlines()[0] in " ".join(page.text)
     assert "Truncated" in page.words and "Rare pair" in page.words
@@ -134,6 +137,8 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
         "coverage.svg",
         "dataset.jpg",
         "loss.svg",
+        "reliability_color.svg",
+        "risk_coverage_color.svg",
         "token_accuracy.svg",
         "troika.svg",
         "troika_loss.svg",
