@@ -250,6 +250,7 @@ ONLY_PARSED = {
         "python benchmarks/row_store.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
+        "python benchmarks/words.py PROJECT --group color --labels 200 --seeds 3",
     ),
     "measures for minutes",
 )

@@ -81,6 +81,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                     ("fine-tuned", number(results.scores, "finetuned", *said), True),
                     ("untrained", number(results.scores, "base", *said), False),
                 ],
+                bounds(results.scores, "finetuned", *said),
             )
         )
     figures.append(
