@@ -398,6 +398,21 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "material": group() | {"pixel_accuracy": None},
             "closure": dict.fromkeys((*group(), "pixel_accuracy")),
         },
+        "stability.json": {
+            "color": {
+                "method": "probe",
+                "methods": {
+                    method: {
+                        "accuracy": rng.random(),
+                        **{
+                            name: {"same": rng.random(), "accuracy": rng.random()}
+                            for name in ("jpeg", "resize", "crop")
+                        },
+                    }
+                    for method in ("cosine", "probe")
+                },
+            },
+        },
         "finetune.json": {
             "parameters": {"total": 3_749_922_816, "trainable": 5_242_880},
             "train_loss": losses,

@@ -269,6 +269,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "troika_table": tables.troika_table(results.troika),
         "branches_table": tables.branches_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),
+        "stability_table": tables.stability_table(results.stability),
         "loss_table": tables.loss_table(results.finetune),
         "text_metrics_table": tables.text_metrics_table(results.scores),
         "agreement_table": tables.agreement_table(results.scores),

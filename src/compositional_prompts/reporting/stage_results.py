@@ -36,6 +36,7 @@ class StageResults:
     troika_train: Metrics
     troika: Metrics
     enhance: Metrics
+    stability: Metrics
     drift: Metrics
     finetune: Metrics
     scores: Metrics
@@ -82,6 +83,7 @@ def read_results(metrics: Path) -> StageResults:
         troika_train=read_metrics(metrics / "troika_train.json"),
         troika=read_metrics(metrics / "troika.json"),
         enhance=enhance,
+        stability=read_metrics(metrics / "stability.json"),
         drift=read_metrics(metrics / "drift.json"),
         finetune=read_metrics(metrics / "finetune.json"),
         scores=read_metrics(metrics / "scores.json"),
