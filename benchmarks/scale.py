@@ -199,9 +199,10 @@ STAGES: Final = {
     "enhance": Stage(
         "enhance",
         ("word_scorer", "troika_predict"),
-        "--prompts original.parquet --truth truth.parquet --vectors embeddings/images "
-        "--colors colors --scorer word_scorer --enhanced enhanced.parquet "
-        "--metrics enhance.json --confusion confusion",
+        "--prompts original.parquet --splits splits.parquet --truth truth.parquet "
+        "--vectors embeddings/images --colors colors --scorer word_scorer "
+        "--enhanced enhanced.parquet --metrics enhance.json --confusion confusion "
+        "--reliability reliability --risk-coverage risk_coverage",
     ),
     "infer_base": Stage(
         "infer",

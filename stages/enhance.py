@@ -1,6 +1,10 @@
 """Stage enhance: a word of every attribute group for every image, and the enhanced prompt."""
 
-from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
+from compositional_prompts.enhancement.enhancing import (
+    EnhanceInputs,
+    EnhancePlots,
+    enhance_prompts,
+)
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.error_messages import run_script
@@ -9,12 +13,13 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    tables = tuple(EnhanceInputs.__annotations__)
-    paths = path_arguments(__doc__, *tables, "enhanced", "metrics", "confusion")
+    tables, curves = tuple(EnhanceInputs.__annotations__), tuple(EnhancePlots.__annotations__)
+    paths = path_arguments(__doc__, *tables, "enhanced", "metrics", *curves)
     params, _ = read_params(paths.params, Enhance)
     with run_stage("enhance") as run:
         inputs = EnhanceInputs(**{name: getattr(paths, name) for name in tables})
-        result = enhance_prompts(inputs, paths.enhanced, paths.confusion, params)
+        plots = EnhancePlots(**{name: getattr(paths, name) for name in curves})
+        result = enhance_prompts(inputs, paths.enhanced, plots, params)
         write_metrics(result.metrics, paths.metrics)
         run.rows = result.images
 

@@ -22,7 +22,7 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 def main() -> None:
     paths = path_arguments(__doc__, *FinetunePaths.__annotations__, "source", "metrics")
     params, base = read_params(paths.params, Finetune)
-    base = base.with_seed(params.seed)
+    base = params.seeded(base)
     group = join_processes(resolve_device(base.device))
     if params.mode == "keep":
         if group.is_main_process:

@@ -24,7 +24,7 @@ DATA = "catalog", "splits", "pairs", "clip"
 def main() -> None:
     paths = path_arguments(__doc__, *DATA, "source", "model", "metrics", "curve")
     params, base = read_params(paths.params, TroikaTrain)
-    base, group = base.with_seed(params.seed), join_processes(resolve_device(base.device))
+    base, group = params.seeded(base), join_processes(resolve_device(base.device))
     if params.mode != "train":
         if group.is_main_process:
             with run_stage("troika_train"):

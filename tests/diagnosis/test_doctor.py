@@ -185,17 +185,19 @@ def test_the_hub_is_asked_only_where_a_parameter_does(monkeypatch: pytest.Monkey
             "clip": {"source": "hub", "name": "hf-hub:laion/CLIP-test", **newest},
             "blip2": {"source": "hub", "name": "shop/blip2", "revision": "abc"},
         },
+        score={"bert_score": {"source": "hub", "name": "a/bert", "revision": None, "layer": 9}},
     )
     found = {(one.parameter, one.name, one.kind) for one in wanted_repositories(asked)}
     assert found == {
         ("download.fashion_products", "ashraq/fashion-product-images-small", "dataset"),
         ("weights.clip", "laion/CLIP-test", "model"),
         ("weights.blip2", "shop/blip2", "model"),
+        ("score.bert_score", "a/bert", "model"),
     }
     monkeypatch.setattr(hub_access, "_is_cached", lambda one: one.name == "shop/blip2")
     monkeypatch.setattr(hub_access, "_unreachable", lambda one: "no route")
     lines = said(examine_hub(asked)).splitlines()
-    assert [line.split()[0] for line in lines] == ["error", "error", "OK"]
+    assert [line.split()[0] for line in lines] == ["error", "error", "OK", "error"]
     assert "within reach (no route): connect, or fetch it with `hf download" in lines[0]
 
 

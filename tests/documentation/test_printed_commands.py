@@ -242,6 +242,7 @@ ONLY_PARSED = {
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/growth.py",
+        "python benchmarks/labelling.py",
         "python benchmarks/report_page.py",
         "python benchmarks/scale.py",
         "python benchmarks/scale.py --rows 1000 10000 100000 1000000",

@@ -16,11 +16,18 @@ from stage_script import run_stage
 
 from compositional_prompts.catalog.image_join import ImageJoinError
 from compositional_prompts.catalog.schema import CATALOG
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import TRUTH, known_groups
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.enhancement.calibration.group_calibration import NEVER
+from compositional_prompts.enhancement.calibration.temperature import Temperature
 from compositional_prompts.enhancement.colors.color_tables import wanted_palettes, write_colors
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
-from compositional_prompts.enhancement.enhancing import EnhanceInputs, enhance_prompts
+from compositional_prompts.enhancement.enhancing import (
+    EnhanceInputs,
+    EnhancePlots,
+    enhance_prompts,
+)
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
@@ -67,6 +74,7 @@ class Inputs:
         self.folder = folder
         self.prompts = folder / "prompts" / "original.parquet"
         self.catalog = folder / "catalog"
+        self.splits = folder / "splits.parquet"
         self.truth_table = folder / "truth.parquet"
         self.embeddings = folder / "embeddings"
         self.colors = folder / "colors"
@@ -98,6 +106,7 @@ class Inputs:
 
     def write(self):
         self.write_catalog()
+        self.write_splits()
         self.write_truth()
         self.write_prompts()
         write(
@@ -118,6 +127,17 @@ class Inputs:
             for image_id, color in zip(self.ids, self.color, strict=True)
         ]
         write(self.catalog / "part-00000.parquet", rows, CATALOG)
+
+    def write_splits(self):
+        rows = [
+            {
+                "image_id": image_id,
+                "product_id": f"product {number // 2}",
+                "caption_split": "train" if number < 10 else "test",
+            }
+            for number, image_id in enumerate(self.ids)
+        ]
+        write(self.splits, rows, SPLITS)
 
     def write_truth(self):
         rows = [
@@ -158,10 +178,10 @@ class Inputs:
         assert images == len(self.ids)
         return looked_at
 
-    def write_scorer(self):
+    def write_scorer(self, **calibration):
         vocabulary = read_vocabulary(self.embeddings / "words.parquet")
         groups = {
-            group: GroupScorer(words, "cosine", vocabulary.vectors[group])
+            group: GroupScorer(words, "cosine", vocabulary.vectors[group], **calibration)
             for group, words in vocabulary.words.items()
         }
         WordScorer(groups).save(self.scorer)
@@ -175,9 +195,17 @@ class Inputs:
     def enhance(self, params=PARAMS):
         """As :meth:`run`, of colours and a scorer that are there."""
         read = EnhanceInputs(
-            self.prompts, self.truth_table, self.embeddings / "images", self.colors, self.scorer
+            prompts=self.prompts,
+            splits=self.splits,
+            truth=self.truth_table,
+            vectors=self.embeddings / "images",
+            colors=self.colors,
+            scorer=self.scorer,
         )
-        result = enhance_prompts(read, self.folder / "enhanced", self.folder / "csv", params)
+        plots = EnhancePlots(
+            self.folder / "csv", self.folder / "reliability", self.folder / "risk_coverage"
+        )
+        result = enhance_prompts(read, self.folder / "enhanced", plots, params)
         return result, pq.read_table(self.folder / "enhanced")
 
 
@@ -198,6 +226,7 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
     inputs.write_scorer()
     arguments = {
         "prompts": inputs.prompts,
+        "splits": inputs.splits,
         "truth": inputs.truth_table,
         "vectors": inputs.embeddings / "images",
         "colors": inputs.colors,
@@ -205,6 +234,8 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
         "enhanced": out / "enhanced.parquet",
         "metrics": out / "enhance.json",
         "confusion": out / "confusion",
+        "reliability": out / "reliability",
+        "risk-coverage": out / "risk_coverage",
         "params": tmp_path / "params.yaml",
     }
     run_stage(monkeypatch, "enhance", arguments)
@@ -235,6 +266,18 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
 
     known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
     metrics = json.loads((out / "enhance.json").read_text())
+    held_out = {group: figures.pop("held_out") for group, figures in metrics.items()}
+    assert held_out["color"]["images"] == 10
+    assert held_out["color"]["precision"] == held_out["color"]["coverage"] == 1
+    assert held_out["color"]["precision_interval"] == [1, 1]
+    assert held_out["color"]["ece"] is None
+    assert held_out["material"]["images"] == 0
+    assert [figures.pop("abstained") for figures in metrics.values()] == [0, 0]
+    for curves in ("reliability", "risk_coverage"):
+        assert sorted(path.name for path in (out / curves).iterdir()) == [
+            "color.csv",
+            "material.csv",
+        ]
     assert metrics == {
         "color": {
             "accuracy": round(18 / 19, 4),
@@ -311,6 +354,49 @@ def test_fallback_and_threshold_are_parameters(inputs):
     params = PARAMS.model_copy(update={"threshold": 0.55, "fallback": "undefined"})
     prompts = inputs.run(params)[1].column("enhanced_prompt").to_pylist()
     assert all(text.endswith(" color and {undefined} material") for text in prompts)
+
+
+def test_words_that_are_not_sure_are_left_out(inputs):
+    """The cosine of the best word is 0.6, and falls with the image's number."""
+    for number, row in enumerate(inputs.vectors):
+        row["embedding"] = row["embedding"] * np.float32(1)
+        row["embedding"][COLORS.index(inputs.color[number])] -= np.float32(0.02 * number)
+        row["embedding"][-1] = 0
+        row["embedding"][-1] = np.sqrt(1 - (row["embedding"] ** 2).sum())
+    inputs.write()
+    inputs.look_at_colors()
+    inputs.write_scorer(calibration=Temperature(0.1, 0.2))
+    result, table = inputs.enhance()
+    everything = {row["image_id"]: row for row in table.to_pylist()}
+    assert result.metrics["color"]["abstained"] == 0
+    probability = [everything[name]["color_probability"] for name in inputs.ids]
+    assert probability == sorted(probability, reverse=True)
+    assert 0.5 < probability[-1] < probability[0] < 0.8
+
+    inputs.write_scorer(calibration=Temperature(0.1, 0.2), abstain_below=probability[14])
+    result, table = inputs.enhance()
+    rows = {row["image_id"]: row for row in table.to_pylist()}
+    for number, name in enumerate(inputs.ids):
+        written = number <= 14
+        assert rows[name]["color"] == (inputs.color[number] if written else None)
+        assert ("an unspecified color" in rows[name]["enhanced_prompt"]) is not written
+        assert rows[name]["color_best"] == inputs.color[number]
+        assert rows[name]["color_probability"] == probability[number]
+    figures = result.metrics["color"]
+    assert (figures["abstained"], figures["coverage"]) == (5, 0.75)
+    assert figures["held_out"]["coverage"] == 0.5
+    assert figures["held_out"]["precision"] == 1
+    assert figures["held_out"]["ece"] == pytest.approx(1 - np.mean(probability[10:]))
+
+
+@pytest.mark.parametrize("calibration", [None, Temperature(0.1, 0.2)])
+def test_nothing_is_written_where_no_probability_will_do(inputs, calibration):
+    inputs.look_at_colors()
+    inputs.write_scorer(calibration=calibration, abstain_below=NEVER)
+    result, table = inputs.enhance()
+    assert table.column("color").null_count == 20
+    # The first image's material is below the threshold too, and counts for that.
+    assert [figures["abstained"] for figures in result.metrics.values()] == [20, 19]
 
 
 def test_one_image_one_group_one_word(inputs):

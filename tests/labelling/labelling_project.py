@@ -18,6 +18,7 @@ from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.vector_tables import image_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
+from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
 from compositional_prompts.files.tables import write_table
 
 ROOT = Path(__file__).parents[2]
@@ -90,11 +91,16 @@ def write_labelling_project(root: Path, shoes: Sequence[Shoe], seed: int = 0) ->
             row |= {
                 f"{group}_score": float(scores.max()),
                 f"{group}_margin": 0.01,
+                f"{group}_probability": None,
                 f"{group}_scores": scores.tolist(),
             }
         prompts.append({name: row[name] for name in schema.names})
     path = data / "prompts" / "enhanced.parquet"
     write_table(pa.Table.from_pylist(prompts, schema), path, schema)
+    words_ = {group: np.eye(len(w), 8, dtype=np.float32) for group, w in WORDS.items()}
+    WordScorer(
+        {group: GroupScorer(tuple(WORDS[group]), "cosine", words_[group]) for group in WORDS}
+    ).save(root / "models" / "word_scorer")
     vectors = random.normal(size=(len(shoes), 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     schema = image_embeddings(8)

@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_scripts import run_forked
 from ruamel.yaml import YAML
 
 from compositional_prompts.project.source_dependencies import stage_script
@@ -63,14 +63,8 @@ def run(name: str, project: Path, changes: Mapping[str, Any]) -> subprocess.Comp
                 params[section][key] = value
     YAML().dump(params, project / "params.yaml")
     environment = {key: value for key, value in os.environ.items() if "TRACEBACK" not in key}
-    return subprocess.run(
-        [sys.executable, *arguments(name)],
-        cwd=project,
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    script, *words = arguments(name)
+    return run_forked(Path(script), words, project, environment)
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])

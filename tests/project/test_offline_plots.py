@@ -41,6 +41,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     confusion.mkdir(parents=True)
     (confusion / "color.csv").write_text("truth,predicted\nred,red\nblue,red\n")
     (confusion / "material.csv").write_text("truth,predicted\n")
+    for folder, points in {
+        "reliability": "probability,accuracy,low,high,images\n0.5,0.4,0.3,0.6,9\n",
+        "risk_coverage": "coverage,risk,threshold\n0.5,0.1,0.7\n1,0.25,0.1\n",
+    }.items():
+        (root / "metrics/plots" / folder).mkdir()
+        for group in ("color", "material"):
+            text = points if group == "color" else points.splitlines()[0] + "\n"
+            (root / f"metrics/plots/{folder}/{group}.csv").write_text(text)
     scores = "captioner,metric,value\nbase,bleu,0.1\nfinetuned,bleu,0.8\n"
     (root / "metrics/plots/scores.csv").write_text(scores)
     project.dvc("init", "--no-scm", "--quiet")
@@ -64,7 +72,7 @@ def test_every_plot_is_drawn_without_a_network(page: Path) -> None:
         browser.get(page.as_uri())
         browser.execute_async_script("setTimeout(arguments[0], 1500)")
         drawn = "return document.querySelectorAll('canvas.marks, svg.marks').length"
-        assert browser.execute_script(drawn) >= 6
+        assert browser.execute_script(drawn) >= 8
         loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
         assert browser.execute_script(loaded) == []
         severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

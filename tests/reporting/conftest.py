@@ -372,7 +372,12 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
 
     def group() -> dict[str, float]:
         keys = ("accuracy", "accuracy_in_vocabulary", "coverage", "majority_accuracy")
-        return {key: rng.random() for key in keys} | {"images_with_truth": len(rows)}
+        held_out = shares("precision", "coverage", "ece", "ece_by_chance", "aurc")
+        return {key: rng.random() for key in keys} | {
+            "images_with_truth": len(rows),
+            "abstained": 7,
+            "held_out": held_out | {"images": 6, "precision_interval": [0.25, 0.75]},
+        }
 
     losses = {"min": 0.02, "max": 0.9, "mean": 0.2}
     documents: dict[str, dict[str, Any]] = {
@@ -412,6 +417,17 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
                     for method in ("cosine", "probe")
                 },
             },
+        },
+        "word_scorer.json": {
+            "color": {
+                "method": "probe",
+                "calibration": {"abstain": {"precision": 0.875}, "warnings": []},
+            },
+            "material": {
+                "method": "cosine",
+                "calibration": {"abstain": None, "warnings": ["No <material> is written."]},
+            },
+            "closure": {"method": "cosine", "calibration": {"abstain": None, "warnings": []}},
         },
         "finetune.json": {
             "parameters": {"total": 3_749_922_816, "trainable": 5_242_880},
@@ -459,6 +475,14 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
                 for row in rows
             ],
         )
+    for folder, header, point in (
+        ("reliability", "probability,accuracy,low,high,images", "0.5,0.4,0.3,0.6,9"),
+        ("risk_coverage", "coverage,risk,threshold", "1,0.25,0.1"),
+    ):
+        (metrics / "plots" / folder).mkdir(parents=True)
+        for name in ("color", "material", "closure"):
+            text = f"{header}\n{point}\n" if name == "color" else f"{header}\n"
+            (metrics / f"plots/{folder}/{name}.csv").write_text(text)
 
 
 @pytest.fixture(scope="session")

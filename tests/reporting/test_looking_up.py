@@ -201,7 +201,11 @@ def test_a_sample_of_the_photos_is_said(project: Any) -> None:
 
 def test_the_warnings_stand_on_top(project: Any) -> None:
     page = project.build()
-    for warning in ("Label more photos &lt;now&gt;.", "No truth says &lt;teal&gt;."):
+    for warning in (
+        "Label more photos &lt;now&gt;.",
+        "No truth says &lt;teal&gt;.",
+        "No &lt;material&gt; is written.",
+    ):
         assert page.index(warning) < page.index("At a glance")
     project.change_metrics("recommend.json", {"warnings": []})
     project.change_metrics("check_data.json", {"warnings": []})

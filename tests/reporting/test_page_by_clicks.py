@@ -153,6 +153,8 @@ def test_one_photo_says_everything_by_keys_alone(page: Chrome) -> None:
         assert text in said, text
     for text in ("Enhanced prompt (by machine)", "Caption by grammar", "untrained", "0.300"):
         assert text in said, text
+    assert "CIDEr-D (0 to 10)" in said and "RefCLIPScore" in said
+    assert "BERTScore" not in said  # it was not asked for
     assert "photo=image-001" in page.current_url and "q=image-00" in page.current_url
     ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
     assert "image-002" in page.find_element(By.ID, "photo-body").text

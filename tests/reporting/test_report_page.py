@@ -108,8 +108,12 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     page = Page(project.build())
     scores = project.metrics("scores.json")
     for captioner in ("base", "finetuned"):
-        for metric in ("bleu", "rouge1", "rouge2", "rougeL", "cosine"):
-            assert f"{scores[captioner][metric]['mean']:.3f}" in page.words
+        for metric, values in scores[captioner].items():
+            if isinstance(values, dict) and "mean" in values:
+                assert f"{values['mean']:.3f}" in page.words, metric
+    # Which words are right comes before what whole texts have in common.
+    assert 0 < page.words.index("Accuracy of each part") < page.words.index("CIDEr-D (0 to 10)")
+    assert "Prompts that CIDEr-D cannot tell apart" in page.words
     for published in TEXT_METRICS.values():
         assert str(published["mean"]) in page.words
     troika = project.metrics("troika.json")
@@ -119,6 +123,9 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
     assert "Feasible unseen pairs" in page.words and "0.123" in page.words
     enhance = project.metrics("enhance.json")
     assert f"{100 * enhance['color']['pixel_accuracy']:.1f} %" in page.words
+    assert "87.5 %" in page.words  # the precision wanted
+    precision = enhance["color"]["held_out"]["precision"]
+    assert f"{100 * precision:.1f} % (25 to 75)" in page.words
     assert "5,242,880" in page.words and "0.1398 %" in page.words
     assert project.paths.params.read_text().splitlines()[0] in " ".join(page.text)
     assert "Truncated" in page.words and "Rare pair" in page.words
@@ -130,6 +137,8 @@ def test_the_page_shows_what_the_files_say(project: Any) -> None:
         "coverage.svg",
         "dataset.jpg",
         "loss.svg",
+        "reliability_color.svg",
+        "risk_coverage_color.svg",
         "token_accuracy.svg",
         "troika.svg",
         "troika_loss.svg",

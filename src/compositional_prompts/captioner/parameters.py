@@ -21,6 +21,7 @@ from compositional_prompts.pipeline.section import (
     PrecisionChoice,
     Rate,
     Section,
+    SeededSection,
     Words,
 )
 
@@ -68,11 +69,10 @@ class Lora(Section):
     alpha_pattern: list[AlphaPattern]
 
 
-class Finetune(Section):
+class Finetune(SeededSection):
     section: ClassVar[str] = "finetune"
 
     mode: Literal["train", "keep"]
-    seed: NonNegative | None
     lora: Lora
     precision: PrecisionChoice
     epochs: Positive

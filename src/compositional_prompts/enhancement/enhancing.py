@@ -15,9 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
+from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT, SPLITS
 from compositional_prompts.catalog.truth import TruthTable
 from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.enhancement.calibration.held_out_words import (
+    HeldOut,
+    HeldOutWords,
+    write_curves,
+)
 from compositional_prompts.enhancement.colors.color_tables import ColorTable, pixel_words
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.parameters import Enhance
@@ -25,6 +31,7 @@ from compositional_prompts.enhancement.word_accuracy import (
     Confusion,
     GroupMetrics,
     WordEvaluation,
+    word_key,
 )
 from compositional_prompts.enhancement.word_choice import Choice
 from compositional_prompts.enhancement.word_scorer import load_word_scorer
@@ -46,6 +53,7 @@ class EnhanceInputs:
 
     Attributes:
         prompts: ``original.parquet``.
+        splits: ``splits.parquet``.
         truth: ``truth.parquet``.
         vectors: folder of the images' CLIP vectors.
         colors: folder of their colours.
@@ -53,6 +61,7 @@ class EnhanceInputs:
     """
 
     prompts: Path
+    splits: Path
     truth: Path
     vectors: Path
     colors: Path
@@ -60,6 +69,9 @@ class EnhanceInputs:
 
     def prompt_batches(self) -> Iterator[pa.RecordBatch]:
         return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
+
+    def split_batches(self) -> Iterator[pa.RecordBatch]:
+        return iterate_table(self.splits, SPLITS, ROWS, ["image_id", "product_id", "caption_split"])
 
     def vector_batches(self) -> Iterator[pa.RecordBatch]:
         for ids, vectors in iterate_image_vectors(self.vectors, ROWS):
@@ -77,23 +89,52 @@ class Enhancement:
     """
 
     images: int
-    metrics: Mapping[str, GroupMetrics]
+    metrics: Mapping[str, EnhancedGroup]
+
+
+class EnhancedGroup(GroupMetrics):
+    """Metrics of one attribute group.
+
+    Attributes:
+        abstained: count of the images whose word is left out for its probability alone.
+        held_out: of test images.
+    """
+
+    abstained: int
+    held_out: HeldOut
+
+
+@dataclass(frozen=True)
+class EnhancePlots:
+    """Folders with a ``{group}.csv`` for every group.
+
+    A group without truth has a header only, so that the set of files depends on the vocabulary
+    alone.
+
+    Attributes:
+        confusion: columns truth and predicted, one row an image with truth.
+        reliability: as :class:`ReliabilityPoint`, of test images.
+        risk_coverage: as :class:`RiskCoveragePoint`, of test images.
+    """
+
+    confusion: Path
+    reliability: Path
+    risk_coverage: Path
 
 
 def enhance_prompts(
-    inputs: EnhanceInputs, enhanced: Path, confusion: Path, params: Enhance
+    inputs: EnhanceInputs, enhanced: Path, plots: EnhancePlots, params: Enhance
 ) -> Enhancement:
     """Choose words for every image, write them into its prompt, and count how many are true.
 
     Everything is streamed, a block of images at a time, where the tables are in the catalog's
-    order. Memory holds the truth that is known (:class:`TruthTable`) and counts.
+    order. Memory holds the truth that is known (:class:`TruthTable`), counts, and of test images
+    with truth what :class:`HeldOutWords` keeps.
 
     Args:
         inputs: what is read.
         enhanced: ``enhanced.parquet``, in the order of the prompts.
-        confusion: folder of ``{group}.csv`` with columns truth and predicted, one row an image with
-            truth. A group without truth has a header only, so that the set of files depends on the
-            vocabulary alone.
+        plots: where curves are written.
         params: the section ``enhance``.
 
     Raises:
@@ -121,7 +162,9 @@ def enhance_prompts(
         for group, words in scorer.words.items()
     }
     with ExitStack() as stack:
-        confusions = _Confusions(stack, confusion, tuple(scorer.words))
+        confusions = _Confusions(stack, plots.confusion, tuple(scorer.words))
+        held_out = {group: HeldOutWords() for group in scorer.words}
+        abstained = dict.fromkeys(scorer.words, 0)
 
         def enhanced_block(block: _Block) -> pa.Table:
             named = {
@@ -139,23 +182,54 @@ def enhance_prompts(
                 confusions.write(
                     group, evaluation.add(chosen[group], true[group], named.get(group))
                 )
+                _hold_out(held_out[group], choices[group], true[group], block)
+                abstained[group] += int(choices[group].abstained.sum())
             return _tabulate(block.prompts, template, choices, chosen, named)
 
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
         schema = enhanced_prompts_schema(tuple(scorer.words))
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
+    certainty = {group: words.judge() for group, words in held_out.items()}
+    write_curves(certainty, plots.reliability, plots.risk_coverage)
     return Enhancement(
-        images, {group: evaluation.metrics() for group, evaluation in evaluations.items()}
+        images,
+        {
+            group: EnhancedGroup(
+                **evaluation.metrics(),
+                abstained=abstained[group],
+                held_out=certainty[group].figures,
+            )
+            for group, evaluation in evaluations.items()
+        },
+    )
+
+
+def _hold_out(
+    words: HeldOutWords, choice: Choice, truth: Sequence[Sequence[str]], block: _Block
+) -> None:
+    """Keep the best words of the block's test images whose truth is known."""
+    rows = [row for row in np.flatnonzero(block.test).tolist() if truth[row]]
+    best = [word_key(choice.words[place]) for place in choice.best[rows].tolist()]
+    right = [said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)]
+    words.add(
+        None if choice.probability is None else choice.probability[rows],
+        np.array(right, np.bool_),
+        choice.chosen[rows],
+        [block.products[row] for row in rows],
     )
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some images: their prompts, vectors float32 ``[n, d]``, and colours by group."""
+    """Some images: their prompts, vectors float32 ``[n, d]``, colours by group, products, and
+    which are of the caption split test, bool ``[n]``.
+    """
 
     prompts: pa.Table
     vectors: NDArray[np.float32]
     colors: Mapping[str, NDArray[np.float32]]
+    products: Sequence[str]
+    test: NDArray[np.bool_]
 
 
 def _blocks(inputs: EnhanceInputs, table: ColorTable) -> Iterator[_Block]:
@@ -163,14 +237,23 @@ def _blocks(inputs: EnhanceInputs, table: ColorTable) -> Iterator[_Block]:
     wanted = inputs.prompt_batches, inputs.prompts
     colors = AlignedTable(partial(table.batches, ROWS), table.path, *wanted)
     vectors = AlignedTable(inputs.vector_batches, inputs.vectors, *wanted)
+    splits = AlignedTable(inputs.split_batches, inputs.splits, *wanted)
     for batch in inputs.prompt_batches():
         ids = batch.column("image_id")
         colored = table.colors(colors.take(ids))
         found = vectors.take(ids).column("embedding").combine_chunks()
         flat = found.flatten().to_numpy()
-        yield _Block(pa.Table.from_batches([batch]), flat.reshape(len(found), -1), colored)
+        split = splits.take(ids)
+        yield _Block(
+            pa.Table.from_batches([batch]),
+            flat.reshape(len(found), -1),
+            colored,
+            split.column("product_id").to_pylist(),
+            np.array(split.column("caption_split").to_pylist()) == SCORED_SPLIT,
+        )
     colors.check()
     vectors.check()
+    splits.check()
 
 
 class _Confusions:

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compositional_prompts.pipeline.section import (
-    Fraction,
     NonNegative,
     Positive,
     Section,
@@ -40,7 +39,7 @@ class Enhance(Section):
     methods: list[GroupMethod]
     templates: Annotated[list[str], Field(min_length=1)]
     learn_images: Positive
-    abstain: Fraction | None
+    abstain: Annotated[float, Field(gt=0, lt=1)] | None
     threshold: Annotated[float, Field(ge=-1, le=1)]
     fallback: Literal["unspecified", "undefined"]
     reference_colors: list[ReferenceColor]

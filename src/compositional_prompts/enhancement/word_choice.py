@@ -24,6 +24,7 @@ class Choice:
         margin: its lead over the runner-up, float32 ``[n]``, at least 0; over -1, the lowest
             cosine, where the group has one word.
         chosen: whether the word is to be written, bool ``[n]``.
+        abstained: whether it is not, for its probability alone, bool ``[n]``.
         probability: the calibrated one of the best word, float32 ``[n]``, or None.
     """
 
@@ -33,6 +34,7 @@ class Choice:
     score: NDArray[np.float32]
     margin: NDArray[np.float32]
     chosen: NDArray[np.bool_]
+    abstained: NDArray[np.bool_]
     probability: NDArray[np.float32] | None
 
 
@@ -77,11 +79,8 @@ def choose(
         threshold: a best word counts only if its score is above this (not equal to it); compared
             in float32. None lets every score count.
         probabilities: of every word, float32 ``[images, words]``, or None where nothing calibrates.
-        abstain_below: a best word counts only if its probability is this or more; None lets every
-            probability count.
-
-    Raises:
-        ValueError: words are to be left out by a probability, and there is none.
+        abstain_below: a best word counts only if its probability is this or more, compared in
+            float32: none where nothing calibrates. None lets every probability count.
     """
     best = scores.argmax(axis=1)
     score = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
@@ -95,8 +94,9 @@ def choose(
     probability = None
     if probabilities is not None:
         probability = np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0]
+    abstained = np.zeros_like(chosen)
     if abstain_below is not None:
-        if probability is None:
-            raise ValueError("a least probability is set, and nothing calibrates the scores.")
-        chosen &= probability >= np.float32(abstain_below)
-    return Choice(words, scores, best, score, score - runner_up, chosen, probability)
+        sure = probability is not None and probability >= np.float32(abstain_below)
+        abstained = chosen & ~np.broadcast_to(sure, chosen.shape)
+        chosen &= ~abstained
+    return Choice(words, scores, best, score, score - runner_up, chosen, abstained, probability)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from compositional_prompts.enhancement.calibration.temperature import Temperature
 from compositional_prompts.enhancement.colors.color_tables import GroupColors
 from compositional_prompts.enhancement.colors.foreground_colors import BINS, Palette
 from compositional_prompts.enhancement.parameters import Method
@@ -84,9 +85,10 @@ class GroupScorer:
         image_weights: of image vectors, float32 ``[words, d]``, or None without.
         color_weights: of :func:`color_features`, float32 ``[words, 245 + words]``, or None without.
         bias: float32 ``[words]``, or None without.
-        temperature: of the softmax that makes scores probabilities that hold on validation images;
-            None where nothing calibrates.
-        abstain_below: the least probability at which a word is written; None writes at any.
+        calibration: what makes scores probabilities that hold on validation images; None where
+            nothing calibrates.
+        abstain_below: the least probability at which a word is written, above 1 where none is;
+            None writes at any.
     """
 
     words: tuple[str, ...]
@@ -95,7 +97,7 @@ class GroupScorer:
     image_weights: Vectors | None = None
     color_weights: Vectors | None = None
     bias: Vectors | None = None
-    temperature: float | None = None
+    calibration: Temperature | None = None
     abstain_below: float | None = None
 
     @property
@@ -134,16 +136,14 @@ class GroupScorer:
         return log_softmax(logits)
 
     def probabilities(self, scores: Vectors) -> Vectors | None:
-        """Calibrated ones, float32 ``[n, words]``, that sum to 1 over the words.
+        """Calibrated ones, float32 ``[n, words]``, or None where nothing calibrates.
 
-        None where nothing calibrates.
+        They sum to 1 less the share of images of which no word of the group is true.
 
         Args:
             scores: as :meth:`scores` gives them.
         """
-        if self.temperature is None:
-            return None
-        return np.exp(log_softmax(scores / np.float32(self.temperature)))
+        return None if self.calibration is None else self.calibration.probabilities(scores)
 
     def choose(self, scores: Vectors, threshold: float) -> Choice:
         """The best word of every image, and whether it is to be written.
@@ -223,7 +223,7 @@ class WordScorer:
                     "name": name,
                     "words": list(group.words),
                     "method": group.method,
-                    "temperature": group.temperature,
+                    "calibration": group.calibration and asdict(group.calibration),
                     "abstain_below": group.abstain_below,
                     "palette": [
                         {"word": word, "rgb": rgb.tolist()}
@@ -293,6 +293,6 @@ def _group(config: Mapping[str, Any], tensors: Mapping[str, Vectors]) -> GroupSc
         config["method"],
         vectors,
         **found,
-        temperature=config["temperature"],
+        calibration=config["calibration"] and Temperature(**config["calibration"]),
         abstain_below=config["abstain_below"],
     )

@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.splitting.split_tables import JUDGED_SPLIT, SCORED_SPLIT
-from compositional_prompts.files.outputs import atomic_file, require_outputs
+from compositional_prompts.enhancement.word_scorer import (
+    GroupScorer,
+    WordScorer,
+    load_word_scorer,
+    log_softmax,
+)
+from compositional_prompts.files.outputs import (
+    MismatchedOutputsError,
+    atomic_file,
+    require_outputs,
+)
 from compositional_prompts.labelling.candidates import (
     MOST,
     CandidatePaths,
@@ -54,17 +64,21 @@ class NothingToLabelError(ValueError):
 
 @dataclass(frozen=True)
 class RoundPaths:
-    """What a round reads: tables, the catalog's shards, and the folder of labels made by hand."""
+    """What a round reads: tables, shards of the catalog, what scores words, and labels by hand."""
 
     tables: CandidatePaths
     catalog: Path
+    scorer: Path
     labels: Path
 
     @property
     def read(self) -> list[Path]:
         """Everything that stages have written."""
         tables = self.tables
-        return [tables.prompts, tables.splits, tables.truth, tables.vectors, self.catalog]
+        return [
+            *(tables.prompts, tables.splits, tables.truth, tables.vectors),
+            *(self.catalog, self.scorer),
+        ]
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ def round_paths(paths: Mapping[str, Mapping[str, Path]]) -> RoundPaths:
                 vectors=paths["clip_embed"]["images"],
             ),
             catalog=paths["truth"]["catalog"],
+            scorer=paths["enhance"]["scorer"],
             labels=paths["truth"]["labels"],
         )
     except KeyError as error:
@@ -146,6 +161,7 @@ def write_round(
             )
     require_outputs(*paths.read)
     answers = read_hand_labels(paths.labels, vocabulary)
+    scorer = _scorer(paths.scorer, vocabulary)
     questions: list[Question] = []
     left = {}
     for group, wanted in _shares(settings.groups, settings.photos).items():
@@ -158,7 +174,7 @@ def write_round(
             most=MOST if settings.purpose == "learning" else wanted,
             key=f"{settings.seed}/label/{group}",
         )
-        asked = _questions(found, group, vocabulary[group], wanted, settings, paths)
+        asked = _questions(found, group, vocabulary[group], wanted, settings, paths, scorer)
         left[group] = found.total - len(asked)
         questions += asked
     if not questions:
@@ -186,18 +202,32 @@ def write_round(
     )
 
 
-def word_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax of cosines at CLIP's temperature of 0.01, float32 ``[n, words]``."""
-    logits = 100 * (scores - scores.max(axis=1, keepdims=True))
-    weights = np.exp(logits)
-    probabilities: NDArray[np.float32] = weights / weights.sum(axis=1, keepdims=True)
-    return probabilities
+def word_probabilities(scorer: GroupScorer, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of every word, float32 ``[n, words]``: calibrated ones where there are any.
+
+    Else the scores are taken for what they are: logarithms of probabilities, or cosines, of which
+    the softmax is taken at CLIP's temperature of 0.01 (Radford et al., 2021, section 2.5).
+    """
+    calibrated = scorer.probabilities(scores)
+    if calibrated is not None:
+        return calibrated
+    scale = np.float32(100 if scorer.method == "cosine" else 1)
+    return np.exp(log_softmax(scores * scale))
 
 
 def _shares(groups: Sequence[str], photos: int) -> dict[str, int]:
     """Equal ones; what is left over goes to the first."""
     each, more = divmod(photos, len(groups))
     return {group: each + (place < more) for place, group in enumerate(groups)}
+
+
+def _scorer(path: Path, vocabulary: Mapping[str, Sequence[str]]) -> WordScorer:
+    scorer = load_word_scorer(path)
+    if {group: list(words) for group, words in scorer.words.items()} != dict(vocabulary):
+        raise MismatchedOutputsError(
+            f"{path} scores other words than clip_embed.attributes has.", path
+        )
+    return scorer
 
 
 def _nothing(settings: RoundSettings, answers: HandLabels) -> str:
@@ -216,6 +246,7 @@ def _questions(
     wanted: int,
     settings: RoundSettings,
     paths: RoundPaths,
+    scorer: WordScorer,
 ) -> list[Question]:
     if not found.image_ids or not wanted:
         return []
@@ -225,7 +256,7 @@ def _questions(
             Question(image_id, product_id, group, None, None)
             for image_id, product_id in zip(found.image_ids, found.product_ids, strict=True)
         ][:wanted]
-    probabilities = word_probabilities(found.scores)
+    probabilities = word_probabilities(scorer.groups[group], found.scores)
     rows = choose_informative(
         probabilities,
         found.vectors(paths.tables.vectors),

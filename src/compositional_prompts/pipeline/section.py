@@ -132,6 +132,16 @@ class Base(Section):
     engine: Literal["local", "ray"]
     ray: RayCluster
 
-    def with_seed(self, seed: int | None) -> Base:
-        """The same with the seed of a section that has one of its own; None: with this one."""
-        return self if seed is None else self.model_copy(update={"seed": seed})
+
+class SeededSection(Section):
+    """A section of a training that may have a seed of its own.
+
+    Attributes:
+        seed: of this training alone; None: ``base.seed``.
+    """
+
+    seed: NonNegative | None
+
+    def seeded(self, base: Base) -> Base:
+        """``base`` with the seed of this training."""
+        return base if self.seed is None else Base.model_copy(base, update={"seed": self.seed})

@@ -22,6 +22,10 @@ from compositional_prompts.reporting.content.galleries import Galleries, Tables,
 from compositional_prompts.reporting.content.kept_tables import kept_models
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing import layout
+from compositional_prompts.reporting.drawing.certainty_charts import (
+    reliability_chart,
+    risk_coverage_chart,
+)
 from compositional_prompts.reporting.drawing.charts import (
     Chart,
     Series,
@@ -106,7 +110,8 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
 
     ``figures`` holds ``dataset.jpg`` (a contact sheet) and an SVG for every chart that has a point
     to draw: ``loss.svg``, ``token_accuracy.svg``, ``bleu.svg``, ``troika_loss.svg``,
-    ``troika.svg``, ``coverage.svg``. Both
+    ``troika.svg``, ``coverage.svg``, and of every group ``reliability_{group}.svg`` and
+    ``risk_coverage_{group}.svg``. Both
     outputs are the same bytes for the same inputs.
 
     Raises:
@@ -131,7 +136,8 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
         uses[galleries.steps[0].image_id] += 1
     images = read_thumbnails(paths.catalog, sorted({*uses, *galleries.contact_sheet}))
     thumbnails = as_data_uris({key: images[key] for key in uses}, uses)
-    all_charts = [*_charts(results), browsing.coverage_chart]
+    certainty = _certainty_charts(results)
+    all_charts = [*_charts(results), *certainty, browsing.coverage_chart]
     charts = {chart.name: (chart, render(chart)) for chart in all_charts if chart.drawable}
 
     page = (
@@ -155,6 +161,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
                 name: PageChart(Markup(inline(chart, svg)), chart.description)
                 for name, (chart, svg) in charts.items()
             },
+            certainty_charts=[chart.name for chart in certainty],
             kept_models=kept_models(results, summarize(paths.metrics)),
             confusions={group: tabulate(pairs) for group, pairs in results.confusions.items()},
             limits=shown_limits,
@@ -236,6 +243,20 @@ def _charts(results: StageResults) -> list[Chart]:
     ]
 
 
+def _certainty_charts(results: StageResults) -> list[Chart]:
+    """Of every group the reliability diagram, then the risk-coverage curve."""
+    charts = []
+    for group, points in results.reliability.items():
+        coverage = number(results.enhance, group, "held_out", "coverage")
+        precision = number(results.enhance, group, "held_out", "precision")
+        written = None if coverage is None or precision is None else (coverage, 1 - precision)
+        charts += [
+            reliability_chart(group, points),
+            risk_coverage_chart(group, results.risk_coverage[group], written),
+        ]
+    return charts
+
+
 def _measured(curve: Curve, column: str) -> Curve:
     """The epochs of a curve at which ``column`` was measured."""
     kept = [row for row, value in enumerate(curve[column]) if value is not None]
@@ -270,6 +291,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "branches_table": tables.branches_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),
         "stability_table": tables.stability_table(results.stability),
+        "certainty_table": tables.certainty_table(results.enhance, results.word_scorer),
         "loss_table": tables.loss_table(results.finetune),
         "text_metrics_table": tables.text_metrics_table(results.scores),
         "agreement_table": tables.agreement_table(results.scores),

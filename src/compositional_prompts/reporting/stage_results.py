@@ -24,6 +24,7 @@ from compositional_prompts.results.stage_metrics import (
 
 Confusion = Mapping[tuple[str, str], int]
 Curve = Mapping[str, Sequence[float | None]]
+Points = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class StageResults:
     check_data: Metrics
     troika_train: Metrics
     troika: Metrics
+    word_scorer: Metrics
     enhance: Metrics
     stability: Metrics
     drift: Metrics
@@ -44,6 +46,8 @@ class StageResults:
     losses: Curve
     troika_curve: Curve
     confusions: Mapping[str, Confusion]
+    reliability: Mapping[str, Points]
+    risk_coverage: Mapping[str, Points]
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -56,6 +60,11 @@ class StageResults:
             *_sentences(self.recommend, "recommend.json"),
             *_sentences(self.drift, "drift.json"),
             *_sentences(self.check_data, "check_data.json"),
+            *(
+                sentence
+                for group in self.word_scorer.values()
+                for sentence in _sentences(group.get("calibration", {}), "word_scorer.json")
+            ),
         ]
 
 
@@ -82,6 +91,7 @@ def read_results(metrics: Path) -> StageResults:
         check_data=read_metrics(metrics / "check_data.json"),
         troika_train=read_metrics(metrics / "troika_train.json"),
         troika=read_metrics(metrics / "troika.json"),
+        word_scorer=read_metrics(metrics / "word_scorer.json"),
         enhance=enhance,
         stability=read_metrics(metrics / "stability.json"),
         drift=read_metrics(metrics / "drift.json"),
@@ -99,6 +109,17 @@ def read_results(metrics: Path) -> StageResults:
             metrics / "curves/troika_train/plots/metrics", ("train_loss", "val_auc", "val_hm")
         ),
         confusions=_read_confusions(metrics, enhance),
+        reliability={
+            group: _read_points(
+                metrics / f"plots/reliability/{group}.csv",
+                ("probability", "accuracy", "low", "high"),
+            )
+            for group in enhance
+        },
+        risk_coverage={
+            group: _read_points(metrics / f"plots/risk_coverage/{group}.csv", ("coverage", "risk"))
+            for group in enhance
+        },
     )
 
 
@@ -147,6 +168,21 @@ def _read_figure(path: Path, name: str) -> dict[float, float | None]:
             ) from error
         figure[step] = value if math.isfinite(value) else None
     return figure
+
+
+def _read_points(path: Path, columns: Sequence[str]) -> Points:
+    """Columns of numbers by name; empty where the file has a header only."""
+    require_outputs(path)
+    points: dict[str, list[float]] = {column: [] for column in columns}
+    for line, row in _rows(path, columns):
+        for column, values in points.items():
+            try:
+                values.append(float(row[column]))
+            except ValueError as error:
+                raise ReportInputError(
+                    f"{path}, line {line}: {column} must be a number, found {row[column]!r}.", path
+                ) from error
+    return points
 
 
 def _read_confusions(metrics: Path, enhance: Metrics) -> dict[str, Confusion]:

@@ -65,7 +65,8 @@ def score_captions(
 ) -> Scores:
     """Score the captions of every captioner; each metric is defined in docs/metrics.md.
 
-    Memory holds the texts and one vector a distinct text; image vectors are streamed.
+    Memory holds the texts, two vectors a distinct text, with and without what CLIPScore sets before
+    it, and n-grams for CIDEr-D; image vectors are streamed. Time is linear in the distinct pairs.
 
     Args:
         inputs: captions, references and truth of at least one image.

@@ -13,6 +13,7 @@ from compositional_prompts.pipeline.section import (
     Positive,
     Rate,
     Section,
+    SeededSection,
 )
 
 
@@ -43,11 +44,10 @@ def _with_words(text: str) -> str:
     return text
 
 
-class TroikaTrain(Section):
+class TroikaTrain(SeededSection):
     section: ClassVar[str] = "troika_train"
 
     mode: Literal["train", "keep", "reference"]
-    seed: NonNegative | None
     epochs: NonNegative
     batch_size: Positive
     learning_rate: Rate

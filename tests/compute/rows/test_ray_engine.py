@@ -37,7 +37,20 @@ pytestmark = [
 ]
 
 RAY = str(Path(ray.__file__).parent)
+ATTEMPTS = 5
+PATIENCE_SECONDS = 300
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+def add_node(cluster: Cluster, **settings: Any) -> None:
+    """Ray gives a node 30 seconds to start, fewer than it needs on a machine that is busy."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            cluster.add_node(wait=False, **SMALL, **settings)
+            return
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +60,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for name, value in script_environment().items():
             patch.setenv(name, value)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = Cluster(True, head_node_args={**SMALL, "include_dashboard": False})
-        cluster.add_node(**SMALL)
+        cluster = Cluster()
+        add_node(cluster, include_dashboard=False)
+        add_node(cluster)
+        cluster.wait_for_nodes(PATIENCE_SECONDS)
         yield cluster
         cluster.shutdown()
 

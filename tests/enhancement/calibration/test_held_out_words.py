@@ -13,10 +13,9 @@ from compositional_prompts.enhancement.calibration.calibration_error import (
 )
 from compositional_prompts.enhancement.calibration.held_out_words import (
     CURVE_POINTS,
-    ReliabilityPoint,
-    RiskCoveragePoint,
+    HeldOutWords,
     judge_certainty,
-    write_points,
+    write_curves,
 )
 from compositional_prompts.results.bootstrap import Bootstrap, product_codes
 
@@ -92,13 +91,18 @@ def test_no_image_one_image_and_no_word_written():
     assert silent["ece"] > 0
 
 
-def test_points_are_written_as_tables(tmp_path):
-    found = judge_certainty(*drawn())
-    write_points(found.curve, RiskCoveragePoint, tmp_path / "curve.csv")
-    with (tmp_path / "curve.csv").open(newline="") as file:
+def test_curves_are_written_as_tables(tmp_path):
+    probability, right, written, products = drawn()
+    words = HeldOutWords()
+    for part in (slice(0, 100), slice(100, 100), slice(100, 300)):
+        words.add(probability[part], right[part], written[part], products[part])
+    found = words.judge()
+    assert found == judge_certainty(probability, right, written, products)
+    groups = {"color": found, "material": HeldOutWords().judge()}
+    write_curves(groups, tmp_path / "bins", tmp_path / "curves")
+    with (tmp_path / "curves/color.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["coverage", "risk", "threshold"]
     assert float(rows[-1]["risk"]) == pytest.approx(found.curve[-1].risk, abs=1e-6)
-    write_points([], ReliabilityPoint, tmp_path / "none.csv")
     header = "probability,accuracy,low,high,images\n"
-    assert (tmp_path / "none.csv").read_text() == header
+    assert (tmp_path / "bins/material.csv").read_text() == header

@@ -63,7 +63,7 @@ def test_as_pycocoevalcap_scores_200_pairs():
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=6))
 def test_against_the_formula(pairs):
     captions, references = zip(*pairs, strict=True)

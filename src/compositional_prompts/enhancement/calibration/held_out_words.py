@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -19,6 +19,7 @@ from compositional_prompts.enhancement.calibration.calibration_error import (
     reliability,
 )
 from compositional_prompts.enhancement.calibration.risk_coverage import risk_coverage
+from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.results.bootstrap import Bootstrap, interval, product_codes
 
 CURVE_POINTS = 200
@@ -105,6 +106,40 @@ class Certainty:
     curve: Sequence[RiskCoveragePoint]
 
 
+class HeldOutWords:
+    """Gathers a group's words of test images whose truth is known; 14 bytes an image and its id."""
+
+    def __init__(self) -> None:
+        self._probability: list[NDArray[np.float32]] = []
+        self._right: list[NDArray[np.bool_]] = []
+        self._written: list[NDArray[np.bool_]] = []
+        self._products: list[str] = []
+
+    def add(
+        self,
+        probability: NDArray[np.float32] | None,
+        right: NDArray[np.bool_],
+        written: NDArray[np.bool_],
+        products: Sequence[str],
+    ) -> None:
+        """Some more images; arguments as :func:`judge_certainty`'s."""
+        if probability is not None:
+            self._probability.append(probability)
+        self._right.append(right)
+        self._written.append(written)
+        self._products += products
+
+    def judge(self) -> Certainty:
+        """All of them together."""
+        none = np.zeros(0, np.bool_)
+        return judge_certainty(
+            np.concatenate(self._probability) if self._probability else None,
+            np.concatenate([none, *self._right]),
+            np.concatenate([none, *self._written]),
+            self._products,
+        )
+
+
 def judge_certainty(
     probability: NDArray[np.float32] | None,
     right: NDArray[np.bool_],
@@ -170,12 +205,23 @@ def judge_certainty(
     )
 
 
-def write_points(
+def write_curves(groups: Mapping[str, Certainty], reliability: Path, risk_coverage: Path) -> None:
+    """Write ``{group}.csv`` into two folders, which appear whole or not at all.
+
+    A group without points has a header only, so that the set of files depends on the vocabulary
+    alone.
+    """
+    with atomic_directory(reliability) as bins, atomic_directory(risk_coverage) as curves:
+        for group, one in groups.items():
+            _write_points(one.reliability, ReliabilityPoint, bins / f"{group}.csv")
+            _write_points(one.curve, RiskCoveragePoint, curves / f"{group}.csv")
+
+
+def _write_points(
     points: Sequence[ReliabilityPoint] | Sequence[RiskCoveragePoint],
     kind: type[ReliabilityPoint] | type[RiskCoveragePoint],
     path: Path,
 ) -> None:
-    """Write points of ``kind`` as a CSV file; of none a header only."""
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.DictWriter(file, list(kind.__dataclass_fields__), lineterminator="\n")
         rows.writeheader()

@@ -87,6 +87,10 @@ class LabelledImages:
         """Those with a true word of the group's vocabulary."""
         return self.take(np.flatnonzero(self.truth[group].any(axis=1)))
 
+    def known_of_group(self, group: str) -> LabelledImages:
+        """Those of which something is true, in the vocabulary or not."""
+        return self.take(np.flatnonzero(self.known[group]))
+
     def outside(self, group: str) -> int:
         """How many have truth in the group, and none of it in the vocabulary."""
         return int((self.known[group] & ~self.truth[group].any(axis=1)).sum())

@@ -17,7 +17,9 @@ strength for all words, in sum over the images, so a word with few true images m
 that are true of none are not moved at all.
 
 Where several words are true of an image, each is as much as the others. The problem is convex with
-one minimum, found by L-BFGS (Liu & Nocedal, 1989) in float64: no seed, no learning rate.
+one minimum, found by L-BFGS (Liu & Nocedal, 1989) in float64: no seed, no learning rate. Features
+are turned to their principal axes, and every unknown is measured by the curvature that its axis
+and the frequency of its word lead to expect: that takes a tenth of the steps.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ GAIN_STRENGTH = 1.0
 MEMORY = 10
 """Steps that L-BFGS remembers."""
 MOST_STEPS = 500
-TOLERANCE = 1e-6
-"""Of the largest entry of the gradient, an image."""
+TOLERANCE = 1e-11
+"""How far above the minimum the result may be, about, in nats an image."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def fit_regression(
         priors: scores of the same images and words.
         strength: above 0.
         start: where to begin, which changes the number of steps and nothing else.
-        tolerance: of the largest entry of the gradient, an image.
+        tolerance: how far above the minimum it may end, about, in nats an image.
 
     Raises:
         ValueError: an image has no true word, or a number is not finite.
@@ -101,30 +103,34 @@ def fit_regression(
         raise ValueError("an image without a true word cannot be learnt from.")
     if not all(np.isfinite(one).all() for one in (features, *(prior.scores for prior in priors))):
         raise ValueError("features and scores to learn from must be finite.")
-    words, width = truth.shape[1], features.shape[1]
+    axes = np.linalg.eigh(features.T @ features)[1]
+    turned = features @ axes
+    weights = np.zeros((truth.shape[1], features.shape[1]))
+    bias = np.zeros(truth.shape[1])
+    gains = np.ones(len(priors))
+    if start is not None:
+        weights, bias = start.weights @ axes, start.bias
+        gains = np.array([g / prior.start for g, prior in zip(start.gains, priors, strict=True)])
     # A gain below 0 would turn the texts' scores round, also of words that nothing was learnt of.
-    used = list(range(len(priors)))
+    used = np.ones(len(priors), np.bool_)
+    steps = 0
     while True:
-        problem = _Problem(features, truth, [priors[place] for place in used], strength)
-        gains = [1.0] * len(used)
-        first = problem.packed(
-            np.zeros((words, width)) if start is None else start.weights,
-            np.zeros(words) if start is None else start.bias,
-            gains if start is None else [start.gains[m] / priors[m].start for m in used],
-        )
-        found, steps = minimise(problem, first, tolerance * len(truth))
-        weights, bias, ratios = problem.unpacked(found)
-        if not (ratios < 0).any():
+        some = [prior for prior, use in zip(priors, used.tolist(), strict=True) if use]
+        problem = _Problem(turned, truth, some, strength)
+        first = problem.packed(weights, bias, gains[used])
+        found, more = minimise(problem, first, tolerance * len(truth))
+        weights, bias, gains[used] = problem.unpacked(found)
+        steps += more
+        gains[~used] = 0
+        if (gains >= 0).all():
             break
-        used = [place for place, ratio in zip(used, ratios, strict=True) if ratio >= 0]
-    full = [0.0] * len(priors)
-    for place, ratio in zip(used, ratios.tolist(), strict=True):
-        full[place] = ratio * priors[place].start
-    return Regression(weights, bias, tuple(full), steps)
+        used &= gains >= 0
+    full = tuple(g * prior.start for g, prior in zip(gains.tolist(), priors, strict=True))
+    return Regression(weights @ axes.T, bias, full, steps)
 
 
 class _Problem:
-    """The loss and its gradient, of a vector of all that is learnt."""
+    """The loss and its gradient, of a vector of all that is learnt, each in units of its own."""
 
     def __init__(
         self,
@@ -139,20 +145,30 @@ class _Problem:
         self._strength = strength
         self._learnt = truth.any(axis=0)
         self._shape = (truth.shape[1], features.shape[1])
+        share = self._target.mean(axis=0)
+        spread = share * (1 - share)
+        axes = np.square(features).sum(axis=0)
+        curvatures = [
+            (spread[:, None] * axes + strength).ravel(),
+            spread * len(truth) + BIAS_STRENGTH,
+            [prior.var(axis=1).sum() + GAIN_STRENGTH for prior in self._priors],
+        ]
+        self._units = 1 / np.sqrt(np.concatenate(curvatures))
 
-    def packed(self, weights: Array, bias: Array, gains: Sequence[float]) -> Array:
-        return np.concatenate([weights.ravel(), bias, np.array(gains, np.float64)])
+    def packed(self, weights: Array, bias: Array, gains: Array) -> Array:
+        packed: Array = np.concatenate([weights.ravel(), bias, gains]) / self._units
+        return packed
 
     def unpacked(self, values: Array) -> tuple[Array, Array, Array]:
         words, width = self._shape
         ends = [words * width, words * width + words]
-        weights, bias, gains = np.split(values, ends)
+        weights, bias, gains = np.split(values * self._units, ends)
         return weights.reshape(self._shape), bias, gains
 
     def __call__(self, values: Array) -> tuple[float, Array]:
         weights, bias, gains = self.unpacked(values)
         logits = self._features @ weights.T + bias
-        for gain, prior in zip(gains, self._priors, strict=True):
+        for gain, prior in zip(gains.tolist(), self._priors, strict=True):
             logits += gain * prior
         logits -= logits.max(axis=1, keepdims=True)
         raised = np.exp(logits)
@@ -167,7 +183,9 @@ class _Problem:
         of_weights[~self._learnt] = 0
         of_bias[~self._learnt] = 0
         of_gains = np.array([float((rest * prior).sum()) for prior in self._priors])
-        return loss, self.packed(of_weights, of_bias, list(of_gains + GAIN_STRENGTH * (gains - 1)))
+        of_gains += GAIN_STRENGTH * (gains - 1)
+        gradient = np.concatenate([of_weights.ravel(), of_bias, of_gains])
+        return loss, gradient * self._units
 
 
 def minimise(
@@ -175,19 +193,20 @@ def minimise(
 ) -> tuple[Array, int]:
     """The minimum of a smooth convex function by L-BFGS, and the number of steps.
 
-    Steps are halved until they lower the function enough (Armijo); it ends where the gradient's
-    largest entry is at most ``tolerance``, where no step lowers the function any more, or after
+    Steps are halved until they lower the function enough (Armijo). It ends where half the
+    gradient's square, in units in which curvatures are near 1 about how far above the minimum it
+    is, is at most ``tolerance``, where no step lowers the function any more, or after
     ``MOST_STEPS``.
     """
     loss, gradient = problem(values)
     moves: list[Array] = []
     changes: list[Array] = []
     for step in range(MOST_STEPS):
-        if np.abs(gradient).max(initial=0.0) <= tolerance:
+        if float(gradient @ gradient) / 2 <= tolerance:
             return values, step
         direction = _direction(gradient, moves, changes)
         descent = float(direction @ gradient)
-        length = 1.0 if moves else 1 / max(1.0, float(np.abs(gradient).max()))
+        length = 1.0
         while True:
             new = values - length * direction
             new_loss, new_gradient = problem(new)

@@ -29,8 +29,8 @@ few images and for many."""
 DEFAULT_STRENGTH = 1.0
 """Where there are too few products to try."""
 FOLDS = 4
-FOLD_TOLERANCE = 1e-4
-"""Of the regressions that are only compared: their likelihoods differ in the third digit."""
+FOLD_TOLERANCE = 1e-5
+"""In nats an image, of regressions that are only compared: they differ in the third digit."""
 FOLD_IMAGES = 6000
 """Most images by which the strength is chosen."""
 

@@ -9,6 +9,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from compositional_prompts.enhancement.calibration.group_calibration import CalibrationFigures
 from compositional_prompts.enhancement.colors.color_tables import palettes_of
 from compositional_prompts.enhancement.fitting.altered_copies import AlteredCopies
 from compositional_prompts.enhancement.fitting.labelled_images import (
@@ -17,6 +18,7 @@ from compositional_prompts.enhancement.fitting.labelled_images import (
     read_labelled,
 )
 from compositional_prompts.enhancement.fitting.probe import Probe, fit_probe
+from compositional_prompts.enhancement.fitting.scorer_calibration import calibrate_scorer
 from compositional_prompts.enhancement.parameters import COLOR_METHODS, Enhance
 from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer, pixel_scorer
 from compositional_prompts.enhancement.word_vocabulary import Vocabulary
@@ -52,6 +54,7 @@ class GroupFit(TypedDict):
         folds_log_likelihood: natural logarithm of the probability of what is true, the mean over
             training images that were left out of the folds; null without strength, or of too few
             products to try strengths.
+        calibration: what validation images say.
     """
 
     method: str
@@ -61,6 +64,7 @@ class GroupFit(TypedDict):
     unlabelled_words: list[str] | None
     strength: float | None
     folds_log_likelihood: float | None
+    calibration: CalibrationFigures
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def fit_word_scorer(
                 scorer = probe.scorer
             else:
                 scorer = GroupScorer(words, method, bare, np.float32(scale) * texts)
-        scorers[group] = scorer
+        scorers[group], calibration = calibrate_scorer(group, scorer, validation, params)
         metrics[group] = GroupFit(
             method=method,
             train_images=0 if probe is None else len(train.of_group(group)),
@@ -132,6 +136,7 @@ def fit_word_scorer(
             unlabelled_words=None if probe is None else list(probe.unlabelled),
             strength=None if probe is None else probe.strength,
             folds_log_likelihood=None if probe is None else probe.folds_log_likelihood,
+            calibration=calibration,
         )
     return FittedWords(WordScorer(scorers, palettes), metrics)
 

@@ -21,8 +21,8 @@ _TEXT_METRICS = {
     "meteor_stem": "METEOR, exact and stem",
     "bert_score": "BERTScore",
     "cosine": "Cosine of text vectors",
-    "clip_score": "CLIPScore, with the photo (0 to 2.5)",
-    "ref_clip_score": "RefCLIPScore, with both",
+    "clip_score": "CLIPScore (0 to 2.5)",
+    "ref_clip_score": "RefCLIPScore",
 }
 _TROIKA_METRICS = {
     "best_seen": "Best seen",
@@ -253,6 +253,45 @@ def stability_table(stability: Metrics) -> Table:
         rows,
         groups=[(name, 2) for name in groups],
     )
+
+
+def certainty_table(enhance: Metrics, word_scorer: Metrics) -> Table:
+    """How sure and how true words are on test images, and how many are left out, a group a row."""
+    rows = []
+    for group in enhance:
+        held_out = enhance[group].get("held_out") or {}
+        wanted = number(word_scorer, group, "calibration", "abstain", "precision")
+        rows.append(
+            Row(
+                _words(group),
+                [
+                    count(number(held_out, "images")),
+                    percent(wanted),
+                    _between(held_out, "precision"),
+                    _between(held_out, "coverage"),
+                    count(number(enhance, group, "abstained")),
+                    _between(held_out, "ece"),
+                    percent(number(held_out, "ece_by_chance")),
+                    score(number(held_out, "aurc")),
+                ],
+            )
+        )
+    return Table(
+        "How sure the words are, test images with truth",
+        "Group",
+        [
+            *("Images", "Precision wanted", "Precision", "Coverage", "Left out, of all photos"),
+            *("Calibration error", "By chance alone", "Area under risk and coverage"),
+        ],
+        rows,
+    )
+
+
+def _between(metrics: Metrics, key: str) -> str:
+    """A share and its 95 % interval, where it has one: ``50.6 % (44 to 57)``."""
+    ends = metrics.get(f"{key}_interval")
+    text = percent(number(metrics, key))
+    return text if not ends else f"{text} ({100 * ends[0]:.0f} to {100 * ends[1]:.0f})"
 
 
 def loss_table(finetune: Metrics) -> Table:

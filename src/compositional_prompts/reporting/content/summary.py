@@ -37,7 +37,8 @@ class KeyFigure:
 
 
 def key_figures(results: StageResults) -> list[KeyFigure]:
-    """Images, accuracy of the first group with known truth (color before others), Troika, BLEU.
+    """Images, accuracy of the first group with known truth (color before others), Troika, how often
+    captions hold that group's true word, BLEU.
 
     What could not be measured, as without labels, is left out.
     """
@@ -65,6 +66,18 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                 [
                     ("Troika", number(results.troika, world, key), True),
                     ("zero-shot", number(results.troika, f"zero_shot_{world}", key), False),
+                ],
+            )
+        )
+    if group is not None:
+        said = ("attributes", group, "mention_accuracy_vs_truth")
+        figures.append(
+            _compared(
+                f"True {words(group)} in captions",
+                percent,
+                [
+                    ("fine-tuned", number(results.scores, "finetuned", *said), True),
+                    ("untrained", number(results.scores, "base", *said), False),
                 ],
             )
         )
