@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pyarrow as pa
 import pytest
@@ -27,6 +29,8 @@ from trained_project import (
 
 from compositional_prompts.captioner.decoding.grammar_file import write_grammar
 from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.enhancement.colors.foreground_colors import BINS, foreground_colors
+from compositional_prompts.enhancement.word_scorer import load_word_scorer
 from compositional_prompts.files.tables import write_table
 
 
@@ -175,6 +179,38 @@ def test_scores_and_enhanced_prompt_are_clips(own_project: Path, photos: Path, r
         float((temperature * pairs).softmax(0)[chosen]), abs=1e-3
     )
     assert enhanced["words"] == {"color": color, "material": material}
+
+
+def test_words_are_scored_by_what_the_stage_made(own_project: Path, photos: Path, run: Run) -> None:
+    """By pixels here, of which a photo's colours are looked at beside CLIP."""
+    folder = own_project / "models" / "word_scorer"
+    palettes = {"color": {"white": np.uint8([255] * 3), "red": np.uint8([230, 0, 0])}}
+    color = load_word_scorer(folder).groups["color"]
+    weights = np.eye(2, BINS + 2, BINS, dtype=np.float32)
+    pixels = dataclasses.replace(color, method="pixels", color_weights=weights)
+    scorer = load_word_scorer(folder).with_groups({"color": pixels})
+    dataclasses.replace(scorer, palettes=palettes).save(folder)
+    status, out, err = run("caption", "--caption-only", photos, "--json", "--scores", "--enhanced")
+    assert (status, err) == (0, "")
+    seen = set()
+    for record in records(out):
+        image = Image.open(record["path"]).convert("RGB")
+        votes = foreground_colors(image, palettes).votes["color"]
+        shares = votes / votes.sum()
+        scores = record["scores"]["color"]
+        assert np.exp(list(scores.values())) == pytest.approx(shares, abs=2e-3)
+        word = WORDS["color"][int(shares.argmax())]
+        assert record["enhanced"]["words"]["color"] == word
+        seen.add(tuple(shares))
+    assert len(seen) > 1
+
+
+def test_a_scorer_of_other_words_is_refused(own_project: Path, photos: Path, run: Run) -> None:
+    groups = [{"name": "color", "words": ["white"]}, {"name": "material", "words": ["rubber"]}]
+    set_params(own_project / "params.yaml", clip_embed={"attributes": groups})
+    status, _, err = run("caption", photos, "--enhanced")
+    assert status == 2
+    assert "word_scorer was made for other words than clip_embed.attributes" in err
 
 
 def test_what_is_asked_for_stands_below_the_caption(project: Path, photos: Path, run: Run) -> None:

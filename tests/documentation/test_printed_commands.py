@@ -242,6 +242,7 @@ ONLY_PARSED = {
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/growth.py",
+        "python benchmarks/intervals.py",
         "python benchmarks/labelling.py",
         "python benchmarks/report_page.py",
         "python benchmarks/scale.py",
@@ -249,6 +250,7 @@ ONLY_PARSED = {
         "python benchmarks/row_store.py",
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
+        "python benchmarks/words.py PROJECT --group color --labels 200 --seeds 3",
     ),
     "measures for minutes",
 )

@@ -209,6 +209,12 @@ class Inputs:
         return result, pq.read_table(self.folder / "enhanced")
 
 
+def pop_intervals(metrics):
+    """The intervals, by the figure that they are of."""
+    names = [name for name in metrics if name.endswith("_interval")]
+    return {name.removesuffix("_interval"): metrics.pop(name) for name in names}
+
+
 @pytest.fixture
 def inputs(tmp_path):
     made = Inputs(tmp_path)
@@ -266,6 +272,9 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
 
     known = [c for n, c in enumerate(inputs.color) if n not in (1, 2)] + ["mauve"]
     metrics = json.loads((out / "enhance.json").read_text())
+    intervals = {group: pop_intervals(values) for group, values in metrics.items()}
+    leads = {group: values.pop("minus") for group, values in metrics.items()}
+    counts = {"images": 20, "products": 10}
     held_out = {group: figures.pop("held_out") for group, figures in metrics.items()}
     assert held_out["color"]["images"] == 10
     assert held_out["color"]["precision"] == held_out["color"]["coverage"] == 1
@@ -286,7 +295,8 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             "majority_accuracy": round(max(map(known.count, known)) / 19, 4),
             "pixel_accuracy": round(18 / 19, 4),
             "images_with_truth": 19,
-            "images": 20,
+            "products_with_truth": 10,
+            **counts,
         },
         "material": {
             "accuracy": None,
@@ -295,9 +305,21 @@ def test_the_stage_writes_its_outputs(inputs, tmp_path, monkeypatch):
             "majority_accuracy": None,
             "pixel_accuracy": None,
             "images_with_truth": 0,
-            "images": 20,
+            "products_with_truth": 0,
+            **counts,
         },
     }
+    assert intervals["color"]["accuracy_in_vocabulary"] == [1.0, 1.0]
+    low, high = intervals["color"]["accuracy"]
+    assert low < 18 / 19 < high == 1.0
+    assert intervals["material"]["accuracy"] is intervals["material"]["pixel_accuracy"] is None
+    low, high = intervals["material"]["coverage"]
+    assert low < 0.95 < high == 1.0
+    assert leads["color"]["pixel"] == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0]}
+    lead = leads["color"]["majority"]
+    difference = metrics["color"]["accuracy"] - metrics["color"]["majority_accuracy"]
+    assert lead["accuracy"] == pytest.approx(difference, abs=1.1e-4)
+    assert leads["material"]["majority"] == {"accuracy": None, "accuracy_interval": None}
     assert sorted(path.name for path in (out / "confusion").iterdir()) == [
         "color.csv",
         "material.csv",

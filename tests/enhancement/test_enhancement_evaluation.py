@@ -1,16 +1,22 @@
 """Accuracy, coverage and confusion of the chosen words."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compositional_prompts.enhancement.word_accuracy import WordEvaluation
+from compositional_prompts.results.bootstrap import Bootstrap
 
+SHARES = (
+    *("accuracy", "accuracy_in_vocabulary", "coverage", "majority_accuracy", "pixel_accuracy"),
+    *("images_with_truth", "images"),
+)
 VOCABULARY = ["black", "white", "Navy Blue"]
 
 
 def evaluate(chosen, truth, pixel, block=2):
-    """Metrics and confusion, counted a block of images at a time."""
+    """Metrics and confusion, counted a block of images at a time; intervals stand elsewhere."""
     evaluation = WordEvaluation(VOCABULARY, pixel=pixel is not None)
     confusion = []
     for start in range(0, len(chosen), block):
@@ -18,7 +24,9 @@ def evaluate(chosen, truth, pixel, block=2):
         confusion += evaluation.add(
             chosen[part], truth[part], None if pixel is None else pixel[part]
         )
-    return evaluation.metrics(), confusion
+    metrics = evaluation.metrics(Bootstrap(np.arange(len(chosen)), draws=20))
+    shares = {name: value for name, value in metrics.items() if name in SHARES}
+    return shares, confusion
 
 
 def test_a_case_counted_by_hand():
@@ -124,3 +132,34 @@ def test_shares_agree_with_the_confusion(rows):
     assert metrics["accuracy_in_vocabulary"] == (
         pytest.approx(sum(inside) / len(inside)) if inside else None
     )
+
+
+def test_intervals_are_those_of_products_and_leads_are_paired():
+    random = np.random.default_rng()
+    words = random.choice(VOCABULARY, 60).tolist()
+    truth = [[word] if random.random() < 0.8 else [] for word in random.choice(VOCABULARY, 60)]
+    pixel = random.choice(VOCABULARY, 60).tolist()
+    evaluation = WordEvaluation(VOCABULARY, pixel=True)
+    for start in range(0, 60, 7):
+        part = slice(start, start + 7)
+        evaluation.add(words[part], truth[part], pixel[part])
+    bootstrap = Bootstrap(np.arange(60) % 12, draws=200)
+    found = evaluation.metrics(bootstrap)
+    known = np.array([bool(one) for one in truth])
+    right, seen = (
+        np.array([[word] == one for word, one in zip(said, truth, strict=True)])
+        for said in (words, pixel)
+    )
+    names = [one[0] for one in truth if one]
+    most = max(VOCABULARY, key=lambda word: (names.count(word), -names.index(word)))
+    majority = np.array([one == [most] for one in truth])
+    for name, values in (
+        ("accuracy", right),
+        ("majority_accuracy", majority),
+        ("pixel_accuracy", seen),
+    ):
+        assert found[f"{name}_interval"] == bootstrap.mean(values, known).bounds, name
+    for name, values in (("majority", majority), ("pixel", seen)):
+        lead = bootstrap.difference(right, values, known)
+        assert found["minus"][name] == {"accuracy": lead.value, "accuracy_interval": lead.bounds}
+    assert found["products"] == found["products_with_truth"] == 12

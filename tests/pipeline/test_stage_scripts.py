@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 MISSING = {
     "download": "photos",
+    "truth": "data/dataset_truth.parquet",
     "split": "data/catalog",
     "check_data": "data/splits.parquet",
     "weights": "data/corpus.parquet",

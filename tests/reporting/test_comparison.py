@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from browser import check_page, open_browser
 from dvc_project import Project as DvcProject
 from selenium.webdriver import Chrome
@@ -26,12 +27,16 @@ from compositional_prompts.reporting.comparing.comparison_page import (
     write_comparison,
 )
 from compositional_prompts.reporting.comparing.revision_files import RevisionError
+from compositional_prompts.scoring.score_table import SCORES
 
 DVC_YAML = """
 stages:
   made:
     cmd: "true"
+    params:
+      - finetune.lora.r
     outs:
+      - data/scores.parquet
       - data/splits.parquet
       - data/truth.parquet
       - data/prompts
@@ -45,7 +50,8 @@ stages:
     cmd: >-
       python stages/report.py --catalog data/catalog --truth data/truth.parquet
       --splits data/splits.parquet --prompts data/prompts/enhanced.parquet
-      --captions data/captions
+      --captions data/captions --scores data/scores.parquet
+      --original data/prompts/original.parquet
 """
 ROOT = Path(__file__).parents[2]
 SETTINGS = ComparisonSettings(photos=3000, seed=7, workers=2)
@@ -69,7 +75,21 @@ def recaption(path: Path, texts: dict[str, str]) -> None:
     write_table(pa.Table.from_pylist(rows, CAPTIONS), path, CAPTIONS)
 
 
-def commit(project: DvcProject, tag: str, bleu: float) -> None:
+def rescore(path: Path, right: set[str]) -> None:
+    """Captions of ``right`` score 1 in BLEU, those of others 0.25."""
+    rows = [
+        row | {"bleu": 1.0 if row["image_id"] in right else 0.25}
+        for row in read_table(path, SCORES).to_pylist()
+    ]
+    path.unlink()
+    write_table(pa.Table.from_pylist(rows, SCORES), path, SCORES)
+
+
+def commit(project: DvcProject, tag: str, bleu: float, rank: int) -> None:
+    params = project.root / "params.yaml"
+    document = yaml.safe_load(params.read_text())
+    document["finetune"]["lora"]["r"] = rank
+    params.write_text(yaml.safe_dump(document))
     summary = {"captions": {"bleu": {"finetuned": bleu}}}
     (project.root / "metrics/summary.json").write_text(json.dumps(summary))
     project.dvc("commit", "--quiet", "--force", "made")
@@ -100,9 +120,12 @@ def revisions(tmp_path_factory: pytest.TempPathFactory, write_report_project: An
 
     wrong = {"object": "Gloves", "color": "black"}
     recaption(captions, {WORSE: of(WORSE), BETTER: of(BETTER, **wrong), HOSTILE: of(HOSTILE)})
-    commit(project, "one", 0.5)
+    scores = root / "data/scores.parquet"
+    rescore(scores, set())
+    commit(project, "one", 0.5, 8)
     recaption(captions, {WORSE: of(WORSE, **wrong), BETTER: of(BETTER), HOSTILE: "=<b>HI</b>"})
-    commit(project, "two", 0.75)
+    rescore(scores, set(by_id))
+    commit(project, "two", 0.75, 16)
     return Revisions(root, project)
 
 
@@ -110,7 +133,12 @@ def revisions(tmp_path_factory: pytest.TempPathFactory, write_report_project: An
 def page(revisions: Revisions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compared") / "compare.html"
     said = write_comparison("one", "two", path, SETTINGS, revisions.root)
-    assert said == "24 photos were captioned by both: 2 worse, 1 better, 0 changed, 21 same."
+    first, then, *table = said.splitlines()
+    assert first == "24 photos were captioned by both: 2 worse, 1 better, 0 changed, 21 same."
+    assert then.startswith("On the same ") and "test images" in then
+    (bleu,) = [line.split() for line in table if line.startswith("captions, BLEU")]
+    assert bleu[2:] == ["0.250", "1.000", "+0.750", "+0.750", "to", "+0.750", "better"]
+    assert len(said.splitlines()) < 30, "one screen"
     return path
 
 
@@ -158,6 +186,12 @@ def test_what_changed_is_found_by_clicks(chrome: Chrome, tmp_path: Path) -> None
     assert row["second"] == "'=<b>HI</b>" and row["caption"] == "worse"
 
 
+def test_paired_differences_are_drawn(page: Path) -> None:
+    text = page.read_text()
+    assert "Is the second better?" in text and 'class="forest"' in text
+    assert "+0.750 (+0.750 to +0.750)" in text
+
+
 def test_the_figures_of_both_stand_on_top(page: Path) -> None:
     text = page.read_text()
     assert "+0.2500" in text and "captions · bleu · finetuned" in text
@@ -172,10 +206,10 @@ def test_the_workspace_is_compared_where_no_second_is_named(
     revisions: Revisions, tmp_path: Path
 ) -> None:
     said = write_comparison("two", None, tmp_path / "page.html", SETTINGS, revisions.root)
-    assert said.endswith("0 worse, 0 better, 0 changed, 24 same.")
+    assert said.splitlines()[0].endswith("0 worse, 0 better, 0 changed, 24 same.")
     few = ComparisonSettings(photos=2, seed=7, workers=1)
     said = write_comparison("one", None, tmp_path / "page.html", few, revisions.root)
-    assert said.endswith("; 2 of them are on the page.")
+    assert said.splitlines()[0].endswith("; 2 of them are on the page.")
     shown = json.loads(
         (tmp_path / "page.html").read_text().split('id="photo-data">')[1].split("</script>")[0]
     )
@@ -255,7 +289,9 @@ def test_a_revision_that_cannot_be_compared_is_named(
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize("lost", ["data/captions/finetuned.parquet", "data/catalog"])
+@pytest.mark.parametrize(
+    "lost", ["data/captions/finetuned.parquet", "data/catalog", "data/scores.parquet"]
+)
 def test_what_the_cache_lacks_is_named_with_the_remedy(
     revisions: Revisions, tmp_path: Path, lost: str
 ) -> None:

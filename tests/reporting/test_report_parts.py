@@ -7,6 +7,7 @@ import io
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,12 @@ from compositional_prompts.reporting.content import formats
 from compositional_prompts.reporting.content.confusion import OTHER, tabulate
 from compositional_prompts.reporting.content.differences import compare, plain
 from compositional_prompts.reporting.content.galleries import attribute_groups
-from compositional_prompts.reporting.content.page_tables import branches_table, troika_table
+from compositional_prompts.reporting.content.page_tables import (
+    branches_table,
+    few_products,
+    leads_table,
+    troika_table,
+)
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing.charts import (
@@ -28,7 +34,12 @@ from compositional_prompts.reporting.drawing.charts import (
     write_chart,
 )
 from compositional_prompts.reporting.drawing.thumbnails import as_data_uris, write_contact_sheet
-from compositional_prompts.results.stage_metrics import ReportInputError, number, numbers
+from compositional_prompts.results.stage_metrics import (
+    ReportInputError,
+    bounds,
+    number,
+    numbers,
+)
 
 TEXT = st.text(alphabet="ab_ .\n<é", max_size=30)
 
@@ -280,3 +291,60 @@ def test_versions_are_those_of_the_declared_libraries() -> None:
     assert next(iter(versions)) == "Python"
     assert versions["jinja2"] == jinja2.__version__
     assert "pytest" not in versions, "only an extra needs it"
+
+
+def test_figures_read_with_their_intervals() -> None:
+    assert formats.score_between(0.8226, (0.8041, 0.8389)) == "0.823 (0.80 to 0.84)"
+    assert formats.percent_between(0.5062, (0.4402, 0.5731)) == "50.6 % (44 to 57)"
+    for form in (formats.score_between, formats.percent_between):
+        assert form(None, None) == formats.UNKNOWN
+    assert formats.score_between(0.5, None) == "0.500"
+    metrics = {"a": {"b": 1, "b_interval": [0.5, 1], "c_interval": None, "d_interval": [1]}}
+    assert bounds(metrics, "a", "b") == (0.5, 1.0)
+    assert bounds(metrics, "a", "c") is bounds(metrics, "x", "b") is None
+    with pytest.raises(ReportInputError, match=r"a\.d_interval must be two numbers, found \[1\]"):
+        bounds(metrics, "a", "d")
+
+
+def test_the_table_of_leads_says_what_may_be_chance() -> None:
+    def figure(name: str, value: float, low: float, high: float) -> dict[str, Any]:
+        return {name: value, f"{name}_interval": [low, high]}
+
+    enhance = {
+        "color": {
+            **{"accuracy": 0.75, "majority_accuracy": 0.25, "pixel_accuracy": 0.5},
+            "minus": {
+                "majority": figure("accuracy", 0.5, 0.25, 0.625),
+                "pixel": {"accuracy": None, "accuracy_interval": None},
+            },
+        },
+        "material": {"accuracy": None},
+    }
+    troika = {
+        "closed": {"auc": 0.5, "minus": {"zero_shot": figure("auc", 0.05, -0.02, 0.13)}},
+        "zero_shot_closed": {"auc": 0.45},
+    }
+    scores = {
+        "base": {"exact_match": 0.75, "bleu": {"mean": 0.0}},
+        "finetuned": {
+            **{"exact_match": 0.5, "bleu": {"mean": 0.5}, "attributes": {"color": {}}},
+            "minus": {
+                "base": {
+                    **figure("exact_match", -0.25, -0.5, -0.125),
+                    "bleu": figure("mean", 0.5, 0.5, 0.5),
+                }
+            },
+        },
+    }
+    table = leads_table(enhance, troika, scores, {})
+    assert [(row.head, *row.cells) for row in table.rows] == [
+        ("Color words, over the majority", "0.750", "0.250", "+0.500", "+0.250 to +0.625", "more"),
+        ("Troika, closed world, AUC, over zero-shot CLIP", "0.500", "0.450", "+0.050",
+         "-0.020 to +0.130", "may be chance"),
+        ("Captions, word for word, over untrained", "0.500", "0.750", "-0.250", "-0.500 to -0.125",
+         "less"),
+        ("Captions, BLEU, over untrained", "0.500", "0.000", "+0.500", "+0.500 to +0.500", "more"),
+    ]  # fmt: skip
+    assert leads_table({}, {}, {}, {}).rows == []
+    assert few_products(None) is few_products(10) is None
+    assert "Only 9 products" in (few_products(9) or "")

@@ -133,8 +133,18 @@ def test_captions_that_are_as_right_are_recommended(made: Run) -> None:
     validation = metrics["validation"]
     assert (validation["images"], validation["labelled"]) == (10, 10)
     assert validation["known"] == {"attribute": 10, "object": 10, "color": 10}
-    assert validation["enhanced"]["places"] == {"attribute": 1.0, "object": 1.0, "color": 0.5}
+    assert validation["products"] == 10
+    places = validation["enhanced"]["places"]
+    assert (places["attribute"], places["object"], places["color"]) == (1.0, 1.0, 0.5)
+    assert places["object_interval"] == [1.0, 1.0]
+    assert places["color_interval"][0] < 0.5 < places["color_interval"][1]
     assert validation["enhanced"]["right_words"] == pytest.approx(25 / 30)
+    low, high = validation["enhanced"]["right_words_interval"]
+    assert 0.7 < low < 25 / 30 < high < 1
+    lead = validation["caption"]["minus"]["enhanced"]
+    assert lead["right_words"] == pytest.approx(5 / 30)
+    assert lead["right_words_interval"] == pytest.approx([1 - high, 1 - low])
+    assert "minus" not in validation["enhanced"]
     assert validation["caption"]["as_enhanced"] == 0.5
     assert "free_caption" not in validation
     assert metrics["texts"] == {"caption": IMAGES, "enhanced": 0}

@@ -226,19 +226,21 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         measured = (
             *TEXT_METRICS, "cider_d", "meteor_stem", "cosine", "clip_score", "ref_clip_score",
         )  # fmt: skip
-        assert list(values) == [
-            "images", *measured, "exact_match", "clip_preference", "indistinct_references",
-            "well_formed", "attributes",
-        ]  # fmt: skip
-        assert values["images"] == 4 and values["indistinct_references"] == 0
+        assert set(values) - {"minus"} == {
+            "images", "products", *measured, "exact_match", "exact_match_interval",
+            "clip_preference", "indistinct_references", "well_formed", "well_formed_interval",
+            "attributes",
+        }  # fmt: skip
+        assert values["images"] == values["products"] == 4 and values["indistinct_references"] == 0
         texts = [[row[name] for row in of] for name in ("caption", "reference")]
         assert [row["cider_d"] for row in of] == cider_d(*texts).values.tolist()
         assert [row["meteor_stem"] for row in of] == meteor_stem(*texts).tolist()
         for name in measured:
             column = [row[name] for row in of]
-            assert values[name] == pytest.approx(
-                {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}, abs=5.1e-5
-            )
+            spread = {"best": max(column), "mean": sum(column) / 4, "worst": min(column)}
+            low, high = values[name].pop("mean_interval")
+            assert spread["worst"] <= low <= values[name]["mean"] <= high <= spread["best"]
+            assert values[name] == pytest.approx(spread, abs=5.1e-5)
         assert sum(values["clip_preference"].values()) == 4
         assert list(values["clip_preference"]) == ["caption", "enhanced", "tie"]
     base, tuned = metrics["base"], metrics["finetuned"]
@@ -246,8 +248,17 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
     assert (tuned["exact_match"], tuned["well_formed"]) == (0.75, 1.0)
     assert tuned["clip_preference"]["tie"] == 3
 
+    more = tuned["minus"]["base"]
+    assert "minus" not in base
+    assert more["bleu"]["mean"] == pytest.approx(
+        tuned["bleu"]["mean"] - base["bleu"]["mean"], abs=2e-4
+    )
+    assert more["exact_match"] == 0.75 and more["exact_match_interval"] == [0.25, 1.0]
+    assert more["attributes"]["object"]["accuracy_vs_truth_interval"] == [1.0, 1.0]
+
     def shares(captioner, place):
-        return list(metrics[captioner]["attributes"][place].values())
+        attributes = metrics[captioner]["attributes"][place]
+        return [value for name, value in attributes.items() if not name.endswith("_interval")]
 
     # vs enhanced, vs truth, mentions of the truth
     assert shares("base", "attribute") == [0.0, 0.0, round(2 / 3, 4)]
@@ -297,7 +308,8 @@ def test_prompts_that_cider_cannot_tell_apart_are_counted_and_told(project, clip
         row["enhanced_prompt"] = REFERENCES["i0"]
     write(project / "prompts.parquet", table, enhanced_prompts_schema(("color", "material")))
     metrics = score(project, clip_folder).metrics
-    assert metrics["finetuned"]["cider_d"] == {"best": 0, "mean": 0, "worst": 0}
+    nothing = {"best": 0, "mean": 0, "mean_interval": [0, 0], "worst": 0}
+    assert metrics["finetuned"]["cider_d"] == nothing
     assert {values["indistinct_references"] for values in metrics.values()} == {4}
     assert "CIDEr-D is 0 for 4 of 4 images" in caplog.text
 

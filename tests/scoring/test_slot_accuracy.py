@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.scoring.slot_accuracy import mentions, plain_words, slot_metrics
+from compositional_prompts.scoring.slot_accuracy import mentions, plain_words, slot_hits
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,20 @@ def test_words_mentioned(caption, word, expected):
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
 def test_a_word_between_others_is_mentioned(before, word, after):
     assert mentions(f"{before} {word}.{after}", word) is bool(plain_words(word))
+
+
+def slot_metrics(*arguments):
+    """The shares that come of the hits."""
+    return {
+        name: (
+            values[known].sum() / known.sum()
+            if known is not None and known.any()
+            else None
+            if known is not None
+            else values.mean()
+        )
+        for name, (values, known) in slot_hits(*arguments).columns.items()
+    }
 
 
 def test_a_case_counted_by_hand():

@@ -208,7 +208,12 @@ def test_train_and_predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     assert predicted["rows"] == len(workspace.images)
     closed = predicted["closed"]
     assert predicted["trained"] is True
-    assert set(closed) == set(predicted["zero_shot_closed"])
+    assert set(closed) - {"minus"} == set(predicted["zero_shot_closed"])
+    assert closed["products"] == 7
+    lead = closed["minus"]["zero_shot"]
+    assert lead["object_accuracy"] == pytest.approx(
+        closed["object_accuracy"] - predicted["zero_shot_closed"]["object_accuracy"], abs=1e-4
+    )
     # Closed world of the test images: 4 seen pairs and 1 unseen one; validation's is no candidate.
     counts = {"images": 7, "seen_images": 4, "unseen_images": 3, "pairs": 5, "seen_pairs": 4}
     assert {key: closed[key] for key in counts} == counts

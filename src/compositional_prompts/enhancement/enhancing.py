@@ -20,7 +20,6 @@ from compositional_prompts.catalog.truth import TruthTable
 from compositional_prompts.clip.vector_tables import ROWS, iterate_image_vectors
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.enhancement.calibration.held_out_words import (
-    HeldOut,
     HeldOutWords,
     write_curves,
 )
@@ -42,6 +41,7 @@ from compositional_prompts.files.outputs import (
 )
 from compositional_prompts.files.tables import iterate_table, write_tables
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.results.bootstrap import Bootstrap
 from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
 
 PROMPT_COLUMNS = ["image_id", "attribute", "object", "original_prompt"]
@@ -85,23 +85,13 @@ class Enhancement:
 
     Attributes:
         images: how many.
-        metrics: by group, as in ``metrics/enhance.json``.
+        metrics: by group, as in ``metrics/enhance.json``: beside what :data:`GroupMetrics` has,
+            ``abstained``, how many images' word is left out for its probability alone, and
+            ``held_out``, :class:`HeldOut` of test images.
     """
 
     images: int
-    metrics: Mapping[str, EnhancedGroup]
-
-
-class EnhancedGroup(GroupMetrics):
-    """Metrics of one attribute group.
-
-    Attributes:
-        abstained: count of the images whose word is left out for its probability alone.
-        held_out: of test images.
-    """
-
-    abstained: int
-    held_out: HeldOut
+    metrics: Mapping[str, GroupMetrics]
 
 
 @dataclass(frozen=True)
@@ -128,8 +118,8 @@ def enhance_prompts(
     """Choose words for every image, write them into its prompt, and count how many are true.
 
     Everything is streamed, a block of images at a time, where the tables are in the catalog's
-    order. Memory holds the truth that is known (:class:`TruthTable`), counts, and of test images
-    with truth what :class:`HeldOutWords` keeps.
+    order. Memory holds the truth that is known (:class:`TruthTable`), the names of products, what
+    :class:`WordEvaluation` says, and of test images with truth what :class:`HeldOutWords` keeps.
 
     Args:
         inputs: what is read.
@@ -165,6 +155,8 @@ def enhance_prompts(
         confusions = _Confusions(stack, plots.confusion, tuple(scorer.words))
         held_out = {group: HeldOutWords() for group in scorer.words}
         abstained = dict.fromkeys(scorer.words, 0)
+        numbers: dict[str, int] = {}
+        products: list[NDArray[np.int64]] = []
 
         def enhanced_block(block: _Block) -> pa.Table:
             named = {
@@ -178,6 +170,8 @@ def enhance_prompts(
             }
             chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
             true = truth.of(block.prompts.column("image_id").combine_chunks())
+            codes = [numbers.setdefault(name, len(numbers)) for name in block.products]
+            products.append(np.array(codes, np.int64))
             for group, evaluation in evaluations.items():
                 confusions.write(
                     group, evaluation.add(chosen[group], true[group], named.get(group))
@@ -189,16 +183,14 @@ def enhance_prompts(
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
         schema = enhanced_prompts_schema(tuple(scorer.words))
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
+    bootstrap = Bootstrap(np.concatenate(products))
     certainty = {group: words.judge() for group, words in held_out.items()}
     write_curves(certainty, plots.reliability, plots.risk_coverage)
     return Enhancement(
         images,
         {
-            group: EnhancedGroup(
-                **evaluation.metrics(),
-                abstained=abstained[group],
-                held_out=certainty[group].figures,
-            )
+            group: evaluation.metrics(bootstrap)
+            | {"abstained": abstained[group], "held_out": certainty[group].figures}
             for group, evaluation in evaluations.items()
         },
     )

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositional_prompts.results.bootstrap import Bootstrap, beside
+
+_SHARES: Final = ("known", "inside", "right", "specified", "pixel")
+"""What is kept of every image: whether its truth is known, and is in the vocabulary; whether the
+chosen word is true, one was chosen, and the pixel baseline's is true."""
 
 UNSPECIFIED = "unspecified"
 """What stands in the confusion for an image without a chosen word."""
 
 
-class GroupMetrics(TypedDict):
-    """Metrics of one attribute group; shares are in 0..1, null where there is nothing to share.
+GroupMetrics = dict[str, Any]
+"""Metrics of one attribute group; shares are in 0..1, null where there is nothing to share. Beside
+each share ``s`` stands ``s_interval``, its 95 % interval over products, or null.
 
-    Where several words are true of an image, each of them is.
+Where several words are true of an image, each of them is.
 
-    Attributes:
-        accuracy: share of the images with truth whose chosen word is true; an image without a
-            chosen word, or with no true word in the vocabulary, counts as wrong.
-        accuracy_in_vocabulary: the same among the images with a true word in the vocabulary.
-        coverage: share of all images whose best word is above the threshold.
-        majority_accuracy: share of the images with truth of which the most frequent word is true.
-        pixel_accuracy: share of the images with truth whose nearest reference colour is true; null
-            where the group is not one of colours.
-        images_with_truth: count.
-        images: count.
-    """
-
-    accuracy: float | None
-    accuracy_in_vocabulary: float | None
-    coverage: float
-    majority_accuracy: float | None
-    pixel_accuracy: float | None
-    images_with_truth: int
-    images: int
-
+- ``accuracy``: share of the images with truth whose chosen word is true; an image without a chosen
+  word, or with no true word in the vocabulary, counts as wrong;
+- ``accuracy_in_vocabulary``: the same among the images with a true word in the vocabulary;
+- ``coverage``: share of all images whose best word is above the threshold;
+- ``majority_accuracy``: share of the images with truth of which the most frequent word is true;
+- ``pixel_accuracy``: share of the images with truth whose nearest reference colour is true; null
+  where the group is not one of colours;
+- ``images_with_truth``, ``products_with_truth``, ``images``, ``products``: counts;
+- ``minus``: below ``majority`` and ``pixel``, by how much the accuracy exceeds theirs.
+"""
 
 Confusion = list[tuple[str, str]]
 """Truth and predicted word: one an image with truth. A truth of the vocabulary is spelled as there.
@@ -51,7 +51,8 @@ def word_key(word: str) -> str:
 class WordEvaluation:
     """The words chosen in one group against the truth, a block of images at a time.
 
-    Words are compared without regard to case and outer white space. Memory holds counts.
+    Words are compared without regard to case and outer white space. Memory holds 5 bytes an image,
+    and 16 more where truth is known.
     """
 
     def __init__(self, vocabulary: Sequence[str], *, pixel: bool) -> None:
@@ -64,9 +65,10 @@ class WordEvaluation:
         self._spelling = {word_key(word): word for word in vocabulary}
         self._pixel = pixel
         self._counts: Counter[str] = Counter()
-        self._images = self._specified = 0
-        self._known = self._right = self._pixel_right = 0
-        self._inside = self._inside_right = 0
+        self._keys: dict[str, int] = {}
+        self._images = 0
+        self._flags: list[NDArray[np.bool_]] = []
+        self._true: list[NDArray[np.int64]] = []
 
     def add(
         self,
@@ -84,39 +86,62 @@ class WordEvaluation:
         Returns:
             What was predicted for what is true, of the images with truth.
         """
-        self._images += len(chosen)
-        self._specified += sum(word is not None for word in chosen)
+        flags = np.zeros((len(chosen), len(_SHARES)), np.bool_)
+        flags[:, 3] = [word is not None for word in chosen]
+        true = []
         confusion = []
         for index, words in enumerate(truth):
             keys = list(dict.fromkeys(word_key(word) for word in words))
             if not keys:
                 continue
             said = word_key(chosen[index] or "")
-            self._known += 1
-            self._right += said in keys
-            if any(key in self._spelling for key in keys):
-                self._inside += 1
-                self._inside_right += said in keys
-            if pixel is not None:
-                self._pixel_right += word_key(pixel[index] or "") in keys
+            inside = any(key in self._spelling for key in keys)
+            seen = pixel is not None and word_key(pixel[index] or "") in keys
+            flags[index] = True, inside, said in keys, flags[index, 3], seen
+            true += [
+                (self._images + index, self._keys.setdefault(key, len(self._keys))) for key in keys
+            ]
             self._counts.update(keys)
             # False sorts first: what was predicted, those of the vocabulary, the order given.
             first = min(keys, key=lambda key: (key != said, key not in self._spelling))
             confusion.append((self._spelling.get(first, first), chosen[index] or UNSPECIFIED))
+        self._images += len(chosen)
+        self._flags.append(flags)
+        self._true.append(np.array(true, np.int64).reshape(-1, 2))
         return confusion
 
-    def metrics(self) -> GroupMetrics:
-        """Of all images counted, at least one."""
-        return GroupMetrics(
-            accuracy=_share(self._right, self._known),
-            accuracy_in_vocabulary=_share(self._inside_right, self._inside),
-            coverage=self._specified / self._images,
-            majority_accuracy=_share(max(self._counts.values(), default=0), self._known),
-            pixel_accuracy=_share(self._pixel_right, self._known) if self._pixel else None,
-            images_with_truth=self._known,
-            images=self._images,
+    def metrics(self, bootstrap: Bootstrap) -> GroupMetrics:
+        """Of all images counted, at least one.
+
+        Args:
+            bootstrap: of their products, in their order.
+        """
+        flags = np.concatenate(self._flags)
+        known, inside, right, specified, pixel = flags.T
+        majority = np.zeros(self._images, np.bool_)
+        if self._counts:
+            ((word, _),) = self._counts.most_common(1)
+            images, keys = np.concatenate(self._true).T
+            majority[images[keys == self._keys[word]]] = True
+        colored = known if self._pixel else np.zeros_like(known)
+        found = bootstrap.named(
+            {
+                "accuracy": (right, known),
+                "accuracy_in_vocabulary": (right, inside),
+                "coverage": (specified, None),
+                "majority_accuracy": (majority, known),
+                "pixel_accuracy": (pixel, colored),
+                "majority": (right.astype(float) - majority, known),
+                "pixel": (right.astype(float) - pixel, colored),
+            }
         )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+        minus = {name: beside({"accuracy": found.pop(name)}) for name in ("majority", "pixel")}
+        every = np.ones(self._images, np.bool_)
+        return {
+            **beside(found),
+            "images_with_truth": int(known.sum()),
+            "products_with_truth": bootstrap.products(known),
+            "images": self._images,
+            "products": bootstrap.products(every),
+            "minus": minus,
+        }

@@ -77,8 +77,8 @@ def merge_truth(
         MissingOutputError: a table is not there.
         SchemaError: it is not as declared.
     """
-    given = read_hand_labels(labels, vocabulary)
     require_outputs(own)
+    given = read_hand_labels(labels, vocabulary)
     counts = _Counts({group: _GroupCounts() for group in vocabulary})
     images = 0
     if given:

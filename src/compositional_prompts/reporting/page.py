@@ -169,6 +169,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
             versions=library_versions(),
             **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
             **_tables(results),
+            few_products=tables.few_products(_fewest_products(results)),
             **_finetune_facts(results),
         )
     )
@@ -291,6 +292,9 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "branches_table": tables.branches_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),
         "stability_table": tables.stability_table(results.stability),
+        "leads_table": tables.leads_table(
+            results.enhance, results.troika, results.scores, results.recommend
+        ),
         "certainty_table": tables.certainty_table(results.enhance, results.word_scorer),
         "loss_table": tables.loss_table(results.finetune),
         "text_metrics_table": tables.text_metrics_table(results.scores),
@@ -298,6 +302,17 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "attributes_table": tables.attributes_table(results.scores),
     }
     return {name: tables.known_part(table) for name, table in found.items()}
+
+
+def _fewest_products(results: StageResults) -> float | None:
+    """Of the products that intervals are over, the fewest; None where nothing was measured."""
+    found = [
+        number(results.scores, "finetuned", "products"),
+        number(results.recommend, "validation", "products"),
+        *(number(results.troika, world, "products") for world in ("closed", "open")),
+        *(number(results.enhance, group, "products_with_truth") for group in results.enhance),
+    ]
+    return min((one for one in found if one), default=None)
 
 
 _SHOWN_ABOVE: Sequence[str] = ("parameters.", "train_loss.", "val_loss.", "origin.")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,13 @@ TRUSTED_PRODUCTS: Final = 10
 
 QUANTILES: Final = (0.025, 0.975)
 
+Column = tuple[ArrayLike, ArrayLike | None]
+"""Values of every image ``[n]``, and which of them are known, bool ``[n]``; None for all."""
+
+FigurePath = tuple[str, ...]
+"""The keys by which a figure is found in metrics."""
+
+_Key = TypeVar("_Key")
 Counts = NDArray[np.float64]
 Samples = NDArray[np.float64]
 
@@ -196,9 +203,7 @@ class Bootstrap:
             for column in range(columns)
         ]
 
-    def named(
-        self, columns: Mapping[str, tuple[ArrayLike, ArrayLike | None]]
-    ) -> dict[str, Interval]:
+    def named(self, columns: Mapping[_Key, Column]) -> dict[_Key, Interval]:
         """Many means at once, by name: the values of each and which of them are known, ``[n]``."""
         if not columns:
             return {}
@@ -240,9 +245,17 @@ def interval(value: float, samples: Samples, products: int) -> Interval:
 
 def beside(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     """As metrics have figures: each under its name, and its interval under ``{name}_interval``."""
+    return nested({(name,): one for name, one in intervals.items()})
+
+
+def nested(intervals: Mapping[FigurePath, Interval]) -> dict[str, Any]:
+    """As :func:`beside`, of figures that stand at paths of keys."""
     found: dict[str, Any] = {}
-    for name, one in intervals.items():
-        found |= {name: one.value, f"{name}_interval": one.bounds}
+    for (*keys, name), one in intervals.items():
+        place = found
+        for key in keys:
+            place = place.setdefault(key, {})
+        place |= {name: one.value, f"{name}_interval": one.bounds}
     return found
 
 

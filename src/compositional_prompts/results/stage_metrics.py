@@ -38,6 +38,30 @@ def number(metrics: Metrics, *keys: str) -> float | None:
     return float(value)
 
 
+def bounds(metrics: Metrics, *keys: str) -> tuple[float, float] | None:
+    """The interval of the figure at a path of keys; None where it has none.
+
+    Raises:
+        ReportInputError: something other than two numbers stands there.
+    """
+    *path, name = keys
+    value: Any = metrics
+    for key in (*path, f"{name}_interval"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    ):
+        raise ReportInputError(
+            f"metric {'.'.join(keys)}_interval must be two numbers, found {value!r}."
+        )
+    low, high = value
+    return float(low), float(high)
+
+
 def numbers(metrics: Metrics, *keys: str) -> dict[str, float]:
     """All numbers below a path of keys, nested names joined by a dot; nothing where it is null."""
     value: Any = metrics

@@ -18,6 +18,8 @@ from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.files.outputs import atomic_file, rounded
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
+from compositional_prompts.results.bootstrap import Column, FigurePath
+from compositional_prompts.scoring.caption_intervals import caption_means
 from compositional_prompts.scoring.caption_metrics.bert_score import BertScorer
 from compositional_prompts.scoring.caption_metrics.cider import cider_d
 from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
@@ -34,7 +36,7 @@ from compositional_prompts.scoring.clip_scores import (
 from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.scoring.score_table import SCORES
 from compositional_prompts.scoring.scoring_inputs import ScoringInputs
-from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_metrics
+from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_hits
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,8 @@ def score_captions(
         return cosines(a, b)
 
     tables = []
-    metrics = {}
+    spread: dict[str, dict[str, Any]] = {}
+    shares: dict[str, dict[FigurePath, Column]] = {}
     for captioner, captions in inputs.captions.items():
         cider = cider_d(captions, inputs.references)
         clip_scores = clip_score(image_cosines[DEPICTING, captioner])
@@ -123,10 +126,14 @@ def score_captions(
             "clip_preference": preferences,
         }
         tables.append(_tabulate(inputs, captioner, columns))
-        metrics[captioner] = {
-            **_summary(columns),
+        spread[captioner] = {
+            **_spread(columns),
             "indistinct_references": cider.indistinct_references,
-            **_slot_summary(inputs, captions, read_slots),
+        }
+        shares[captioner] = {
+            **{(name, "mean"): (columns[name], None) for name in SPREAD_METRICS if name in columns},
+            ("exact_match",): (columns["exact_match"], None),
+            **_slot_columns(inputs, captions, read_slots),
         }
     if cider.indistinct_references:
         log.warning(
@@ -134,6 +141,8 @@ def score_captions(
             "words that tell them from the other prompts.",
             *(cider.indistinct_references, len(inputs.references)),
         )
+    means = caption_means(shares, inputs.products)
+    metrics = {captioner: _merged(spread[captioner], means[captioner]) for captioner in spread}
     return Scores(pa.concat_tables(tables), metrics)
 
 
@@ -164,33 +173,41 @@ def _tabulate(
     )
 
 
-def _summary(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _spread(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What is no mean: extremes and counts."""
     preferences = columns["clip_preference"].tolist()
     return {
         "images": len(preferences),
         **{
-            name: {
-                "best": float(columns[name].max()),
-                "mean": float(columns[name].mean()),
-                "worst": float(columns[name].min()),
-            }
+            name: {"best": float(columns[name].max()), "worst": float(columns[name].min())}
             for name in SPREAD_METRICS
             if name in columns
         },
-        "exact_match": float(columns["exact_match"].mean()),
         "clip_preference": {name: preferences.count(name) for name in PREFERENCES},
     }
 
 
-def _slot_summary(
+def _slot_columns(
     inputs: ScoringInputs, captions: Sequence[str], read_slots: SlotReader
-) -> dict[str, Any]:
+) -> dict[FigurePath, Column]:
     distinct = {caption: read_slots(caption) for caption in dict.fromkeys(captions)}
     slots = [distinct[caption] for caption in captions]
     return {
-        "well_formed": sum(read is not None for read in slots) / len(slots),
-        "attributes": {
-            name: slot_metrics(captions, slots, name, inputs.enhanced[name], inputs.truth[name])
+        ("well_formed",): (np.array([read is not None for read in slots]), None),
+        **{
+            ("attributes", name, share): column
             for name in inputs.enhanced
+            for share, column in slot_hits(
+                captions, slots, name, inputs.enhanced[name], inputs.truth[name]
+            ).columns.items()
         },
     }
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, in the order of the first; of a key that both have, what is below it of both."""
+    found = dict(first)
+    for key, value in second.items():
+        below = found.get(key)
+        found[key] = _merged(below, value) if isinstance(below, dict) else value
+    return found

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from compositional_prompts.results.bootstrap import Bootstrap, Column, Interval, beside, nested
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED
 from compositional_prompts.scoring.slot_accuracy import says_true
 
@@ -15,21 +19,35 @@ Text = tuple[str, Mapping[str, str | None] | None]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one kind of text, over the validation images; shares in 0..1.
+    """Of one kind of text, over the validation images; shares in 0..1 and their intervals.
 
     Attributes:
         right_words: of all labels and true words known of the images, the share that it says.
-        places: the same by place (attribute, object, groups); None where nothing is known.
+        places: the same by place (attribute, object, groups); nothing where nothing is known.
         well_formed: share on the template.
         as_enhanced: share that equals the enhanced prompt.
         same_object: share with the enhanced prompt's object.
+        lead: by how much ``right_words`` exceeds that of the enhanced prompts.
     """
 
-    right_words: float | None
-    places: Mapping[str, float | None]
-    well_formed: float | None
-    as_enhanced: float | None
-    same_object: float | None
+    right_words: Interval
+    places: Mapping[str, Interval]
+    well_formed: Interval
+    as_enhanced: Interval
+    same_object: Interval
+    lead: Interval
+
+    def metrics(self) -> dict[str, Any]:
+        """As ``metrics/recommend.json`` has them, without the lead."""
+        return nested(
+            {
+                ("right_words",): self.right_words,
+                **{("places", place): one for place, one in self.places.items()},
+                ("well_formed",): self.well_formed,
+                ("as_enhanced",): self.as_enhanced,
+                ("same_object",): self.same_object,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,8 @@ class Judgement:
     """What validation shows.
 
     Attributes:
-        images: validation images with a caption.
+        images: validation images with a caption,
+        products: and how many products they are of.
         labelled: of these, images with a label or truth.
         known: of these, by place, images whose word is known.
         accuracy: by kind of text.
@@ -46,6 +65,7 @@ class Judgement:
     """
 
     images: int
+    products: int
     labelled: int
     known: Mapping[str, int]
     accuracy: Mapping[str, Accuracy]
@@ -59,16 +79,16 @@ class Judgement:
             "reason": self.reason,
             "validation": {
                 "images": self.images,
+                "products": self.products,
                 "labelled": self.labelled,
                 "known": dict(self.known),
                 **{
-                    kind: {
-                        "right_words": accuracy.right_words,
-                        "places": dict(accuracy.places),
-                        "well_formed": accuracy.well_formed,
-                        "as_enhanced": accuracy.as_enhanced,
-                        "same_object": accuracy.same_object,
-                    }
+                    kind: accuracy.metrics()
+                    | (
+                        {}
+                        if kind == ENHANCED
+                        else {"minus": {ENHANCED: beside({"right_words": accuracy.lead})}}
+                    )
                     for kind, accuracy in self.accuracy.items()
                 },
             },
@@ -78,6 +98,7 @@ class Judgement:
 def judge(
     sources: Mapping[str, Sequence[Text]],
     truth: Mapping[str, Sequence[Sequence[str]]],
+    products: NDArray[np.int64],
     min_labelled: int,
 ) -> Judgement:
     """Compare the kinds of text of the same images.
@@ -85,53 +106,86 @@ def judge(
     Args:
         sources: by kind, :data:`ENHANCED` and :data:`CAPTION` among them, a text an image.
         truth: by place, the true words of every image; none where not known.
+        products: number of the product of every image, int64 ``[images]``.
         min_labelled: images with a label or truth that it takes to recommend captions.
     """
     enhanced = sources[ENHANCED]
-    known = {place: sum(bool(words) for words in column) for place, column in truth.items()}
-    labelled = sum(any(words) for words in zip(*truth.values(), strict=True))
-    accuracy = {kind: _accuracy(texts, enhanced, truth, known) for kind, texts in sources.items()}
+    known = {
+        place: np.array([bool(words) for words in column], np.bool_)
+        for place, column in truth.items()
+    }
+    labelled = int(np.any([*known.values()], axis=0).sum())
+    right = {
+        kind: {
+            place: np.array(
+                [
+                    says_true(slots, place, words)
+                    for (_, slots), words in zip(texts, column, strict=True)
+                ],
+                np.bool_,
+            )
+            for place, column in truth.items()
+        }
+        for kind, texts in sources.items()
+    }
+    bootstrap = Bootstrap(products)
+    every = Bootstrap(np.tile(products, len(truth)))  # a row an image and place: the same draws
+    accuracy = {
+        kind: _accuracy(texts, enhanced, right[kind], known, (bootstrap, every), right[ENHANCED])
+        for kind, texts in sources.items()
+    }
     recommended, reason = _choice(
-        accuracy[CAPTION].right_words, accuracy[ENHANCED].right_words, labelled, min_labelled
+        accuracy[CAPTION].right_words.value,
+        accuracy[ENHANCED].right_words.value,
+        labelled,
+        min_labelled,
     )
     if not enhanced:
         reason = (
             "No validation image has a caption, so nothing shows that the captions are as right as "
             "the enhanced prompts that they were learnt from."
         )
-    return Judgement(len(enhanced), labelled, known, accuracy, recommended, reason)
+    return Judgement(
+        images=len(enhanced),
+        products=len(np.unique(products)),
+        labelled=labelled,
+        known={place: int(column.sum()) for place, column in known.items()},
+        accuracy=accuracy,
+        recommended=recommended,
+        reason=reason,
+    )
 
 
 def _accuracy(
     texts: Sequence[Text],
     enhanced: Sequence[Text],
-    truth: Mapping[str, Sequence[Sequence[str]]],
-    known: Mapping[str, int],
+    right: Mapping[str, NDArray[np.bool_]],
+    known: Mapping[str, NDArray[np.bool_]],
+    bootstraps: tuple[Bootstrap, Bootstrap],
+    right_enhanced: Mapping[str, NDArray[np.bool_]],
 ) -> Accuracy:
-    right = {
-        place: sum(
-            says_true(slots, place, words)
-            for (_, slots), words in zip(texts, column, strict=True)
-            if words
-        )
-        for place, column in truth.items()
-    }
+    """Accuracy of texts, by bootstraps of images, and of images and places."""
+    images, every = bootstraps
     pairs = list(zip(texts, enhanced, strict=True))
-    return Accuracy(
-        right_words=_share(sum(right.values()), sum(known.values())),
-        places={place: _share(count, known[place]) for place, count in right.items()},
-        well_formed=_share(sum(slots is not None for _, slots in texts), len(texts)),
-        as_enhanced=_share(sum(a == b for (a, _), (b, _) in pairs), len(pairs)),
-        same_object=_share(sum(_object(a) == _object(b) for a, b in pairs), len(pairs)),
+    of_texts: dict[str, Column] = {
+        "well_formed": ([slots is not None for _, slots in texts], None),
+        "as_enhanced": ([a == b for (a, _), (b, _) in pairs], None),
+        "same_object": ([_object(a) == _object(b) for a, b in pairs], None),
+    }
+    shares = images.named(of_texts)
+    places = images.named({place: (right[place], known[place]) for place in right})
+    words, words_enhanced, counted = (
+        np.concatenate([*columns.values()]).astype(np.float64)
+        for columns in (right, right_enhanced, known)
     )
+    all_words = every.named(
+        {"right_words": (words, counted), "lead": (words - words_enhanced, counted)}
+    )
+    return Accuracy(places=places, **shares, **all_words)
 
 
 def _object(text: Text) -> str | None:
     return None if text[1] is None else text[1]["object"]
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def _choice(

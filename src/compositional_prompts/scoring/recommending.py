@@ -25,6 +25,7 @@ from compositional_prompts.files.outputs import (
 )
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.results.bootstrap import product_codes
 from compositional_prompts.scoring.judged_texts import Judgement, Text, judge
 from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED, RECOMMENDED
@@ -67,7 +68,8 @@ class _Texts:
     """Columns of all images, in the order of the enhanced prompts.
 
     Attributes:
-        table: ``image_id``, ``split``, ``original``, ``enhanced``, ``caption``, ``free_caption``.
+        table: ``image_id``, ``product_id``, ``split``, ``original``, ``enhanced``, ``caption``,
+            ``free_caption``.
         places: attribute, object and the groups.
         words: of each place, the enhanced prompt's word.
         truth: of each place, the true words.
@@ -161,7 +163,8 @@ def _judge(texts: _Texts, read_slots: SlotReader, min_labelled: int) -> Judgemen
     if rows and all(free[row] is not None for row in rows):
         sources["free_caption"] = [(free[row], read_slots(free[row])) for row in rows]
     truth = {place: [texts.truth[place][row] for row in rows] for place in texts.places}
-    return judge(sources, truth, min_labelled)
+    products = product_codes(texts.table.column("product_id").take(pa.array(rows, pa.int64())))
+    return judge(sources, truth, products, min_labelled)
 
 
 def _read(paths: RecommendPaths) -> _Texts:
@@ -175,13 +178,15 @@ def _read(paths: RecommendPaths) -> _Texts:
         found = table.column("image_id").chunks
         return table.take(image_rows(ids, found, table=path, wanted_by=paths.prompts, exact=True))
 
-    splits = read_table(paths.splits, SPLITS, ["image_id", "caption_split"])
+    splits = read_table(paths.splits, SPLITS, ["image_id", "product_id", "caption_split"])
     labels = aligned(read_labels(paths.catalog, ["image_id", *places[:2]]), paths.catalog)
     captions = _captions(paths, ids)
+    splits = aligned(splits, paths.splits)
     table = pa.table(
         {
             "image_id": ids,
-            "split": aligned(splits, paths.splits).column("caption_split"),
+            "product_id": splits.column("product_id"),
+            "split": splits.column("caption_split"),
             "original": prompts.column("original_prompt"),
             "enhanced": prompts.column("enhanced_prompt"),
             "caption": captions.column("caption"),

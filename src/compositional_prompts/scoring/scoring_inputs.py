@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, rows_of_images
@@ -16,6 +18,7 @@ from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.tables import iterate_table, read_table
+from compositional_prompts.results.bootstrap import product_codes
 
 UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
 """The untrained BLIP-2; the fine-tuned one without the grammar, where ``infer.grammar`` is true;
@@ -30,6 +33,7 @@ class ScoringInputs:
 
     Attributes:
         image_ids: string ``[n]``, without repeats.
+        products: number of the product of every image, int64 ``[n]``.
         source: the table that names them, for errors.
         captions: by captioner.
         references: the enhanced prompts.
@@ -38,6 +42,7 @@ class ScoringInputs:
     """
 
     image_ids: pa.StringArray
+    products: NDArray[np.int64]
     source: Path
     captions: Mapping[str, Sequence[str]]
     references: Sequence[str]
@@ -88,7 +93,7 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     schema = enhanced_prompts_schema(groups)
     wanted = aligned(iterate_table(prompts, schema, IDS_AT_ONCE, columns), prompts)
     pair = places[:2]
-    names = ["image_id", *pair]
+    names = ["image_id", "product_id", *pair]
     labels = aligned(iterate_batches(catalog, names, batch_size=IDS_AT_ONCE), catalog)
     labelled = {
         name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
@@ -96,6 +101,7 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     }
     return ScoringInputs(
         image_ids=image_ids,
+        products=product_codes(labels.column("product_id")),
         source=source,
         captions=texts,
         references=wanted.column("enhanced_prompt").to_pylist(),

@@ -44,22 +44,19 @@ def caption_warnings(
             "prompt is recommended in their place: infer.grammar: true writes none of them."
         )
     caption, enhanced = judgement.accuracy[CAPTION], judgement.accuracy[ENHANCED]
-    true_objects = caption.places["object"]
-    objects = caption.same_object if true_objects is None else true_objects
+    true_objects = caption.places["object"].value
+    objects = caption.same_object.value if true_objects is None else true_objects
     if objects is not None and objects < POOR_OBJECTS:
         of = "the enhanced prompt's" if true_objects is None else "the right"
         warnings.append(
             f"Captions name {of} object on {objects:.0%} of the validation images: more photos of "
             "every kind of object, or more epochs (finetune.epochs), would help."
         )
-    if (
-        caption.right_words is not None
-        and enhanced.right_words is not None
-        and enhanced.right_words - caption.right_words > FAR_BELOW
-    ):
+    right, right_enhanced = caption.right_words.value, enhanced.right_words.value
+    if right is not None and right_enhanced is not None and right_enhanced - right > FAR_BELOW:
         warnings.append(
-            f"Captions have {caption.right_words:.0%} of the known words of the validation images "
-            f"right, enhanced prompts {enhanced.right_words:.0%}: use the enhanced prompts, or "
+            f"Captions have {right:.0%} of the known words of the validation images "
+            f"right, enhanced prompts {right_enhanced:.0%}: use the enhanced prompts, or "
             "train on more photos."
         )
     if not judgement.images:

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compositional_prompts.results.bootstrap import Column
 
 SlotReader = Callable[[str], Mapping[str, str | None] | None]
 """Caption to its word in each place (None: unspecified), or None where it is not well formed."""
 
 
-class SlotMetrics(TypedDict):
-    """Shares of captions in 0..1.
+@dataclass(frozen=True)
+class SlotHits:
+    """One place of ``n`` captions; bool ``[n]`` each.
 
     Attributes:
-        accuracy_vs_enhanced: the caption has the enhanced prompt's word in this place, or leaves
-            it unspecified as the prompt does.
-        accuracy_vs_truth: of the images with truth, it has a true word in this place.
-        mention_accuracy_vs_truth: of the images with truth, a true word stands anywhere in it.
+        as_enhanced: the caption has the enhanced prompt's word in this place, or leaves it
+            unspecified as the prompt does.
+        known: something is known to be true of the image.
+        true: it is, and the caption has a true word in this place.
+        mentioned: it is, and a true word stands anywhere in the caption.
     """
 
-    accuracy_vs_enhanced: float
-    accuracy_vs_truth: float | None
-    mention_accuracy_vs_truth: float | None
+    as_enhanced: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    true: NDArray[np.bool_]
+    mentioned: NDArray[np.bool_]
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The shares of ``metrics/scores.json``, by name: of which images, and which of them."""
+        return {
+            "accuracy_vs_enhanced": (self.as_enhanced, None),
+            "accuracy_vs_truth": (self.true, self.known),
+            "mention_accuracy_vs_truth": (self.mentioned, self.known),
+        }
 
 
 def plain_words(text: str) -> str:
@@ -49,38 +66,34 @@ def says_true(read: Mapping[str, str | None] | None, name: str, words: Sequence[
     return said is not None and said.strip().casefold() in {one.strip().casefold() for one in words}
 
 
-def slot_metrics(
+def slot_hits(
     captions: Sequence[str],
     slots: Sequence[Mapping[str, str | None] | None],
     name: str,
     enhanced: Sequence[str | None],
     truth: Sequence[Sequence[str]],
-) -> SlotMetrics:
-    """Score one place of the captions.
+) -> SlotHits:
+    """Judge one place of the captions.
 
     A caption that is not well formed is wrong in every place; it may still mention a word. The
     enhanced prompt's words are compared exactly, true words without regard to case and outer white
-    space. Where nothing is known, the shares of truth are null.
+    space.
 
     Args:
-        captions: at least one caption.
+        captions: any number of captions.
         slots: what was read from each.
         name: the place: ``attribute``, ``object`` or a group.
         enhanced: the enhanced prompt's word, None where unspecified.
         truth: the true words, none where not known.
     """
-    same = [
-        read is not None and read[name] == word for read, word in zip(slots, enhanced, strict=True)
-    ]
-    true = []
-    mentioned = []
-    for caption, read, words in zip(captions, slots, truth, strict=True):
-        if not words:
-            continue
-        true.append(says_true(read, name, words))
-        mentioned.append(any(mentions(caption, one) for one in words))
-    return SlotMetrics(
-        accuracy_vs_enhanced=sum(same) / len(same),
-        accuracy_vs_truth=sum(true) / len(true) if true else None,
-        mention_accuracy_vs_truth=sum(mentioned) / len(mentioned) if mentioned else None,
+    rows = list(zip(captions, slots, enhanced, truth, strict=True))
+    return SlotHits(
+        as_enhanced=np.array(
+            [read is not None and read[name] == word for _, read, word, _ in rows], np.bool_
+        ),
+        known=np.array([bool(words) for *_, words in rows], np.bool_),
+        true=np.array([says_true(read, name, words) for _, read, _, words in rows], np.bool_),
+        mentioned=np.array(
+            [any(mentions(text, one) for one in words) for text, *_, words in rows], np.bool_
+        ),
     )

@@ -20,6 +20,7 @@ from compositional_prompts.compute.rows.computation import Item, kernel_batch
 from compositional_prompts.files.tables import GROUP_ROWS, write_tables
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import original_prompt
+from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
 from compositional_prompts.troika.evaluation.judged_rows import (
     BRANCHES,
@@ -31,7 +32,7 @@ from compositional_prompts.troika.evaluation.measured_worlds import MeasuredImag
 from compositional_prompts.troika.model.model_folder import read_config, vocabulary_to_name
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.naming import PairNames, named_dtype
-from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+from compositional_prompts.troika.original_prompts import JUDGED, ORIGINAL_PROMPTS
 from compositional_prompts.troika.pair_scoring import kernel_block
 from compositional_prompts.troika.parameters import TroikaPredict
 
@@ -71,8 +72,8 @@ class _PromptTable:
         self._objects = pa.array([name for _, name in vocabulary.pairs])
         self._prompts = pa.array([original_prompt(*pair) for pair in vocabulary.pairs])
 
-    def rows(self, image_ids: pa.Array, named: NDArray[Any]) -> pa.Table:
-        """Of images and their rows, structured as :func:`named_dtype` says."""
+    def rows(self, image_ids: pa.Array, named: NDArray[Any], judged: pa.Array) -> pa.Table:
+        """Of images, their rows, structured as :func:`named_dtype` says, and their judgements."""
         positions, probabilities = named["positions"], named["probabilities"]
         best = pa.array(np.ascontiguousarray(positions[:, 0]))
         every = pa.array(positions.reshape(-1))
@@ -91,6 +92,7 @@ class _PromptTable:
                 lists(self._attributes.take(every)),
                 lists(self._objects.take(every)),
                 lists(pa.array(probabilities.reshape(-1))),
+                judged,
             ],
             schema=ORIGINAL_PROMPTS,
         )
@@ -180,23 +182,22 @@ def predict(
         complete_rows(judging, labelled, base) as judged,
         complete_rows(naming, others, base) as named,
     ):
-        _write_prompts(catalog, prompts, vocabulary, measured, judged, named, naming.kept)
         rows, done = np.empty(len(judged), judging.dtype), 0
         for batch in judged.batches():
             rows[done : done + len(batch)] = batch
             done += len(batch)
-    found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
-    if trained:
-        found |= {f"{branch}_": branch for branch in BRANCHES}
-    reached = {
-        prefix: measure(rows, scorer, measured, worlds, params.protocol)
-        for prefix, scorer in found.items()
-    }
+        intervals, reached = _measured(rows, judging, measured, params)
+        _write_prompts(
+            *(catalog, prompts, vocabulary, measured, judged, named, naming.kept), intervals
+        )
     metrics: dict[str, Any] = {"trained": trained}
     for world in WORLDS:
         for prefix, in_worlds in reached.items():
             if world in in_worlds:
                 metrics[prefix + world] = in_worlds[world]
+        if trained and world in metrics:
+            minus = intervals.minus(f"troika_{world}", f"zero_shot_{world}")
+            metrics[world] |= {"minus": {"zero_shot": minus}}
     if "open" in params.worlds:
         feasibility = params.feasibility
         metrics["feasibility"] = {
@@ -208,6 +209,49 @@ def predict(
     return PredictionOutcome(len(photos.keys), judged.computed + named.computed, metrics)
 
 
+def _measured(
+    rows: NDArray[Any], judging: PairJudgements, measured: MeasuredImages, params: TroikaPredict
+) -> tuple[CzslIntervals, dict[str, dict[str, dict[str, Any]]]]:
+    """What every scorer reached in every world, by prefix and world, and how it was measured."""
+    found = {"": judging.scorers[0], "zero_shot_": "zero_shot"}
+    if judging.trained:
+        found |= {f"{branch}_": branch for branch in BRANCHES}
+    intervals = CzslIntervals(measured.products[measured.tested])
+    reached = {
+        prefix: measure(rows, scorer, measured, judging.worlds, params.protocol, intervals)
+        for prefix, scorer in found.items()
+    }
+    return intervals, reached
+
+
+def _judged_column(
+    intervals: CzslIntervals, tested: NDArray[np.int64], start: int, images: int
+) -> pa.Array:
+    """How the tested images of a part of the catalog were judged: lists of :data:`JUDGED`.
+
+    Args:
+        intervals: what was measured of the tested images.
+        tested: their rows in the catalog, ascending, int64 ``[tested]``.
+        start, images: the part of the catalog.
+    """
+    first, end = np.searchsorted(tested, [start, start + images]).tolist()
+    names = [
+        (scorer, world)
+        for scorer in ("troika", "zero_shot")
+        for world in WORLDS
+        if f"{scorer}_{world}" in intervals.images
+    ]
+    column: list[list[dict[str, Any]] | None] = [None] * images
+    parts = {name: vars(intervals.images["_".join(name)]) for name in names}
+    for place in range(first, end):
+        column[int(tested[place]) - start] = [
+            {"scorer": scorer, "world": world}
+            | {field: values[place].item() for field, values in parts[scorer, world].items()}
+            for scorer, world in names
+        ]
+    return pa.array(column, pa.list_(JUDGED))
+
+
 def _write_prompts(
     catalog: Path,
     prompts: Path,
@@ -216,15 +260,18 @@ def _write_prompts(
     judged: CompletedRows,
     named: CompletedRows,
     kept: int,
+    intervals: CzslIntervals,
 ) -> None:
     """Write ``original.parquet`` in the catalog's order, a row group at a time."""
     table, dtype = _PromptTable(vocabulary), named_dtype(kept)
+    tested = measured.rows[measured.tested]
 
     def tables() -> Iterator[pa.Table]:
         start = 0
         for batch in iterate_batches(catalog, ["image_id"], batch_size=GROUP_ROWS):
             rows = _named(start, batch.num_rows, measured, judged, named, dtype)
-            yield table.rows(batch.column("image_id"), rows)
+            of_tested = _judged_column(intervals, tested, start, batch.num_rows)
+            yield table.rows(batch.column("image_id"), rows, of_tested)
             start += batch.num_rows
 
     write_tables(tables(), prompts, ORIGINAL_PROMPTS)

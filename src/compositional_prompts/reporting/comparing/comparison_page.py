@@ -24,6 +24,13 @@ from compositional_prompts.reporting.comparing.caption_changes import (
     caption_changes,
     most_telling,
 )
+from compositional_prompts.reporting.comparing.paired_figures import (
+    FigureTables,
+    PairedFigures,
+    as_text,
+    paired_figures,
+    verdict,
+)
 from compositional_prompts.reporting.comparing.revision_files import WORKSPACE, open_revision
 from compositional_prompts.reporting.content.formats import UNKNOWN, count, words
 from compositional_prompts.reporting.content.page_tables import Row, Table, known_part
@@ -53,7 +60,9 @@ class ComparisonSettings:
 def write_comparison(
     first: str, second: str | None, page: Path, settings: ComparisonSettings, root: Path = Path()
 ) -> str:
-    """Write ``page``: captions of two revisions side by side; return what it shows in a sentence.
+    """Write ``page``: captions and figures of two revisions side by side.
+
+    Returns what it shows in a sentence, and below it the paired differences of the figures.
 
     Args:
         first: a revision.
@@ -77,10 +86,22 @@ def write_comparison(
         truth=report["truth"],
     )
     summary = paths["summary"]["summary"]
+    figure_tables = FigureTables(
+        splits=report["splits"],
+        prompts=report["prompts"],
+        original=report["original"],
+        scores=report["scores"],
+        truth=report["truth"],
+    )
     names = first, second or WORKSPACE
     with ExitStack() as stack:
         one = stack.enter_context(
-            open_revision(root, first, [tables.captions, tables.prompts], [summary])
+            open_revision(
+                root,
+                first,
+                [tables.captions, tables.prompts],
+                [summary, tables.splits, figure_tables.scores, figure_tables.original],
+            )
         )
         other = stack.enter_context(
             open_revision(
@@ -90,10 +111,11 @@ def write_comparison(
                     *(tables.captions, tables.prompts, tables.splits, tables.truth),
                     report["catalog"],
                 ],
-                [summary],
+                [summary, figure_tables.scores, figure_tables.original],
             )
         )
         changes = caption_changes(one, other, tables)
+        paired = paired_figures(one, other, figure_tables, names)
         shown = most_telling(changes, settings.photos, settings.seed)
         ids = [row["image_id"] for row in shown]
         small = read_small_photos(other / report["catalog"], ids, settings.workers)
@@ -111,6 +133,8 @@ def write_comparison(
             script=text,
             sentence=sentence,
             only=_only(names, changes.only_first, changes.only_second),
+            paired=paired,
+            forest=forest(paired),
             figures=known_part(figures_table(names, summaries)),
             without_figures=[name for name, one in zip(names, summaries, strict=True) if not one],
             kinds=[(kind, changes.kinds.get(kind, 0)) for kind in _KINDS],
@@ -125,7 +149,63 @@ def write_comparison(
     )
     with atomic_file(page) as temporary:
         temporary.write_text(rendered, encoding="utf-8")
-    return sentence
+    return f"{sentence}\n{as_text(paired, names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ForestRow:
+    """A row of the drawing: texts, and places from 0 to 100 from left to right.
+
+    Attributes:
+        name, first, second, difference: as text.
+        verdict: in a word or two.
+        kind: the class of the verdict: ``right``, ``wrong`` or nothing.
+        low, middle, high: of the interval and the difference; None where there is no interval.
+    """
+
+    name: str
+    first: str
+    second: str
+    difference: str
+    verdict: str
+    kind: str
+    low: float | None
+    middle: float
+    high: float | None
+
+
+def forest(paired: PairedFigures) -> list[ForestRow]:
+    """Every difference and its interval around 0, all to one scale; CIDEr-D, which goes to 10, to
+    a tenth of it.
+    """
+    scaled = []
+    for row in paired.rows:
+        unit = 10.0 if row.name.endswith("CIDEr-D") else 1.0
+        parts = (row.difference.low, row.second - row.first, row.difference.high)
+        scaled.append([None if part is None else part / unit for part in parts])
+    most = max((abs(part) for row in scaled for part in row if part is not None), default=0.0)
+    rows = []
+    for row, places in zip(paired.rows, scaled, strict=True):
+        low, middle, high = (
+            None if part is None else 50 + 48 * part / (most or 1.0) for part in places
+        )
+        said = verdict(row)
+        bounds = row.difference.bounds
+        between = "" if bounds is None else f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})"
+        rows.append(
+            ForestRow(
+                name=row.name[:1].upper() + row.name[1:],
+                first=f"{row.first:.3f}",
+                second=f"{row.second:.3f}",
+                difference=f"{row.second - row.first:+.3f}{between}",
+                verdict=said,
+                kind={"better": "right", "worse": "wrong"}.get(said, ""),
+                low=low,
+                middle=50.0 if middle is None else middle,
+                high=high,
+            )
+        )
+    return rows
 
 
 def figures_table(names: tuple[str, str], summaries: Sequence[Metrics]) -> Table:

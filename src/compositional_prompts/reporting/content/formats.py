@@ -24,6 +24,23 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
+Bounds = tuple[float, float] | None
+
+
+def score_between(value: float | None, bounds: Bounds) -> str:
+    """A score and its interval: ``0.823 (0.80 to 0.84)``."""
+    if value is None or bounds is None:
+        return score(value)
+    return f"{score(value)} ({bounds[0]:.2f} to {bounds[1]:.2f})"
+
+
+def percent_between(value: float | None, bounds: Bounds) -> str:
+    """A share and its interval: ``50.6 % (44 to 57)``."""
+    if value is None or bounds is None:
+        return percent(value)
+    return f"{percent(value)} ({100 * bounds[0]:.0f} to {100 * bounds[1]:.0f})"
+
+
 def small_percent(value: float | None) -> str:
     """A share that may be far below one per cent, with four significant digits."""
     return UNKNOWN if value is None else f"{100 * value:.4g} %"

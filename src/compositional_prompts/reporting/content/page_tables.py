@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compositional_prompts.reporting.content.formats import UNKNOWN, count, percent, score, words
+from compositional_prompts.reporting.content.formats import (
+    UNKNOWN,
+    Bounds,
+    count,
+    percent,
+    percent_between,
+    score,
+    score_between,
+    words,
+)
 from compositional_prompts.reporting.content.published import LOSSES, TEXT_METRICS
-from compositional_prompts.results.stage_metrics import Metrics, number, numbers
+from compositional_prompts.results.bootstrap import TRUSTED_PRODUCTS
+from compositional_prompts.results.stage_metrics import Metrics, bounds, number, numbers
 
 _FREE = "finetuned_free"
 THE_REPORT = "The report"
@@ -53,13 +63,21 @@ _CALIBRATED = {
     "attribute_accuracy": "Attribute accuracy",
     "object_accuracy": "Object accuracy",
 }
-_ENHANCE_METRICS: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
-    "accuracy": ("Accuracy", percent),
-    "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent),
-    "coverage": ("Coverage", percent),
-    "majority_accuracy": ("Majority class", percent),
-    "pixel_accuracy": ("Nearest pixel color", percent),
-    "images_with_truth": ("Images with truth", count),
+_Form = Callable[[float | None, Bounds], str]
+"""Writes a figure and its interval, where it has one."""
+
+
+def _count(value: float | None, _: Bounds) -> str:
+    return count(value)
+
+
+_ENHANCE_METRICS: Mapping[str, tuple[str, _Form]] = {
+    "accuracy": ("Accuracy", percent_between),
+    "accuracy_in_vocabulary": ("Accuracy in vocabulary", percent_between),
+    "coverage": ("Coverage", percent_between),
+    "majority_accuracy": ("Majority class", percent_between),
+    "pixel_accuracy": ("Nearest pixel color", percent_between),
+    "images_with_truth": ("Images with truth", _count),
 }
 _ALTERATIONS = {
     "jpeg": "Saved again as JPEG",
@@ -155,7 +173,7 @@ def troika_table(troika: Metrics) -> Table:
         return _measured_rows(troika, columns, names, form, *path)
 
     exact = [
-        Row(name, [percent(number(troika, column, key)) for column in columns])
+        Row(name, [_figure(percent_between, troika, column, key) for column in columns])
         for key, name in _TROIKA_METRICS.items()
     ]
     sampled = {key: f"{name}, about 20 biases" for key, name in _SAMPLED.items()}
@@ -219,7 +237,7 @@ def enhancement_table(enhance: Metrics) -> Table:
     rows = [
         Row(
             _words(group),
-            [form(number(enhance, group, key)) for key, (_, form) in _ENHANCE_METRICS.items()],
+            [_figure(form, enhance, group, key) for key, (_, form) in _ENHANCE_METRICS.items()],
         )
         for group in enhance
     ]
@@ -323,7 +341,7 @@ def text_metrics_table(scores: Metrics) -> Table:
         Row(
             name,
             [
-                score(number(scores, captioner, metric, kind))
+                _figure(score_between, scores, captioner, metric, kind)
                 for captioner in names
                 for kind in kinds
             ]
@@ -371,7 +389,7 @@ def attributes_table(scores: Metrics) -> Table:
         Row(
             _words(slot),
             [
-                percent(number(scores, captioner, "attributes", slot, key))
+                _figure(percent_between, scores, captioner, "attributes", slot, key)
                 for captioner in names
                 for key in _ATTRIBUTE_METRICS
             ],
@@ -385,6 +403,90 @@ def attributes_table(scores: Metrics) -> Table:
         rows,
         groups=[(name, len(_ATTRIBUTE_METRICS)) for name in names.values()],
     )
+
+
+def leads_table(enhance: Metrics, troika: Metrics, scores: Metrics, recommend: Metrics) -> Table:
+    """By how much what was learnt exceeds its baselines on the same images, and whether that may be
+    chance: whether the 95 % interval of the paired difference holds 0.
+    """
+    rows = []
+
+    def add(head: str, metrics: Metrics, path: Sequence[str], of: str, less: Sequence[str]) -> None:
+        """A row of the figure ``of`` at a path, and its baseline's at another."""
+        lead = (*path, "minus", less[0], *of.split("."))
+        difference, interval = number(metrics, *lead), bounds(metrics, *lead)
+        if difference is None or interval is None:
+            return
+        own = number(metrics, *path, *of.split("."))
+        other = number(metrics, *less[1:])
+        chance = (
+            "may be chance"
+            if interval[0] <= 0 <= interval[1]
+            else "more"
+            if difference > 0
+            else "less"
+        )
+        cells = [score(own), score(other), f"{difference:+.3f}", _span(interval), chance]
+        rows.append(Row(head, cells))
+
+    for group in enhance:
+        name = f"{_words(group)} words, over"
+        add(
+            f"{name} the majority",
+            enhance,
+            (group,),
+            "accuracy",
+            ("majority", group, "majority_accuracy"),
+        )
+        add(f"{name} pixels", enhance, (group,), "accuracy", ("pixel", group, "pixel_accuracy"))
+    for world, title in _WORLDS.items():
+        for key, name in (
+            ("auc", "AUC"),
+            ("best_hm", "harmonic mean"),
+            ("attribute_accuracy", "attribute"),
+            ("object_accuracy", "object"),
+        ):
+            add(
+                f"Troika, {title.lower()}, {name}, over zero-shot CLIP",
+                *(troika, (world,), key, ("zero_shot", f"zero_shot_{world}", key)),
+            )
+    for other, name in (("base", "untrained"), (_FREE, "written freely")):
+        for of, figure in (("exact_match", "word for word"), ("bleu.mean", "BLEU")):
+            add(
+                f"Captions, {figure}, over {name}",
+                *(scores, ("finetuned",), of, (other, other, *of.split("."))),
+            )
+        for slot in _mapping(scores, "finetuned", "attributes"):
+            of = f"attributes.{slot}.mention_accuracy_vs_truth"
+            add(
+                f"Captions, true {words(slot)} said, over {name}",
+                *(scores, ("finetuned",), of, (other, other, *of.split("."))),
+            )
+    path = ("validation", "caption")
+    add(
+        "Right words of validation, captions over enhanced prompts",
+        *(recommend, path, "right_words", ("enhanced", "validation", "enhanced", "right_words")),
+    )
+    columns = ["Here", "Baseline", "Difference", "95 % interval", "Is it more?"]
+    return Table("What is more than chance, on the same images", "Figure", columns, rows)
+
+
+def few_products(products: float | None) -> str | None:
+    """What to say of intervals over so many products; None where there are enough of them."""
+    if products is None or products >= TRUSTED_PRODUCTS:
+        return None
+    return (
+        f"Only {count(products)} products were measured: with fewer than {TRUSTED_PRODUCTS} the "
+        "intervals are too narrow and are not to be trusted."
+    )
+
+
+def _figure(form: _Form, metrics: Metrics, *keys: str) -> str:
+    return form(number(metrics, *keys), bounds(metrics, *keys))
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _mapping(metrics: Metrics, *keys: str) -> Metrics:

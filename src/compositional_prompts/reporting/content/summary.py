@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compositional_prompts.reporting.content.formats import count, percent, score, words
+from compositional_prompts.reporting.content.formats import Bounds, count, percent, score, words
 from compositional_prompts.reporting.content.published import TEXT_METRICS
 from compositional_prompts.reporting.stage_results import StageResults
-from compositional_prompts.results.stage_metrics import number
+from compositional_prompts.results.stage_metrics import bounds, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                     ("pixels", number(results.enhance, group, "pixel_accuracy"), False),
                     ("majority", number(results.enhance, group, "majority_accuracy"), False),
                 ],
+                bounds(results.enhance, group, "accuracy"),
             )
         )
     only_open = "open" in results.troika and "closed" not in results.troika
@@ -67,6 +68,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                     ("Troika", number(results.troika, world, key), True),
                     ("zero-shot", number(results.troika, f"zero_shot_{world}", key), False),
                 ],
+                bounds(results.troika, world, key),
             )
         )
     if group is not None:
@@ -79,6 +81,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                     ("fine-tuned", number(results.scores, "finetuned", *said), True),
                     ("untrained", number(results.scores, "base", *said), False),
                 ],
+                bounds(results.scores, "finetuned", *said),
             )
         )
     figures.append(
@@ -90,6 +93,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                 ("untrained", number(results.scores, "base", "bleu", "mean"), False),
                 ("the report", TEXT_METRICS["bleu"]["mean"], False),
             ],
+            bounds(results.scores, "finetuned", "bleu", "mean"),
         )
     )
     figures.append(
@@ -100,6 +104,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
                 ("fine-tuned", number(results.scores, "finetuned", "exact_match"), True),
                 ("untrained", number(results.scores, "base", "exact_match"), False),
             ],
+            bounds(results.scores, "finetuned", "exact_match"),
         )
     )
     return [figure for figure in figures if not figure.bars or figure.bars[0].value is not None]
@@ -148,6 +153,7 @@ def _compared(
     label: str,
     form: Callable[[float | None], str],
     values: Sequence[tuple[str, float | None, bool]],
+    interval: Bounds,
 ) -> KeyFigure:
     # What is compared stands first, known or not; of the rest only what is known.
     bars = [
@@ -155,4 +161,5 @@ def _compared(
         for name, value, ours in values
         if ours or value is not None
     ]
-    return KeyFigure(label, bars[0].text, bars)
+    note = None if interval is None else f"95 %: {form(interval[0])} to {form(interval[1])}"
+    return KeyFigure(label, bars[0].text, bars, note)

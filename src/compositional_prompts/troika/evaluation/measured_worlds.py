@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import iterate_ids
+from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.files.tables import read_table
+from compositional_prompts.results.bootstrap import product_codes
+from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals
 from compositional_prompts.troika.evaluation.czsl_metrics import (
     best_bias,
     calibrated_metrics,
@@ -40,12 +45,14 @@ class MeasuredImages:
     Attributes:
         rows: in the catalog, ascending, int64 ``[images]``.
         pairs: their pairs as positions in the vocabulary, int64 ``[images]``.
+        products: number of the product of each, int64 ``[images]``.
         tested: which of them are of the test split, bool ``[images]``; the others are of
             validation, which chooses the bias, and the threshold of the open world.
     """
 
     rows: NDArray[np.int64]
     pairs: NDArray[np.int64]
+    products: NDArray[np.int64]
     tested: NDArray[np.bool_]
 
     @classmethod
@@ -67,9 +74,12 @@ class MeasuredImages:
         ids = [image_id for images in labelled for image_id in images.image_ids]
         rows = image_rows(ids, iterate_ids(catalog), table=catalog, wanted_by=splits)
         pairs = np.concatenate([images.pairs for images in labelled])
+        table = read_table(splits, SPLITS, ["image_id", "product_id"])
+        places = image_rows(ids, table.column("image_id").chunks, table=splits)
+        products = product_codes(table.column("product_id").take(pa.array(places)))
         tested = np.repeat([part == "test" for part in parts], [len(part) for part in labelled])
         order = rows.argsort()
-        return cls(rows[order], pairs[order], tested[order])
+        return cls(rows[order], pairs[order], products[order], tested[order])
 
 
 def measure(
@@ -78,6 +88,7 @@ def measure(
     images: MeasuredImages,
     worlds: JudgedWorlds,
     protocol: Protocol,
+    intervals: CzslIntervals,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of one scorer in each world that was asked for, ``closed`` and ``open``.
 
@@ -90,14 +101,16 @@ def measure(
         images: which images they are of.
         worlds: which were judged.
         protocol: by which the threshold is chosen.
+        intervals: of the test images; each world is measured there as ``{scorer}_{world}``.
     """
     found = {}
     if worlds.closed is not None and worlds.validation is not None:
         closed = worlds.closed, worlds.validation
-        found["closed"] = _closed_metrics(rows, scorer, images, *closed)
+        found["closed"] = _closed_metrics(rows, scorer, images, *closed, intervals)
     if worlds.open is not None and scorer not in BRANCHES:
         judged = dict(worlds)["open"]
-        found["open"] = _open_metrics(rows, scorer, images, judged, worlds.open, protocol)
+        open_world = worlds.open, protocol, intervals
+        found["open"] = _open_metrics(rows, scorer, images, judged, *open_world)
     return found
 
 
@@ -107,11 +120,12 @@ def _closed_metrics(
     images: MeasuredImages,
     closed: JudgedWorld,
     validation: JudgedWorld,
+    intervals: CzslIntervals,
 ) -> dict[str, Any]:
     """Metrics of the test images, and their accuracies at the bias that validation chooses."""
     prefix, tested = f"{scorer}_closed", images.tested
     (judgements,) = _judgements(rows, images, tested, prefix, closed)
-    metrics = _world_metrics(judgements, closed.world)
+    metrics = _world_metrics(judgements, closed.world, intervals, prefix)
     (validating,) = _judgements(rows, images, ~tested, f"{scorer}_validation", validation)
     bias = best_bias(validating)
     if bias is not None:
@@ -144,6 +158,7 @@ def _open_metrics(
     judged: JudgedWorld,
     open_world: OpenWorld,
     protocol: Protocol,
+    intervals: CzslIntervals,
 ) -> dict[str, Any]:
     prefix, factors, tested = f"{scorer}_open", open_world.seen_factors, images.tested
     validating = _judgements(rows, images, ~tested, prefix, judged, factors)
@@ -157,12 +172,11 @@ def _open_metrics(
         )
     seen_pairs = int(open_world.world.seen.sum())
     cut = len(open_world.world) if chosen is None else open_world.cuts[chosen]
-    unthresholded = czsl_metrics(plain)
     return {
-        **_world_metrics(measured, open_world.world),
+        **_world_metrics(measured, open_world.world, intervals, prefix),
         "threshold": None if chosen is None else float(open_world.thresholds[chosen]),
         "feasible_unseen_pairs": cut - seen_pairs,
-        "unthresholded": {name: unthresholded[name] for name in UNTHRESHOLDED},
+        "unthresholded": intervals.metrics(f"{prefix}_unthresholded", plain, UNTHRESHOLDED),
     }
 
 
@@ -186,9 +200,11 @@ def choose_threshold(judgements: Iterable[Judgements], protocol: Protocol) -> in
     return best
 
 
-def _world_metrics(judgements: Judgements, world: World) -> dict[str, Any]:
+def _world_metrics(
+    judgements: Judgements, world: World, intervals: CzslIntervals, name: str
+) -> dict[str, Any]:
     return {
-        **czsl_metrics(judgements),
+        **intervals.metrics(name, judgements),
         "pairs": len(world),
         "seen_pairs": int(world.seen.sum()),
         "sampled": sampled_metrics(judgements),
