@@ -7,6 +7,7 @@ Then of a mean of a million images. Values are drawn at random: time depends on 
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -67,6 +68,9 @@ def seconds(measured: Callable[[], None]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     taken = {part.__name__: seconds(part) for part in (captions, words, pairs, texts)}
     for name, time_taken in taken.items():
         print(f"{name:10} {time_taken:6.2f} s")

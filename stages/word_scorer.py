@@ -1,5 +1,7 @@
 """Stage word_scorer: how words of every group are scored, learnt from what is known to be true."""
 
+from compositional_prompts.compute.rows.computation import CPU_BATCH
+from compositional_prompts.enhancement.fitting.altered_copies import AlteredCopies
 from compositional_prompts.enhancement.fitting.labelled_images import FittingPaths
 from compositional_prompts.enhancement.fitting.word_fitting import (
     PromptEnsembles,
@@ -16,8 +18,8 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 def main() -> None:
     tables = tuple(FittingPaths.__annotations__)
-    paths = path_arguments(__doc__, *tables, "words", "clip", "scorer", "metrics")
-    params, _ = read_params(paths.params, Enhance)
+    paths = path_arguments(__doc__, *tables, "catalog", "words", "clip", "scorer", "metrics")
+    params, base = read_params(paths.params, Enhance)
     with run_stage("word_scorer") as run:
         vocabulary, ensembles = read_vocabulary(paths.words), None
         if groups := groups_in_templates(vocabulary.words, params):
@@ -26,8 +28,15 @@ def main() -> None:
 
             wanted = {group: vocabulary.words[group] for group in groups}
             ensembles = PromptEnsembles(*embed_ensembles(paths.clip, wanted, params.templates))
+        copies = None
+        if groups and params.altered_copies:
+            from compositional_prompts.clip.catalog_vectors import ClipVectors
+            from compositional_prompts.compute.devices import resolve_device
+
+            device = resolve_device(base.device).type
+            copies = AlteredCopies(paths.catalog, ClipVectors(paths.clip, device, CPU_BATCH), base)
         read = FittingPaths(**{name: getattr(paths, name) for name in tables})
-        fitted = fit_from_tables(read, vocabulary, ensembles, params)
+        fitted = fit_from_tables(read, vocabulary, ensembles, params, copies)
         fitted.scorer.save(paths.scorer)
         write_metrics(fitted.metrics, paths.metrics)
         run.rows = sum(fit["train_images"] for fit in fitted.metrics.values())

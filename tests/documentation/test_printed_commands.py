@@ -233,6 +233,7 @@ ONLY_PARSED = {
     (
         "python benchmarks/blip2_full_size.py",
         "python benchmarks/caption.py --project . --threads 1",
+        "python benchmarks/calibration.py PROJECT --group color --precision 0.9 --draws 200",
         "python benchmarks/cold_run.py",
         "python benchmarks/cold_run.py --seeds 7 1 2",
         "python benchmarks/engines.py",

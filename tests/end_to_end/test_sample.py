@@ -19,7 +19,7 @@ pytestmark = pytest.mark.end_to_end
 UP_TO_DATE = "Data and pipelines are up to date."
 DOWNSTREAM_OF_ENHANCE = {
     *("check", "enhance", "drift", "finetune", "infer@finetuned", "score", "recommend", "summary"),
-    *("word_scorer", "report"),
+    *("word_scorer", "stability", "report"),
 }
 SHOP_PRODUCTS, SHOP_PHOTOS = 25, 60
 CZSL = {"best_seen", "best_unseen", "best_hm", "auc", "attribute_accuracy", "object_accuracy"}
@@ -136,7 +136,7 @@ def test_a_threshold_recomputes_only_what_follows_from_it(workspace: Project) ->
     status = json.loads(workspace.dvc("status", "--json"))
     # The check reads the whole of params.yaml, and the report shows it. Which words are written
     # decides the least probability of those that reach a wanted precision.
-    assert set(status) == {"check", "word_scorer", "enhance", "report"}
+    assert set(status) == {"check", "word_scorer", "enhance", "stability", "report"}
     workspace.change({"finetune.epochs": 1})
     before = workspace.cached_outputs()
     output = workspace.dvc("repro")

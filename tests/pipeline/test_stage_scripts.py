@@ -23,12 +23,15 @@ MISSING = {
     "download": "photos",
     "truth": "data/dataset_truth.parquet",
     "split": "data/catalog",
+    "colors": "data/truth.parquet",
+    "word_scorer": "data/embeddings/words.parquet",
     "check_data": "data/splits.parquet",
     "weights": "data/corpus.parquet",
     "clip_embed": "models/clip",
     "troika_train": "data/pairs.parquet",
     "troika_predict": "data/pairs.parquet",
-    "enhance": "data/embeddings/words.parquet",
+    "enhance": "models/word_scorer/config.json",
+    "stability": "models/word_scorer/config.json",
     "finetune": "data/embeddings/words.parquet",
     "infer": "data/features",
     "score": "data/captions",
@@ -93,9 +96,8 @@ WITH_PARAMETERS = [
 
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_a_wrong_parameter_is_one_message(name: str, tmp_path: Path) -> None:
-    section, *_ = (
-        key for key in STAGES[name].get("do", STAGES[name])["params"] if not key.startswith("base.")
-    )
+    keys = STAGES[name].get("do", STAGES[name])["params"]
+    section, *_ = (key.split(".")[0] for key in keys if not key.startswith("base."))
     done = run(name, tmp_path, {section: {"nonsense": 1}})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -403,6 +403,21 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "material": group() | {"pixel_accuracy": None},
             "closure": dict.fromkeys((*group(), "pixel_accuracy")),
         },
+        "stability.json": {
+            "color": {
+                "method": "probe",
+                "methods": {
+                    method: {
+                        "accuracy": rng.random(),
+                        **{
+                            name: {"same": rng.random(), "accuracy": rng.random()}
+                            for name in ("jpeg", "resize", "crop")
+                        },
+                    }
+                    for method in ("cosine", "probe")
+                },
+            },
+        },
         "word_scorer.json": {
             "color": {
                 "method": "probe",

@@ -1,4 +1,4 @@
-"""Parameters of the stages ``colors``, ``word_scorer`` and ``enhance``."""
+"""Parameters of the stages ``colors``, ``word_scorer``, ``enhance`` and ``stability``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compositional_prompts.pipeline.section import Positive, Section, require_distinct
+from compositional_prompts.pipeline.section import (
+    NonNegative,
+    Positive,
+    Section,
+    require_distinct,
+)
 
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -38,6 +43,8 @@ class Enhance(Section):
     threshold: Annotated[float, Field(ge=-1, le=1)]
     fallback: Literal["unspecified", "undefined"]
     reference_colors: list[ReferenceColor]
+    altered_copies: NonNegative
+    stability_images: Positive
 
     @model_validator(mode="after")
     def _valid(self) -> Enhance:

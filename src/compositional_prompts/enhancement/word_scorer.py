@@ -161,6 +161,17 @@ class GroupScorer:
         )
 
 
+def pixel_scorer(words: Sequence[str], vectors: Vectors) -> GroupScorer:
+    """The method ``pixels`` for one group.
+
+    Args:
+        words: the vocabulary.
+        vectors: of the bare words, L2-normalised float32 ``[words, d]``.
+    """
+    weights = np.eye(len(words), BINS + len(words), BINS, dtype=np.float32)
+    return GroupScorer(tuple(words), "pixels", vectors, None, weights)
+
+
 @dataclass(frozen=True)
 class WordScorer:
     """The words of every group.

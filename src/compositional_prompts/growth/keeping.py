@@ -162,7 +162,7 @@ def tables_read(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
     """What is read to say what models come from, of the paths of :func:`stage_paths`."""
     predict, enhance = paths["troika_predict"], paths["enhance"]
     return {
-        "catalog": enhance["catalog"],
+        "catalog": predict["catalog"],
         "splits": predict["splits"],
         "pairs": predict["pairs"],
         "original": predict["prompts"],

@@ -291,6 +291,7 @@ def _tables(results: StageResults) -> dict[str, tables.Table]:
         "troika_table": tables.troika_table(results.troika),
         "branches_table": tables.branches_table(results.troika),
         "enhancement_table": tables.enhancement_table(results.enhance),
+        "stability_table": tables.stability_table(results.stability),
         "leads_table": tables.leads_table(
             results.enhance, results.troika, results.scores, results.recommend
         ),

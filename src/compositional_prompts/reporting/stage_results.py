@@ -38,6 +38,7 @@ class StageResults:
     troika: Metrics
     word_scorer: Metrics
     enhance: Metrics
+    stability: Metrics
     drift: Metrics
     finetune: Metrics
     scores: Metrics
@@ -92,6 +93,7 @@ def read_results(metrics: Path) -> StageResults:
         troika=read_metrics(metrics / "troika.json"),
         word_scorer=read_metrics(metrics / "word_scorer.json"),
         enhance=enhance,
+        stability=read_metrics(metrics / "stability.json"),
         drift=read_metrics(metrics / "drift.json"),
         finetune=read_metrics(metrics / "finetune.json"),
         scores=read_metrics(metrics / "scores.json"),

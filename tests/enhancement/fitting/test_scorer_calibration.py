@@ -25,6 +25,8 @@ PARAMS = Enhance(
     threshold=0.2,
     fallback="unspecified",
     reference_colors=[],
+    altered_copies=0,
+    stability_images=100,
 )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,7 @@ class LabelledImages:
             the vocabulary has none.
         known: by group, of which images something is true, in the vocabulary or not, bool ``[n]``.
         products: which images show one product, int64 ``[n]``: equal numbers.
+        image_ids: of the images, where they come from a table.
     """
 
     vectors: NDArray[np.float32]
@@ -47,6 +49,7 @@ class LabelledImages:
     truth: Mapping[str, NDArray[np.bool_]]
     known: Mapping[str, NDArray[np.bool_]]
     products: NDArray[np.int64]
+    image_ids: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -59,6 +62,25 @@ class LabelledImages:
             {group: truth[rows] for group, truth in self.truth.items()},
             {group: known[rows] for group, known in self.known.items()},
             self.products[rows],
+            [self.image_ids[row] for row in rows] if self.image_ids else (),
+        )
+
+    def with_copies(self, copies: Sequence[tuple[NDArray[np.float32], GroupColors]]) -> Self:
+        """The images, then copies of all of them, with the same truth, and of the same products.
+
+        Args:
+            copies: vectors float32 ``[n, d]`` and colours of each, in the order of the images.
+        """
+        vectors, colors = zip((self.vectors, self.colors), *copies, strict=True)
+        times = len(vectors)
+        return replace(
+            self,
+            vectors=np.concatenate(vectors),
+            colors={group: np.concatenate([one[group] for one in colors]) for group in self.colors},
+            truth={group: np.tile(mask, (times, 1)) for group, mask in self.truth.items()},
+            known={group: np.tile(mask, times) for group, mask in self.known.items()},
+            products=np.tile(self.products, times),
+            image_ids=[*self.image_ids] * times,
         )
 
     def of_group(self, group: str) -> LabelledImages:
@@ -155,6 +177,7 @@ def read_labelled(
             for group in vocabulary
         },
         np.unique(names, return_inverse=True)[1].astype(np.int64),
+        chosen,
     )
 
 

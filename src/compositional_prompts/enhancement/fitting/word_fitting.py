@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.enhancement.calibration.group_calibration import CalibrationFigures
 from compositional_prompts.enhancement.colors.color_tables import palettes_of
-from compositional_prompts.enhancement.colors.foreground_colors import BINS
+from compositional_prompts.enhancement.fitting.altered_copies import AlteredCopies
 from compositional_prompts.enhancement.fitting.labelled_images import (
     FittingPaths,
     LabelledImages,
@@ -20,7 +20,7 @@ from compositional_prompts.enhancement.fitting.labelled_images import (
 from compositional_prompts.enhancement.fitting.probe import Probe, fit_probe
 from compositional_prompts.enhancement.fitting.scorer_calibration import calibrate_scorer
 from compositional_prompts.enhancement.parameters import COLOR_METHODS, Enhance
-from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
+from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer, pixel_scorer
 from compositional_prompts.enhancement.word_vocabulary import Vocabulary
 
 
@@ -86,6 +86,7 @@ def fit_word_scorer(
     train: LabelledImages,
     validation: LabelledImages,
     params: Enhance,
+    altered: LabelledImages | None = None,
 ) -> FittedWords:
     """Learn how words are scored, on arrays alone.
 
@@ -97,6 +98,7 @@ def fit_word_scorer(
         train: images to learn from, with truth of the groups that learn.
         validation: other images, with truth of any group.
         params: the section ``enhance``.
+        altered: ``train`` with altered copies, to learn from in its place.
 
     Raises:
         ValueError: a group's method needs what is not there.
@@ -111,8 +113,7 @@ def fit_word_scorer(
         elif method == "pixels":
             if group not in palettes:
                 raise ValueError(_no_colors(group))
-            weights = np.eye(len(words), BINS + len(words), BINS, dtype=np.float32)
-            scorer = GroupScorer(words, method, bare, color_weights=weights)
+            scorer = pixel_scorer(words, bare)
         else:
             if ensembles is None or group not in ensembles.vectors:
                 raise ValueError(
@@ -121,7 +122,8 @@ def fit_word_scorer(
                 )
             texts, scale = ensembles.vectors[group], ensembles.logit_scale
             if method == "probe":
-                probe = fit_probe(words, bare, texts, scale, train, group)
+                seen = train if altered is None else altered
+                probe = fit_probe(words, bare, texts, scale, seen, group)
                 scorer = probe.scorer
             else:
                 scorer = GroupScorer(words, method, bare, np.float32(scale) * texts)
@@ -152,10 +154,14 @@ def fit_from_tables(
     vocabulary: Vocabulary,
     ensembles: PromptEnsembles | None,
     params: Enhance,
+    copies: AlteredCopies | None = None,
 ) -> FittedWords:
     """As :func:`fit_word_scorer`, of the tables that stages wrote.
 
     Truth of the test split is not looked at.
+
+    Args:
+        copies: how ``enhance.altered_copies`` are made; None where there are none to learn from.
 
     Raises:
         MissingOutputError, SchemaError, ImageJoinError: as :func:`read_labelled`.
@@ -171,4 +177,12 @@ def fit_from_tables(
     to_learn_from = [group for group in colored if group in learnt]
     train = read_labelled(paths, "train", learnt, to_learn_from, most)
     validation = read_labelled(paths, "val", vocabulary.words, colored, most)
-    return fit_word_scorer(vocabulary, ensembles, train, validation, params)
+    altered = None
+    if learnt and params.altered_copies:
+        if copies is None:
+            raise ValueError("enhance.altered_copies: it was not said how copies are made.")
+        palettes = palettes_of(vocabulary.words, params)
+        altered = copies.beside(
+            train, params.altered_copies, vocabulary.words, palettes, paths.splits
+        )
+    return fit_word_scorer(vocabulary, ensembles, train, validation, params, altered)

@@ -79,6 +79,11 @@ _ENHANCE_METRICS: Mapping[str, tuple[str, _Form]] = {
     "pixel_accuracy": ("Nearest pixel color", percent_between),
     "images_with_truth": ("Images with truth", _count),
 }
+_ALTERATIONS = {
+    "jpeg": "Saved again as JPEG",
+    "resize": "Reduced and brought back",
+    "crop": "Cropped",
+}
 _ATTRIBUTE_METRICS = {
     "accuracy_vs_enhanced": "against the prompt",
     "accuracy_vs_truth": "against truth",
@@ -238,6 +243,34 @@ def enhancement_table(enhance: Metrics) -> Table:
     ]
     headings = [heading for heading, _ in _ENHANCE_METRICS.values()]
     return Table("Words chosen by CLIP against the truth", "Group", headings, rows)
+
+
+def stability_table(stability: Metrics) -> Table:
+    """How many words stay when a photo is altered, and how many are true, by group and method."""
+    rows = [
+        Row(
+            f"{_words(group)}, {_words(method)}",
+            [
+                UNKNOWN,
+                percent(number(stability, group, "methods", method, "accuracy")),
+                *(
+                    percent(number(stability, group, "methods", method, alteration, key))
+                    for alteration in _ALTERATIONS
+                    for key in ("same", "accuracy")
+                ),
+            ],
+        )
+        for group, found in stability.items()
+        for method in found["methods"]
+    ]
+    groups = ["As they are", *_ALTERATIONS.values()]
+    return Table(
+        "Words of altered photos, test split",
+        "Group, method",
+        ["Stay", "True"] * len(groups),
+        rows,
+        groups=[(name, 2) for name in groups],
+    )
 
 
 def certainty_table(enhance: Metrics, word_scorer: Metrics) -> Table:

@@ -1,0 +1,1 @@
+"""Words of altered photos: whether they stay, and what probes learn of them."""
