@@ -13,9 +13,15 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 
 def main() -> None:
-    tables, curves = tuple(EnhanceInputs.__annotations__), tuple(EnhancePlots.__annotations__)
-    paths = path_arguments(__doc__, *tables, "enhanced", "metrics", *curves)
+    paths = path_arguments(
+        __doc__,
+        *EnhanceInputs.__annotations__,
+        "enhanced",
+        "metrics",
+        *EnhancePlots.__annotations__,
+    )
     params, _ = read_params(paths.params, Enhance)
+    tables, curves = EnhanceInputs.__annotations__, EnhancePlots.__annotations__
     with run_stage("enhance") as run:
         inputs = EnhanceInputs(**{name: getattr(paths, name) for name in tables})
         plots = EnhancePlots(**{name: getattr(paths, name) for name in curves})
