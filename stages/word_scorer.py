@@ -15,10 +15,11 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
+OTHERS = ("catalog", "words", "clip", "scorer", "metrics")
+
 
 def main() -> None:
-    tables = tuple(FittingPaths.__annotations__)
-    paths = path_arguments(__doc__, *tables, "catalog", "words", "clip", "scorer", "metrics")
+    paths = path_arguments(__doc__, *FittingPaths.__annotations__, *OTHERS)
     params, base = read_params(paths.params, Enhance)
     with run_stage("word_scorer") as run:
         vocabulary, ensembles = read_vocabulary(paths.words), None
@@ -35,7 +36,7 @@ def main() -> None:
 
             device = resolve_device(base.device).type
             copies = AlteredCopies(paths.catalog, ClipVectors(paths.clip, device, CPU_BATCH), base)
-        read = FittingPaths(**{name: getattr(paths, name) for name in tables})
+        read = FittingPaths(**{name: getattr(paths, name) for name in FittingPaths.__annotations__})
         fitted = fit_from_tables(read, vocabulary, ensembles, params, copies)
         fitted.scorer.save(paths.scorer)
         write_metrics(fitted.metrics, paths.metrics)
