@@ -11,8 +11,8 @@ from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
 def main() -> None:
     paths = path_arguments(__doc__, "catalog", "truth", "colors")
-    clip_embed, base = read_params(paths.params, ClipEmbed)
-    params, _ = read_params(paths.params, Enhance)
+    params, base = read_params(paths.params, Enhance)
+    clip_embed, _ = read_params(paths.params, ClipEmbed)
     with run_stage("colors") as run:
         vocabulary = clip_embed.vocabulary
         palettes = wanted_palettes(vocabulary, known_groups(paths.truth), params)

@@ -11,20 +11,15 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
+TABLES, CURVES = tuple(EnhanceInputs.__annotations__), tuple(EnhancePlots.__annotations__)
+
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__,
-        *EnhanceInputs.__annotations__,
-        "enhanced",
-        "metrics",
-        *EnhancePlots.__annotations__,
-    )
+    paths = path_arguments(__doc__, *TABLES, "enhanced", "metrics", *CURVES)
     params, _ = read_params(paths.params, Enhance)
-    tables, curves = EnhanceInputs.__annotations__, EnhancePlots.__annotations__
     with run_stage("enhance") as run:
-        inputs = EnhanceInputs(**{name: getattr(paths, name) for name in tables})
-        plots = EnhancePlots(**{name: getattr(paths, name) for name in curves})
+        inputs = EnhanceInputs(**{name: getattr(paths, name) for name in TABLES})
+        plots = EnhancePlots(**{name: getattr(paths, name) for name in CURVES})
         result = enhance_prompts(inputs, paths.enhanced, plots, params)
         write_metrics(result.metrics, paths.metrics)
         run.rows = result.images

@@ -15,11 +15,11 @@ from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
+OTHERS = ("catalog", "words", "clip", "scorer", "metrics")
+
 
 def main() -> None:
-    paths = path_arguments(
-        __doc__, *FittingPaths.__annotations__, "catalog", "words", "clip", "scorer", "metrics"
-    )
+    paths = path_arguments(__doc__, *FittingPaths.__annotations__, *OTHERS)
     params, base = read_params(paths.params, Enhance)
     with run_stage("word_scorer") as run:
         vocabulary, ensembles = read_vocabulary(paths.words), None
