@@ -14,9 +14,9 @@ DOUBT = 0.1
 """How often the rule may be wrong: with draws of validation products, in one of ten at most the
 precision is below what is wanted. The papers' usual choice."""
 FIRST_SHARE = 0.2
-"""Of the validation products, what the strictest threshold that is tried keeps. Among starts from a
-twentieth to a third it wrote words in most draws of real products; a word on fewer photos than that
-is of little use."""
+"""Of the validation products, what the strictest threshold that is tried keeps. On photographs of
+footwear, parted 200 times, words were then written each time; with 38 of 767 products in 78 of 100
+times only, since two wrong words among so few end the testing."""
 RUNGS = 50
 """Thresholds that are tried at most."""
 
