@@ -277,10 +277,11 @@ def test_cosines_are_the_reports_to_the_digit(tables: Tables) -> None:
 def test_a_scorer_comes_back_as_it_was_saved(tables: Tables, tmp_path: Path) -> None:
     scorer = tables.fit().scorer
     color = scorer.groups["color"]
-    assert color.probabilities(np.zeros((1, 4), np.float32)) is None
+    assert color.calibration is not None
     scorer.save(tmp_path / "scorer")
     found = load_word_scorer(tmp_path / "scorer")
     assert found.words == scorer.words
+    assert found.groups["color"].calibration == color.calibration
     assert {g: sorted(p) for g, p in found.palettes.items()} == {"color": sorted(COLORS)}
     colors = {"color": np.hstack([tables.histogram, tables.votes]).astype(np.float32)}
     for group, scores in found.scores(tables.vectors, colors).items():
