@@ -210,6 +210,7 @@ def test_the_warnings_stand_on_top(project: Any) -> None:
     project.change_metrics("recommend.json", {"warnings": []})
     project.change_metrics("check_data.json", {"warnings": []})
     project.change_metrics("drift.json", {"warnings": []})
+    project.change_metrics("word_scorer.json", {})
     assert read_results(project.paths.metrics).warnings == []
     project.change_metrics("recommend.json", {"warnings": "x"})
     with pytest.raises(ValueError, match="must be a list of sentences, found 'x'"):

@@ -1,5 +1,6 @@
 """Validation images calibrate a scorer, and the artifact keeps what they say."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from compositional_prompts.enhancement.word_scorer import (
     WordScorer,
     load_word_scorer,
 )
+from compositional_prompts.files.outputs import DamagedOutputError
 
 WORDS = ("black", "white", "red")
 PARAMS = Enhance(
@@ -85,6 +87,11 @@ def test_calibration_is_kept_by_the_artifact(tmp_path):
     assert np.array_equal(
         read.groups["color"].probabilities(scores), calibrated.probabilities(scores)
     )
+    config = tmp_path / "scorer/config.json"
+    written = config.read_text()
+    config.write_text(re.sub(r'"temperature": [\d.]+', '"temperature": 0', written))
+    with pytest.raises(DamagedOutputError, match="temperature must be above 0"):
+        load_word_scorer(tmp_path / "scorer")
     assert nothing.probabilities(scores) is None
     assert not nothing.choose(scores, 0.2).chosen.any()
 

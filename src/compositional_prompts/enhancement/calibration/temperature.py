@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Temperature:
-    """What turns scores into probabilities.
+    """What turns scores into probabilities; ValueError where a number is not in its range.
 
     Attributes:
         temperature: what scores are divided by before the softmax, above 0.
@@ -26,6 +27,13 @@ class Temperature:
 
     temperature: float
     outside: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.temperature < math.inf and 0 <= self.outside <= 1):
+            raise ValueError(
+                f"a temperature must be above 0 and an outside share in 0..1, found "
+                f"{self.temperature} and {self.outside}"
+            )
 
     def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability of every word: ``(1 - outside) * softmax(scores / temperature)``.
