@@ -15,6 +15,7 @@ import torch
 from base_section import base_section
 from PIL import Image
 
+from compositional_prompts.catalog.images import UndecodableImageError
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.clip.catalog_vectors import ClipVectors, embed_catalog, embed_words
@@ -108,7 +109,7 @@ def test_an_image_that_fails_leaves_no_table(model: Path, catalog: Path, tmp_pat
     field = CATALOG.field("image")
     pq.write_table(table.set_column(column, field, pa.array(images, field.type)), shard)
     out = tmp_path / "embeddings" / "images"
-    with pytest.raises(OSError, match="cannot identify image"):
+    with pytest.raises(UndecodableImageError, match=r"shoe-\d+: the image cannot be decoded"):
         embed_catalog(ClipVectors(model, "cpu", 2), catalog, out, base_section(tmp_path / "rows"))
     assert not list(tmp_path.glob("embeddings/*"))
 

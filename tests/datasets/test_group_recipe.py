@@ -28,6 +28,20 @@ CHANGE, LABELS = (
     for kind in ("yaml", "csv")
 )
 WIDTH = 8
+BETWEEN = {
+    "truth": ("own", "labels", "catalog", "truth", "metrics"),
+    "split": ("catalog", "listed-pairs", "download", "splits", "pairs", "corpus", "metrics"),
+    "colors": ("catalog", "truth", "colors"),
+    "word_scorer": (
+        *("catalog", "splits", "truth", "vectors", "colors", "words", "clip"),
+        *("scorer", "metrics"),
+    ),
+    "enhance": (
+        *("prompts", "splits", "truth", "vectors", "colors", "scorer"),
+        *("enhanced", "metrics", "confusion", "reliability", "risk-coverage"),
+    ),
+}
+"""Stages that run on the photos, and their arguments."""
 
 
 def unit(count: int) -> list[list[float]]:
@@ -49,13 +63,22 @@ def test_a_group_needs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for number in (1, 2, 3):
         Path(f"photos/{number}.jpg").write_bytes(photo(number))
     outputs = ("catalog", "truth", "rejected", "listed-pairs", "metrics")
-    run_stage(monkeypatch, "download", {name: tmp_path / name for name in outputs})
+    made = {name: tmp_path / name for name in outputs}
+    run_stage(monkeypatch, "download", made | {"metrics": tmp_path / "download"})
 
     ids = read_labels(Path("catalog"))["image_id"].to_pylist()
     write_prompts_and_vectors(ids)
-    outputs = ("enhanced", "metrics", "confusion")
-    inputs = ("prompts", "catalog", "truth", "embeddings")
-    run_stage(monkeypatch, "enhance", {name: tmp_path / name for name in (*inputs, *outputs)})
+    (tmp_path / "labels").mkdir()
+    paths = {
+        "own": "truth",
+        "truth": "all-truth",
+        "vectors": "embeddings/images",
+        "words": "embeddings/words.parquet",
+        "reliability": "plots/reliability",
+        "risk-coverage": "plots/risk-coverage",
+    }
+    for stage, names in BETWEEN.items():
+        run_stage(monkeypatch, stage, {name: tmp_path / paths.get(name, name) for name in names})
     measured = json.loads(Path("metrics").read_text())
     assert list(measured) == ["color", "closure"]
     assert measured["closure"]["images_with_truth"] == 2
