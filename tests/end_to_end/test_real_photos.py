@@ -48,11 +48,19 @@ def footwear_run(new_project: Callable[[str], Project], real_photos: Path) -> Pr
 
 
 def shares(document: Any, where: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of nested metrics that is a share by its name."""
+    """Every number of nested metrics that is a share by its name, or an end of its interval.
+
+    Differences (``minus``) are none.
+    """
     for key, value in document.items():
         name = f"{where}{key}"
+        if key == "minus":
+            continue
         if isinstance(value, dict):
             yield from shares(value, f"{name}.")
+        elif isinstance(value, list) and key.endswith("_interval"):
+            ends = zip(("from", "to"), value, strict=True)
+            yield from shares({f"{name} {end}": number for end, number in ends})
         elif value is not None and any(
             part in name for part in ("accuracy", "coverage", "bleu", "rouge", "auc", "best_hm")
         ):
