@@ -15,26 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
+from measuring.word_methods import WordMethods, shipped
 from numpy.typing import NDArray
 
-from compositional_prompts.clip.prompt_ensembles import embed_ensembles
 from compositional_prompts.enhancement.calibration.group_calibration import calibrate_group
 from compositional_prompts.enhancement.calibration.held_out_words import Certainty, judge_certainty
-from compositional_prompts.enhancement.fitting.labelled_images import (
-    FittingPaths,
-    LabelledImages,
-    read_labelled,
-)
-from compositional_prompts.enhancement.fitting.word_fitting import (
-    PromptEnsembles,
-    fit_word_scorer,
-)
-from compositional_prompts.enhancement.parameters import Enhance, Method
-from compositional_prompts.enhancement.word_vocabulary import Vocabulary, read_vocabulary
-
-ROOT = Path(__file__).resolve().parents[1]
-MOST = 1_000_000
+from compositional_prompts.enhancement.fitting.labelled_images import LabelledImages
+from compositional_prompts.enhancement.parameters import Method
 
 
 @dataclass(frozen=True)
@@ -61,8 +48,19 @@ def together(one: Scored, other: Scored) -> Scored:
     )
 
 
-def judge(validation: Scored, test: Scored, precision: float) -> tuple[float, Certainty]:
-    """The temperature, and what test images say of it."""
+@dataclass(frozen=True)
+class Judged:
+    """Test images under a calibration: the probability of the best word, whether it is written,
+    and whether it is true, each ``[n]``."""
+
+    temperature: float
+    probability: NDArray[np.float32]
+    written: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+
+
+def judge(validation: Scored, test: Scored, precision: float) -> Judged:
+    """Calibrate on validation images, and apply that to test images."""
     found = calibrate_group(
         "word",
         validation.scores,
@@ -75,9 +73,12 @@ def judge(validation: Scored, test: Scored, precision: float) -> tuple[float, Ce
     rows, best = np.arange(len(test.scores)), test.scores.argmax(axis=1)
     probability = found.temperature.probabilities(test.scores)[rows, best]
     written = test.eligible & (probability >= np.float32(found.abstain_below))
-    right = test.truth[rows, best]
-    certainty = judge_certainty(probability, right, written, [f"{p}" for p in test.products])
-    return found.temperature.temperature, certainty
+    return Judged(found.temperature.temperature, probability, written, test.truth[rows, best])
+
+
+def certainty_of(judged: Judged, test: Scored) -> Certainty:
+    products = [f"{product}" for product in test.products]
+    return judge_certainty(judged.probability, judged.right, judged.written, products)
 
 
 def reached(validation: Scored, test: Scored, precision: float, draws: int) -> str:
@@ -89,21 +90,9 @@ def reached(validation: Scored, test: Scored, precision: float, draws: int) -> s
     for seed in range(draws):
         chosen = np.random.default_rng(seed).random(len(products)) < share
         calibrating = np.isin(both.products, products[chosen])
-        found = calibrate_group(
-            "word",
-            both.scores[calibrating],
-            both.truth[calibrating],
-            both.products[calibrating],
-            precision,
-            both.eligible[calibrating],
-        )
-        rest = both.of(~calibrating)
-        assert found.temperature is not None and found.abstain_below is not None
-        rows, best = np.arange(len(rest.scores)), rest.scores.argmax(axis=1)
-        probability = found.temperature.probabilities(rest.scores)[rows, best]
-        written = rest.eligible & (probability >= np.float32(found.abstain_below))
-        if written.any():
-            precisions.append(float(rest.truth[rows, best][written].mean()))
+        judged = judge(both.of(calibrating), both.of(~calibrating), precision)
+        if judged.written.any():
+            precisions.append(float(judged.right[judged.written].mean()))
     if not precisions:
         return f"0 of {draws}"
     kept = np.mean([one >= precision for one in precisions])
@@ -118,19 +107,8 @@ def main() -> None:
     parser.add_argument("--precision", type=float, default=0.9)
     parser.add_argument("--draws", type=int, default=200, help="partings of held-out products")
     arguments = parser.parse_args()
-    data, group = arguments.run / "data", arguments.group
-    words = read_vocabulary(data / "embeddings" / "words.parquet")
-    vocabulary = Vocabulary({group: words.words[group]}, {group: words.vectors[group]})
-    shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["enhance"]
-    clip = arguments.run / "models" / "clip"
-    ensembles = PromptEnsembles(*embed_ensembles(clip, vocabulary.words, shipped["templates"]))
-    paths = FittingPaths(
-        data / "splits.parquet", data / "truth.parquet", data / "embeddings/images", data / "colors"
-    )
-    train, validation, test = (
-        read_labelled(paths, split, vocabulary.words, [group], MOST)
-        for split in ("train", "val", "test")
-    )
+    group, words = arguments.group, WordMethods.of_run(arguments.run, arguments.group)
+    train, validation, test = (words.labelled(split) for split in ("train", "val", "test"))
     print(f"{len(validation)} validation and {len(test)} test images with truth\n")
     print(
         "| method | temperature | calibration error | equal mass | by chance | area | precision |"
@@ -141,20 +119,16 @@ def main() -> None:
     if group in test.colors:
         methods.insert(2, "pixels")
     for method in methods:
-        params = Enhance.model_validate(
-            shipped | {"method": method, "methods": [], "abstain": None}
-        )
-        nothing = test.take(np.empty(0, np.int64))
-        scorer = fit_word_scorer(vocabulary, ensembles, train, nothing, params).scorer
+        scorer, threshold = words.fit(method, train), shipped(method).threshold
 
-        def scored(images: LabelledImages, scorer=scorer, threshold=params.threshold) -> Scored:
+        def scored(images: LabelledImages, scorer=scorer, threshold=threshold) -> Scored:
             scores = scorer.scores(images.vectors, images.colors)[group]
             eligible = scorer.groups[group].choose(scores, threshold).chosen
             return Scored(scores, images.truth[group], images.products, eligible)
 
         held = scored(validation), scored(test)
-        temperature, certainty = judge(*held, arguments.precision)
-        figures = certainty.figures
+        judged = judge(*held, arguments.precision)
+        figures = certainty_of(judged, held[1]).figures
         low, high = figures["ece_interval"] or (float("nan"), float("nan"))
         precision = "no word is written"
         if figures["precision"] is not None and figures["precision_interval"] is not None:
@@ -164,7 +138,8 @@ def main() -> None:
                 f"of {figures['coverage']:.3f}"
             )
         print(
-            f"| {method} | {temperature:.3g} | {figures['ece']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"| {method} | {judged.temperature:.3g} | "
+            f"{figures['ece']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{figures['ece_equal_mass']:.3f} | {figures['ece_by_chance']:.3f} | "
             f"{figures['aurc']:.3f} | {precision} |",
             flush=True,

@@ -14,41 +14,20 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import yaml
+from measuring.word_methods import WordMethods
 from numpy.typing import NDArray
 
-from compositional_prompts.clip.prompt_ensembles import embed_ensembles
-from compositional_prompts.enhancement.fitting.labelled_images import (
-    FittingPaths,
-    LabelledImages,
-    read_labelled,
-)
-from compositional_prompts.enhancement.fitting.word_fitting import (
-    PromptEnsembles,
-    fit_word_scorer,
-)
-from compositional_prompts.enhancement.parameters import Enhance, Method
-from compositional_prompts.enhancement.word_vocabulary import Vocabulary, read_vocabulary
+from compositional_prompts.enhancement.fitting.labelled_images import LabelledImages
+from compositional_prompts.enhancement.parameters import Method
 from compositional_prompts.results.bootstrap import Bootstrap
-
-ROOT = Path(__file__).resolve().parents[1]
-MOST = 1_000_000
 
 
 def right(
-    method: Method,
-    vocabulary: Vocabulary,
-    ensembles: PromptEnsembles,
-    train: LabelledImages,
-    test: LabelledImages,
+    method: Method, methods: WordMethods, train: LabelledImages, test: LabelledImages
 ) -> NDArray[np.bool_]:
     """Whether the best word of every test image is true, bool ``[n]``."""
-    (group,) = vocabulary.words
-    shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["enhance"]
-    params = Enhance.model_validate(shipped | {"method": method, "methods": [], "abstain": None})
-    nothing = test.take(np.empty(0, np.int64))
-    scorer = fit_word_scorer(vocabulary, ensembles, train, nothing, params).scorer
-    scores = scorer.scores(test.vectors, test.colors)[group]
+    (group,) = methods.vocabulary.words
+    scores = methods.fit(method, train).scores(test.vectors, test.colors)[group]
     true: NDArray[np.bool_] = test.truth[group][np.arange(len(test)), scores.argmax(axis=1)]
     return true
 
@@ -60,25 +39,15 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=200, help="few labels, drawn at random")
     parser.add_argument("--seeds", type=int, default=3, help="of which labels are drawn")
     arguments = parser.parse_args()
-    data, group = arguments.run / "data", arguments.group
-    words = read_vocabulary(data / "embeddings" / "words.parquet")
-    vocabulary = Vocabulary({group: words.words[group]}, {group: words.vectors[group]})
-    templates = yaml.safe_load((ROOT / "params.yaml").read_text())["enhance"]["templates"]
-    clip = arguments.run / "models" / "clip"
-    ensembles = PromptEnsembles(*embed_ensembles(clip, vocabulary.words, templates))
-    paths = FittingPaths(
-        data / "splits.parquet", data / "truth.parquet", data / "embeddings/images", data / "colors"
-    )
-    train, test = (
-        read_labelled(paths, split, vocabulary.words, [group], MOST) for split in ("train", "test")
-    )
+    group, words = arguments.group, WordMethods.of_run(arguments.run, arguments.group)
+    train, test = words.labelled("train"), words.labelled("test")
     bootstrap = Bootstrap(test.products)
     labelled = np.flatnonzero(train.truth[group].any(axis=1))
     print(f"{len(test)} test images with truth, {len(labelled)} training images to learn from\n")
     print("| method | labels | accuracy | 95 % interval |\n| --- | --- | --- | --- |", flush=True)
 
     def show(method: Method, labels: str, images: LabelledImages) -> float:
-        found = bootstrap.mean(right(method, vocabulary, ensembles, images, test))
+        found = bootstrap.mean(right(method, words, images, test))
         assert found.value is not None
         low, high = found.bounds or (float("nan"), float("nan"))
         row = f"| {method} | {labels} | {found.value:.3f} | {low:.3f} to {high:.3f} |"
