@@ -56,7 +56,7 @@ def test_imports_point_one_way() -> None:
         ("prompt/template.py", "import compositional_prompts.troika.parameters"),
         ("troika/model/traction.py", "import compositional_prompts.troika.model.network"),
         ("captioner/features/feature_store.py", "import compositional_prompts.captioner.inference"),
-        ("datasets/folder.py", "import compositional_prompts.project.whole_params"),
+        ("datasets/folders/folder.py", "import compositional_prompts.project.whole_params"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(module: str, line: str, copy: Path) -> None:

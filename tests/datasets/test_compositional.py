@@ -35,13 +35,21 @@ from compositional_prompts.catalog.splitting.parameters import Split
 from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS
 from compositional_prompts.catalog.truth import true_words
 from compositional_prompts.compute.torch_files import TorchFileError
-from compositional_prompts.datasets import compositional_split
-from compositional_prompts.datasets.cgqa import Cgqa
-from compositional_prompts.datasets.compositional_split import ArchiveFile, CompositionalError
+from compositional_prompts.datasets.compositional import compositional_split
+from compositional_prompts.datasets.compositional.cgqa import Cgqa
+from compositional_prompts.datasets.compositional.compositional_split import (
+    ArchiveFile,
+    CompositionalError,
+)
 from compositional_prompts.datasets.dataset import DataSet, Selection
-from compositional_prompts.datasets.mit_states import MitStates
+from compositional_prompts.datasets.compositional.mit_states import MitStates
 from compositional_prompts.datasets.parameters import Download
-from compositional_prompts.datasets.ut_zappos import TruthError, UtZappos, photo_id, read_truth
+from compositional_prompts.datasets.compositional.ut_zappos import (
+    TruthError,
+    UtZappos,
+    photo_id,
+    read_truth,
+)
 from compositional_prompts.files.archives import ArchiveError
 from compositional_prompts.files.downloads import DownloadError
 from compositional_prompts.pipeline.params_file import read_params

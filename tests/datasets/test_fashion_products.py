@@ -17,7 +17,7 @@ from base_section import base_section
 from PIL import Image
 
 from compositional_prompts.datasets.dataset import Selection
-from compositional_prompts.datasets.fashion_products import (
+from compositional_prompts.datasets.hub.fashion_products import (
     FashionProducts,
     FashionProductsError,
     find_files,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from compositional_prompts.catalog.image_files import FolderError
 from compositional_prompts.datasets.dataset import Selection
-from compositional_prompts.datasets.folder import LABEL_COLUMNS, Folder, read_labels_csv
+from compositional_prompts.datasets.folders.folder import LABEL_COLUMNS, Folder, read_labels_csv
 from compositional_prompts.files.sorted_names import SortedNames
 
 BASE = base_section(Path("rows"), workers=1)

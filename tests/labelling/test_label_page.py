@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from compositional_prompts.catalog.truth import TRUTH
-from compositional_prompts.datasets.folder import read_labels_csv
+from compositional_prompts.datasets.folders.folder import read_labels_csv
 from compositional_prompts.files.sorted_names import SortedNames
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.labelling.merged_truth import merge_truth

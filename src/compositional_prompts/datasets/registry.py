@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from compositional_prompts.datasets.cgqa import Cgqa
+from compositional_prompts.datasets.compositional.cgqa import Cgqa
+from compositional_prompts.datasets.compositional.mit_states import MitStates
+from compositional_prompts.datasets.compositional.ut_zappos import UtZappos
 from compositional_prompts.datasets.dataset import DataSet
-from compositional_prompts.datasets.fashion_products import FashionProducts
-from compositional_prompts.datasets.folder import Folder
-from compositional_prompts.datasets.mit_states import MitStates
+from compositional_prompts.datasets.folders.folder import Folder
+from compositional_prompts.datasets.hub.fashion_products import FashionProducts
 from compositional_prompts.datasets.sample_shoes import SampleShoes
-from compositional_prompts.datasets.ut_zappos import UtZappos
 
 DATASETS: list[type[DataSet]] = [
     SampleShoes,

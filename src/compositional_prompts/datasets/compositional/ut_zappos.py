@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar, Final
 
-from compositional_prompts.datasets.compositional_split import (
+from compositional_prompts.datasets.compositional.compositional_split import (
     TEXT_BYTES,
     ArchiveFile,
     CompositionalDataSet,

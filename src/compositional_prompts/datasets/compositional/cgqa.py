@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compositional_prompts.datasets.compositional_split import (
+from compositional_prompts.datasets.compositional.compositional_split import (
     ArchiveFile,
     CompositionalDataSet,
     Layout,

@@ -1,0 +1,1 @@
+"""Photos that lie on a disk, in the forms that people keep them in."""

@@ -1,0 +1,1 @@
+"""Data sets of the hub, in Parquet, and what their columns mean."""
