@@ -117,6 +117,16 @@ def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) ->
     assert metrics["passed_over"] == {"jp2": 2, "txt": 1}
 
 
+def test_columns_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = selection(rows(3))._replace(columns_kept_out=["season", "price"])
+    with caplog.at_level("INFO"):
+        metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))
+    assert metrics["columns_kept_out"] == ["season", "price"]
+    assert "columns that are not used: season, price" in caplog.text
+
+
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         name = str(workers)
