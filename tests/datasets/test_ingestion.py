@@ -133,6 +133,16 @@ def test_what_a_data_set_sets_aside_itself_is_counted_by_its_reason(tmp_path: Pa
         ingest(selection(given), *outputs(tmp_path), download(0.05), base(tmp_path, 1))
 
 
+def test_columns_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = selection(rows(3))._replace(columns_kept_out=["season", "price"])
+    with caplog.at_level("INFO"):
+        metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))
+    assert metrics["columns_kept_out"] == ["season", "price"]
+    assert "columns that are not used: season, price" in caplog.text
+
+
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         name = str(workers)

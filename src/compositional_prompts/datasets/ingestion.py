@@ -66,7 +66,8 @@ def ingest(
         The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
         (numbers by reason), ``grows`` (of the data set); where a folder was searched,
-        ``passed_over`` (numbers by extension). And how many images were checked now and not before.
+        ``passed_over`` (numbers by extension); where a table was read, ``columns_kept_out`` (their
+        names). And how many images were checked now and not before.
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -111,6 +112,8 @@ def ingest(
     }
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
+    if selection.columns_kept_out is not None:
+        metrics["columns_kept_out"] = list(selection.columns_kept_out)
     return metrics, stream.computed
 
 
@@ -123,6 +126,8 @@ def _log_rows(
 ) -> None:
     dropped = "".join(f", {n} dropped ({why})" for why, n in selection.dropped.items() if n)
     log.info("%d images of %s%s", images, selection.source, dropped)
+    if selection.columns_kept_out:
+        log.info("columns that are not used: %s", ", ".join(selection.columns_kept_out))
     if equal:
         log.info("%d of them are byte for byte another one: their photos are computed once", equal)
     if aside:
