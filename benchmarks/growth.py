@@ -16,27 +16,22 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring.cloned_project import ClonedProject
 from PIL import Image
-from ruamel.yaml import YAML
 
 from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.reading import LABEL_COLUMNS, iterate_batches
 from compositional_prompts.catalog.truth import read_truth
 
-ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("color", "material")
 COMPUTING = (
     "download",
@@ -90,49 +85,24 @@ def repeated(photos: Sequence[Photo], start: int, stop: int) -> Iterator[Photo]:
         yield photo
 
 
-class GrowingProject:
+class GrowingProject(ClonedProject):
     """A clone whose photos are a folder."""
 
     def __init__(self, folder: Path, run: Path) -> None:
-        """Clone the last commit, and take the pretrained models of a finished run."""
-        self.root = folder / "project"
+        """Clone the last commit, with the pretrained models of a finished run."""
+        super().__init__(folder, run)
         self._remote = folder / "remote"
         self._rows: list[dict[str, str]] = []
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.root)], check=True)
-        self.environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        self.environment.pop("PYTHONPATH", None)
-        self.environment["DVC_SITE_CACHE_DIR"] = str(folder / "site")
-        self._source = folder / "models"
-        for model in ("clip", "blip2"):
-            shutil.copytree(run / "models" / model, self._source / model)
         (self.root / "photos").mkdir()
-        self._set_parameters()
+
+        def keep_labels_in_a_csv(document: dict[str, Any]) -> None:
+            document["download"]["dataset"] = "folder"
+            document["download"]["folder"]["labels"] = "photos.csv"
+            for stage in ("troika_train", "finetune"):
+                document[stage]["epochs"] = 1  # what is measured is rows, not training
+
+        self.edit(keep_labels_in_a_csv)
         self.run("dvc", "remote", "add", "-q", "-d", "storage", str(self._remote))
-
-    def _set_parameters(self) -> None:
-        editor = YAML()
-        path = self.root / "params.yaml"
-        document = editor.load(path)
-        document["download"]["dataset"] = "folder"
-        document["download"]["folder"]["labels"] = "photos.csv"
-        for stage in ("troika_train", "finetune"):
-            document[stage]["epochs"] = 1  # what is measured is rows, not training
-        for model in ("clip", "blip2"):
-            document["weights"][model]["source"] = "path"
-            document["weights"][model]["name"] = str(self._source / model)
-        editor.dump(document, path)
-
-    def run(self, *command: str) -> str:
-        """The output of a command in the clone; what it says goes to standard error here."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return done.stdout
 
     def add(self, photos: Iterator[Photo]) -> None:
         for photo in photos:
@@ -142,18 +112,6 @@ class GrowingProject:
             writer = csv.DictWriter(file, list(self._rows[0]))
             writer.writeheader()
             writer.writerows(self._rows)
-
-    def repro(self) -> tuple[float, dict[str, dict[str, Any]]]:
-        """Seconds of ``dvc repro``, and what each stage that ran measured."""
-        shutil.rmtree(self.root / "timing", ignore_errors=True)
-        # DVC does not look into folders outside its outputs: new photos are for download alone.
-        self.run("dvc", "repro", "-q", "-f", "download")
-        start = time.perf_counter()
-        self.run("dvc", "repro", "-q")
-        seconds = time.perf_counter() - start
-        files = sorted((self.root / "timing").glob("*.json"))
-        records = {path.stem: json.loads(path.read_text()) for path in files}
-        return seconds + records["download"]["seconds"], records
 
     def pushed(self) -> int:
         """Bytes that a push adds to the remote."""
