@@ -239,7 +239,9 @@ def _charts(results: StageResults) -> list[Chart]:
             "Troika on validation images",
             "share",
             troika,
-            {"val_auc": "AUC", "val_hm": "harmonic mean"},
+            {"val_object_accuracy": "objects right"}
+            if "majority_closed" in results.troika
+            else {"val_auc": "AUC", "val_hm": "harmonic mean"},
         ),
     ]
 
