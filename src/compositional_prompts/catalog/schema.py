@@ -44,6 +44,9 @@ class CatalogRow(NamedTuple):
             taken as one without a label, and counted.
         truth: by attribute group, the true word, or several with semicolons between
             (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
+        rejection: why the data set itself says that it cannot be used, in a word or two as those
+            of :data:`~compositional_prompts.catalog.images.REJECTION_REASONS`: ingestion sets the
+            row aside and counts it so. None leaves it to what the bytes are.
     """
 
     image_id: str
@@ -55,3 +58,4 @@ class CatalogRow(NamedTuple):
     title: str | None = None
     pair_split: str | None = None
     truth: Mapping[str, str | None] = {}  # nobody writes to it, and a proxy cannot be pickled
+    rejection: str | None = None

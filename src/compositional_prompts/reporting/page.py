@@ -168,6 +168,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
             params_text=paths.params.read_text(encoding="utf-8"),
             versions=library_versions(),
             **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
+            objects_alone="majority_closed" in results.troika,
             **_tables(results),
             few_products=tables.few_products(_fewest_products(results)),
             **_finetune_facts(results),
