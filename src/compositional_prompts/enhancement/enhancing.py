@@ -139,10 +139,9 @@ def enhance_prompts(
             colours that are not there.
     """
     scorer = load_word_scorer(inputs.scorer)
-    require_outputs(inputs.prompts)
+    PromptTemplate(tuple(scorer.words)).check_words(scorer.words)
     alone = is_absent(inputs.prompts, "attribute")
     template = PromptTemplate(tuple(scorer.words), params.fallback, objects_alone=alone)
-    template.check_words(scorer.words)
     total = pq.read_metadata(inputs.prompts).num_rows
     if not total:
         raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
