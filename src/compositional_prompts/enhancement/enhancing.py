@@ -37,7 +37,6 @@ from compositional_prompts.enhancement.word_scorer import load_word_scorer
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
-    require_outputs,
 )
 from compositional_prompts.files.tables import is_absent, iterate_table, write_tables
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
