@@ -10,7 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
+from compositional_prompts.catalog.images import (
+    ABSENCE_REASONS,
+    REJECTION_REASONS,
+    rejection_reason,
+)
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.truth import open_truth
@@ -160,7 +164,8 @@ def _check_rejected(
 
 def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     found = Counter(row["reason"] for row in aside)
-    return {reason: found[reason] for reason in REJECTION_REASONS if reason in found}
+    known = (*REJECTION_REASONS, *ABSENCE_REASONS)
+    return {reason: found[reason] for reason in known if reason in found}
 
 
 def _item(row: CatalogRow) -> Item | None:
@@ -173,5 +178,7 @@ def _checked(
 ) -> Iterator[tuple[CatalogRow, str | None]]:
     """Every row with the reason to reject it, in the order of the rows."""
     for row, found in stream.rows_of(rows, _item):
-        no_bytes = found is None
-        yield row, rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        if found is not None:
+            yield row, reason_in(found)
+        else:
+            yield row, row.absent or rejection_reason(row.image, max_pixels)

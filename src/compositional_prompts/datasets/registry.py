@@ -6,6 +6,7 @@ from compositional_prompts.datasets.compositional.cgqa import Cgqa
 from compositional_prompts.datasets.compositional.mit_states import MitStates
 from compositional_prompts.datasets.compositional.ut_zappos import UtZappos
 from compositional_prompts.datasets.dataset import DataSet
+from compositional_prompts.datasets.feeds.feed import Feed
 from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
 from compositional_prompts.datasets.sample_shoes import SampleShoes
@@ -17,4 +18,5 @@ DATASETS: list[type[DataSet]] = [
     MitStates,
     Cgqa,
     Folder,
+    Feed,
 ]
