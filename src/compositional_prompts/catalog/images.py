@@ -32,23 +32,6 @@ REJECTION_REASONS: Final = (
 )
 """Why an image is set aside; the keys of ``rejected`` in ``metrics/download.json``."""
 
-ABSENCE_REASONS: Final = (
-    "bad_address",
-    "private_address",
-    "not_found",
-    "refused",
-    "too_many_requests",
-    "server_error",
-    "unreachable",
-    "timed_out",
-    "broken_off",
-    "too_large",
-    "not_an_image",
-    "ambiguous_name",
-)
-"""Why there are no bytes of an image that was looked for by its address or name; more keys of
-``rejected``. Without any of them it is ``inaccessible``."""
-
 _ORIENTATION_TAG: Final = 0x0112
 # EXIF 2.32, table 6: what turns the stored pixels upright, by the value of the tag.
 _UPRIGHT: Final = {

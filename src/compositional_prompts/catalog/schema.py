@@ -37,11 +37,11 @@ class CatalogRow(NamedTuple):
     Attributes:
         image: None where its bytes could not be had: ingestion sets such a row aside.
         path: where it came from.
-        absent: why there are no bytes, one of
-            :data:`~compositional_prompts.catalog.images.ABSENCE_REASONS`; None where nothing more
-            is known of it.
         truth: by attribute group, the true word, or several with semicolons between
             (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
+        rejection: why the data set itself says that it cannot be used, in a word or two as those
+            of :data:`~compositional_prompts.catalog.images.REJECTION_REASONS`: ingestion sets the
+            row aside and counts it so. None leaves it to what the bytes are.
     """
 
     image_id: str
@@ -53,4 +53,4 @@ class CatalogRow(NamedTuple):
     title: str | None = None
     pair_split: str | None = None
     truth: Mapping[str, str | None] = {}  # nobody writes to it, and a proxy cannot be pickled
-    absent: str | None = None
+    rejection: str | None = None

@@ -10,11 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from compositional_prompts.catalog.images import (
-    ABSENCE_REASONS,
-    REJECTION_REASONS,
-    rejection_reason,
-)
+from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.truth import open_truth
@@ -164,8 +160,8 @@ def _check_rejected(
 
 def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     found = Counter(row["reason"] for row in aside)
-    known = (*REJECTION_REASONS, *ABSENCE_REASONS)
-    return {reason: found[reason] for reason in known if reason in found}
+    own = sorted(found.keys() - REJECTION_REASONS)  # of the data set
+    return {reason: found[reason] for reason in (*REJECTION_REASONS, *own) if reason in found}
 
 
 def _item(row: CatalogRow) -> Item | None:
@@ -178,7 +174,6 @@ def _checked(
 ) -> Iterator[tuple[CatalogRow, str | None]]:
     """Every row with the reason to reject it, in the order of the rows."""
     for row, found in stream.rows_of(rows, _item):
-        if found is not None:
-            yield row, reason_in(found)
-        else:
-            yield row, row.absent or rejection_reason(row.image, max_pixels)
+        no_bytes = found is None
+        reason = rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        yield row, row.rejection or reason

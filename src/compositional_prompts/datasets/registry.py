@@ -5,6 +5,7 @@ from __future__ import annotations
 from compositional_prompts.datasets.compositional.cgqa import Cgqa
 from compositional_prompts.datasets.compositional.mit_states import MitStates
 from compositional_prompts.datasets.compositional.ut_zappos import UtZappos
+from compositional_prompts.datasets.compositional.vaw import Vaw
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.datasets.feeds.feed import Feed
 from compositional_prompts.datasets.folders.folder import Folder
@@ -17,6 +18,7 @@ DATASETS: list[type[DataSet]] = [
     UtZappos,
     MitStates,
     Cgqa,
+    Vaw,
     Folder,
     Feed,
 ]

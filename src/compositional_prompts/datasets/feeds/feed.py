@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
-from compositional_prompts.datasets.feeds.feed_file import open_feed
+from compositional_prompts.datasets.feeds.feed_file import OpenedFeed, open_feed
 from compositional_prompts.datasets.feeds.feed_formats import FeedError
 from compositional_prompts.datasets.feeds.feed_products import (
     Label,
@@ -107,21 +107,22 @@ class Feed(DataSet):
                 "the project)."
             )
         folder = None if self.photos is None else PhotoFolder(_directory(self.photos))
+        labels = [one for one in (self.attribute, self.object, *self.truth) if one is not None]
+        asked = {name for label in labels for name in label.asked}
+        feed = open_feed(path, self.format, self.columns, asked)
         tables = FeedTables()
-        dropped = self._read(path, tables)
+        dropped = self._read(feed, path, tables)
         return Selection(
             str(path),
             self._rows(tables, folder),
             tables.photo_count(),
             dropped,
             passed_over=None if folder is None else folder.passed_over,
+            columns_kept_out=feed.kept_out,
         )
 
-    def _read(self, path: Path, tables: FeedTables) -> dict[str, int]:
+    def _read(self, feed: OpenedFeed, path: Path, tables: FeedTables) -> dict[str, int]:
         """Take the photos of the feed; how many were left out, by reason."""
-        labels = [one for one in (self.attribute, self.object, *self.truth) if one is not None]
-        asked = {name for label in labels for name in label.asked}
-        feed = open_feed(path, self.format, self.columns, asked)
         if not tables.add_records(feed.records):
             raise FeedError(f"empty data set: {path} has no products.")
         dropped = Counter(
@@ -207,7 +208,7 @@ class Feed(DataSet):
             found = ((row, folder.find(row.path)) for row in tables.photos())
         for row, (path, reason) in found:
             if path is None:
-                yield row._replace(absent=reason)
+                yield row._replace(rejection=reason)
                 continue
             try:
                 yield row._replace(image=path.read_bytes())

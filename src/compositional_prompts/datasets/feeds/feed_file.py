@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,19 +20,18 @@ FORMATS: Final[list[type[FeedFormat]]] = [Shopify, WooCommerce, GoogleMerchant]
 _MARK: Final = b"\xef\xbb\xbf"
 _LOOKED_AT: Final = 4096
 
-logger = logging.getLogger(__name__)
-
-
 class OpenedFeed(NamedTuple):
     """A feed that is being read.
 
     Attributes:
         format: what its rows mean.
         records: its rows, each with its number and the product that it belongs to.
+        kept_out: columns of a table that are not used; None of XML, which has none.
     """
 
     format: FeedFormat
     records: Iterator[tuple[int, Owner, Record]]
+    kept_out: Sequence[str] | None
 
 
 def open_feed(
@@ -62,16 +60,15 @@ def open_feed(
                 path,
                 asked,
             ),
+            None,
         )
     header, rows = _table(path)
     columns = _renamed(header, renamed, path)
     chosen = _format(name, columns, path)
     wanted = [column if _is_wanted(column, chosen, asked) else "" for column in columns]
     kept_out = [title for title, column in zip(header, wanted, strict=True) if not column]
-    if kept_out:
-        logger.info("%s: %d columns are not used: %s", path, len(kept_out), ", ".join(kept_out))
     named = ((line, f"line {line}", _cells(wanted, cells)) for line, cells in rows)
-    return OpenedFeed(chosen, _records(chosen, named, path, asked))
+    return OpenedFeed(chosen, _records(chosen, named, path, asked), kept_out)
 
 
 def _records(

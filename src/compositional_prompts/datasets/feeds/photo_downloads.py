@@ -33,6 +33,22 @@ from compositional_prompts.pipeline.section import NonNegative, Positive, Rate, 
 if TYPE_CHECKING:  # its import takes longer than most stages, and only what fetches needs it
     import aiohttp
 
+FAILURES: Final = (
+    "bad_address",
+    "private_address",
+    "not_found",
+    "refused",
+    "too_many_requests",
+    "server_error",
+    "unreachable",
+    "timed_out",
+    "broken_off",
+    "too_large",
+    "not_an_image",
+    "empty_file",
+)
+"""Why a photo could not be had."""
+
 IN_FLIGHT: Final = 1024
 """Photos that are asked for ahead of the one whose turn it is."""
 
@@ -83,7 +99,7 @@ class Fetch(Section):
 
 
 class Fetched(NamedTuple):
-    """A photo that was asked for: the file that has it, or why there is none."""
+    """A photo that was asked for: the file that has it, or why there is none, in a word."""
 
     path: Path | None
     reason: str | None = None
