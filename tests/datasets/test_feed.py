@@ -424,3 +424,25 @@ def test_a_missing_file_or_folder_is_told(tmp_path: Path) -> None:
     chosen = Feed.model_validate(section | {"photos": "pictures"})
     assert chosen.files() == [("file", section["file"]), ("photos", "pictures")]
     assert chosen.brings_labels()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: f"\N{ZERO WIDTH NO-BREAK SPACE}{text}",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: f"sep=\t\r\n{text}",
+        lambda text: f"{text}{text.splitlines()[1].count(chr(9)) * chr(9)}\n\n",
+        lambda text: text.replace("\t", ";"),
+    ],
+    ids=["mark", "crlf", "sep", "empty rows", "semicolons"],
+)
+def test_a_table_as_spreadsheets_save_it(change: Callable[[str], str], read: Any) -> None:
+    assert labels(read(change(GOOGLE))[0]) == labels(read(GOOGLE)[0])
+
+
+def test_a_long_description_is_read(read: Any) -> None:
+    text = SHOPIFY.replace("rubber sole.", "rubber sole. " * 20_000)
+    truth = [label("description", words=["canvas"]) | {"group": "material"}]
+    rows, _ = read(text, truth=truth)
+    assert rows["boat-shoe-hamble/hamble-1.jpg"].truth == {"material": "canvas"}

@@ -27,7 +27,7 @@ from compositional_prompts.datasets.feeds.feed_records import FeedTables
 from compositional_prompts.datasets.feeds.photo_downloads import Fetch, Fetched, PhotoDownloads
 from compositional_prompts.datasets.feeds.photo_folder import PhotoFolder
 from compositional_prompts.files.downloads import DOWNLOADS
-from compositional_prompts.pipeline.section import Base, Section, in_project, require_distinct
+from compositional_prompts.pipeline.section import Base, in_project, require_distinct
 
 PHOTOS: Final = DOWNLOADS / "photos"
 """Where fetched photos are kept."""
@@ -98,6 +98,7 @@ class Feed(DataSet):
 
         Raises:
             FeedError: there is no such file or it is not as expected, or no product has a label.
+            DelimitedError: it is no delimited text.
             FolderError: the folder of photos is missing or holds no image.
         """
         path = Path(self.file).expanduser()

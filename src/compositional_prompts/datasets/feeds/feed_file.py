@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,11 +13,13 @@ from compositional_prompts.datasets.feeds.google_merchant import GoogleMerchant
 from compositional_prompts.datasets.feeds.merchant_xml import read_items
 from compositional_prompts.datasets.feeds.shopify import Shopify
 from compositional_prompts.datasets.feeds.woocommerce import WooCommerce
+from compositional_prompts.files.delimited import Delimited
 
 FORMATS: Final[list[type[FeedFormat]]] = [Shopify, WooCommerce, GoogleMerchant]
 
 _MARK: Final = b"\xef\xbb\xbf"
 _LOOKED_AT: Final = 4096
+
 
 class OpenedFeed(NamedTuple):
     """A feed that is being read.
@@ -46,8 +47,9 @@ def open_feed(
         asked: plain names that labels are looked up under.
 
     Raises:
-        FeedError: it is of no format or another one, or not to be read; on reading on, a row is
-            not as expected.
+        FeedError: it is of no format or another one, or is XML that cannot be read; on reading on,
+            a row is not as expected.
+        DelimitedError: it is no delimited text.
     """
     if _is_xml(path):
         if name not in ("auto", GoogleMerchant.name):
@@ -62,13 +64,19 @@ def open_feed(
             ),
             None,
         )
-    header, rows = _table(path)
+    with path.open("rb") as file:
+        header = Delimited(file, str(path)).columns
     columns = _renamed(header, renamed, path)
     chosen = _format(name, columns, path)
     wanted = [column if _is_wanted(column, chosen, asked) else "" for column in columns]
     kept_out = [title for title, column in zip(header, wanted, strict=True) if not column]
-    named = ((line, f"line {line}", _cells(wanted, cells)) for line, cells in rows)
-    return OpenedFeed(chosen, _records(chosen, named, path, asked), kept_out)
+    return OpenedFeed(chosen, _records(chosen, _rows(path, wanted), path, asked), kept_out)
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
+    with path.open("rb") as file:
+        for row in Delimited(file, str(path)).rows():
+            yield row.line, f"line {row.line}", _cells(columns, row.cells)
 
 
 def _records(
@@ -112,8 +120,7 @@ def _format(name: str, columns: Sequence[str], path: Path) -> FeedFormat:
                 )
             return one()
     needs = "; ".join(
-        f"{one.title} has {', '.join(' or '.join(names) for names in one.needs)}"
-        for one in FORMATS
+        f"{one.title} has {', '.join(' or '.join(names) for names in one.needs)}" for one in FORMATS
     )
     raise FeedError(f"{path} is of no format that is read: {needs}. {_found(columns)}")
 
@@ -140,14 +147,3 @@ def _renamed(header: Sequence[str], renamed: Mapping[str, str], path: Path) -> l
 def _is_xml(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(_LOOKED_AT).removeprefix(_MARK).lstrip().startswith(b"<")
-
-
-def _table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    def rows():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            reader = csv.reader(file, delimiter=delimiter)
-            for cells in reader:
-                yield reader.line_num, cells
-    it = rows()
-    return next(it)[1], it

@@ -75,5 +75,6 @@ def _variant(record: Record, types: str) -> Variant:
         values[name] = [one.strip() for one in record.get(name, "").split("/")]
     # Its categories may be numbers, which name nothing.
     category = record.get(types, "")
-    values |= {PRODUCT_TYPE: [] if category.isdecimal() else [category], TITLE: [record.get("title", "")]}
+    values[PRODUCT_TYPE] = [] if category.isdecimal() else [category]
+    values[TITLE] = [record.get("title", "")]
     return Variant(record.get("title"), present(values), photos)

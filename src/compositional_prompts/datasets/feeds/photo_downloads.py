@@ -188,26 +188,22 @@ class PhotoDownloads:
         waiting: deque[tuple[Thing, Fetched | Future[Fetched]]] = deque()
         # Of a photo that several products share, one is fetched.
         under_way: dict[str, Future[Fetched]] = {}
+
+        def first() -> tuple[Thing, Fetched]:
+            thing, found = waiting.popleft()
+            under_way.pop(url_of(thing), None)
+            return thing, found.result() if isinstance(found, Future) else found
+
         with contextlib.ExitStack() as stack:
             submit: Callable[[str], Future[Fetched]] | None = None
-
-            def first() -> tuple[Thing, Fetched]:
-                thing, found = waiting.popleft()
-                return thing, found.result() if isinstance(found, Future) else found
-
             for thing in things:
                 url = url_of(thing)
-                found = self._found(url)
-                if isinstance(found, Fetched):
-                    waiting.append((thing, found))
-                else:
+                found: Fetched | Future[Fetched] | None = under_way.get(url) or self._found(url)
+                if found is None:
                     if submit is None:
                         submit = stack.enter_context(self._fetching())
-                    future = under_way.get(url)
-                    if future is None or future.done():
-                        future = under_way[url] = submit(url)
-                        future.add_done_callback(lambda _, url=url: under_way.pop(url, None))
-                    waiting.append((thing, future))
+                    found = under_way[url] = submit(url)
+                waiting.append((thing, found))
                 if len(waiting) >= IN_FLIGHT:
                     yield first()
                 while waiting and _is_ready(waiting[0][1]):

@@ -85,9 +85,7 @@ class WooCommerce(FeedFormat):
             PRODUCT_TYPE: categories,
             TAGS: listed(parent.get("tags")),
             TITLE: [parent.get("name", "")],
-            DESCRIPTION: [
-                parent[name] for name in self.descriptions if name in parent
-            ],
+            DESCRIPTION: [parent[name] for name in self.descriptions if name in parent],
         }
         return Product(
             product_id=first(parent, "sku") or product_id,
