@@ -71,11 +71,12 @@ MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ut_zappos": prepared(ut_zappos().prepared() | {"meta-data.csv": UT_TRUTH}),
     "mit_states": prepared(mit_states().prepared()),
     "cgqa": prepared(cgqa().prepared()),
+    "vaw": prepared(cgqa().prepared()),
     "folder": folder_of_photos,
     "squares": lambda root: {"squares": 5},
 }
 """How little of each data set is drawn; what it does not say is as in params.yaml."""
-WITHOUT_TRUTH = {"mit_states", "cgqa"}
+WITHOUT_TRUTH = {"mit_states", "cgqa", "vaw"}
 OUTPUTS = ("catalog", "truth", "rejected", "listed-pairs", "metrics")
 
 

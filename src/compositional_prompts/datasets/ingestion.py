@@ -160,7 +160,8 @@ def _check_rejected(
 
 def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     found = Counter(row["reason"] for row in aside)
-    return {reason: found[reason] for reason in REJECTION_REASONS if reason in found}
+    own = sorted(found.keys() - REJECTION_REASONS)  # of the data set
+    return {reason: found[reason] for reason in (*REJECTION_REASONS, *own) if reason in found}
 
 
 def _item(row: CatalogRow) -> Item | None:
@@ -174,4 +175,5 @@ def _checked(
     """Every row with the reason to reject it, in the order of the rows."""
     for row, found in stream.rows_of(rows, _item):
         no_bytes = found is None
-        yield row, rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        reason = rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        yield row, row.rejection or reason
