@@ -41,15 +41,15 @@ from compositional_prompts.datasets.compositional.compositional_split import (
     ArchiveFile,
     CompositionalError,
 )
-from compositional_prompts.datasets.dataset import DataSet, Selection
 from compositional_prompts.datasets.compositional.mit_states import MitStates
-from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.datasets.compositional.ut_zappos import (
     TruthError,
     UtZappos,
     photo_id,
     read_truth,
 )
+from compositional_prompts.datasets.dataset import DataSet, Selection
+from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.archives import ArchiveError
 from compositional_prompts.files.downloads import DownloadError
 from compositional_prompts.pipeline.params_file import read_params
