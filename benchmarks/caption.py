@@ -354,7 +354,7 @@ def main() -> None:
 
     device = resolve_device(arguments.device)
     data, models = project / "data", project / "models"
-    image_ids = split_images(data / "splits.parquet", "test", None, 0)
+    image_ids = split_images(data / "splits.parquet", "test", None, 0).to_pylist()
     some = image_ids[: arguments.images]
     encoded = encoded_images(data / "catalog", image_ids)
     options = {"num_beams": arguments.beams, "max_new_tokens": arguments.max_new_tokens}

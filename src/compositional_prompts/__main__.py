@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export_data(commands)
     _show_places(commands.choices)
     _add_compare(commands)
+    _add_spread(commands)
     _add_label(commands)
     doctor = commands.add_parser(
         "doctor",
@@ -399,6 +400,21 @@ def _add_compare(commands: Any) -> None:
     compare.set_defaults(run=_compare)
 
 
+def _add_spread(commands: Any) -> None:
+    spread = commands.add_parser(
+        "spread",
+        help="print mean and standard deviation of the figures of several runs",
+        description="Take the headline figures (metrics/summary.json) of several revisions, as of "
+        "a queue of experiments with other seeds, and print mean, standard deviation (by n - 1), "
+        "least and most of each, and which parameters are not the same in all.",
+    )
+    spread.add_argument(
+        "revisions", metavar="REV", nargs="+",
+        help="commits, branches, tags, experiments, or the word workspace; two at least",
+    )  # fmt: skip
+    spread.set_defaults(run=_spread)
+
+
 def _add_label(commands: Any) -> None:
     label = commands.add_parser(
         "label",
@@ -467,6 +483,16 @@ def _compare(arguments: argparse.Namespace) -> int:
     with naming_damage(stage_paths().get("report", {}).values()):
         said = comparing.write_comparison(arguments.first, arguments.second, page, settings)
     print(f"{page}: {said}")
+    return DONE
+
+
+def _spread(arguments: argparse.Namespace) -> int:
+    spread = importlib.import_module("compositional_prompts.reporting.comparing.seed_spread")
+    found = spread.spread_over(arguments.revisions)
+    if found.beside_seeds:
+        names = ", ".join(found.beside_seeds)
+        _complain(f"warning: the runs differ in more than seeds: {names}.")
+    print(spread.as_table(found))
     return DONE
 
 

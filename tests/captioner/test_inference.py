@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -153,7 +154,7 @@ def captioned(
     table, computed = caption_split(
         wanted(project, params, trained=trained, seed=seed),
         CaptionInputs(project / "features", project / "catalog"),
-        ImagesToCaption(ids, free_too or []),
+        ImagesToCaption(pa.array(ids, pa.string()), pa.array(free_too or [], pa.string())),
         params,
         base_section(rows, **base),
     )
@@ -190,14 +191,14 @@ def splits(tmp_path) -> Path:
 
 def test_the_untrained_model_captions_what_is_scored(splits) -> None:
     images = images_to_caption(splits, settings(split="all", grammar=True), 0, trained=False)
-    assert (list(images.captioned), list(images.free_too)) == (IDS[9:], [])
+    assert (images.captioned.to_pylist(), images.free_too.to_pylist()) == (IDS[9:], [])
 
 
 def test_the_grammar_has_free_captions_beside_it_where_texts_are_judged(splits) -> None:
     images = images_to_caption(splits, settings(split="all", grammar=True), 0, trained=True)
-    assert (list(images.captioned), list(images.free_too)) == (IDS, IDS[6:])
+    assert (images.captioned.to_pylist(), images.free_too.to_pylist()) == (IDS, IDS[6:])
     images = images_to_caption(splits, settings(split="all"), 0, trained=True)
-    assert (list(images.captioned), list(images.free_too)) == (IDS, [])
+    assert (images.captioned.to_pylist(), images.free_too.to_pylist()) == (IDS, [])
 
 
 def test_images_are_so_many_of_every_split(splits) -> None:
@@ -205,9 +206,10 @@ def test_images_are_so_many_of_every_split(splits) -> None:
     images = images_to_caption(splits, params, 0, trained=True)
     assert len(images.captioned) == 6
     assert len(images.free_too) == 4
-    assert set(images.free_too) < set(images.captioned)
+    captioned, free_too = set(images.captioned.to_pylist()), set(images.free_too.to_pylist())
+    assert free_too < captioned
     scored = images_to_caption(splits, params, 0, trained=False).captioned
-    assert set(scored) < set(images.free_too)
+    assert set(scored.to_pylist()) < free_too
 
 
 def test_free_captions_stand_beside_those_of_the_grammar(project, tmp_path) -> None:
@@ -465,7 +467,7 @@ def test_captions_are_in_memory_once(project, tmp_path, monkeypatch) -> None:
         how = replace(wanted(project, settings()), features=None)
 
         def written() -> int:
-            everything = ImagesToCaption(names, [])
+            everything = ImagesToCaption(pa.array(names), pa.array([], pa.string()))
             base = base_section(root / "rows")
             table, computed = caption_split(how, inputs, everything, settings(), base)
             assert len(table) == images

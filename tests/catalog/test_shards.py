@@ -325,4 +325,4 @@ def test_rows_that_are_not_whole_are_refused(tmp_path: Path) -> None:
 
 
 def test_catalog_rows_have_the_columns_of_the_schema() -> None:
-    assert set(CatalogRow._fields) == {*CATALOG.names, "path", "truth"} - {"content"}
+    assert set(CatalogRow._fields) == {*CATALOG.names, "path", "truth", "rejection"} - {"content"}

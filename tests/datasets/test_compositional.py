@@ -1,4 +1,4 @@
-"""UT-Zappos, MIT-States and C-GQA from folders and archives: the rows of the field's loader."""
+"""Compositional data sets from folders and archives: the rows of the field's loader."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ from compositional_prompts.compute.torch_files import TorchFileError
 from compositional_prompts.datasets.compositional import compositional_split
 from compositional_prompts.datasets.compositional.cgqa import Cgqa
 from compositional_prompts.datasets.compositional.compositional_split import (
+    OTHER_SPLIT,
     ArchiveFile,
-    CompositionalError,
 )
 from compositional_prompts.datasets.compositional.mit_states import MitStates
+from compositional_prompts.datasets.compositional.split_files import CompositionalError
 from compositional_prompts.datasets.compositional.ut_zappos import (
     TruthError,
     UtZappos,
     photo_id,
     read_truth,
 )
+from compositional_prompts.datasets.compositional.vaw import Vaw
 from compositional_prompts.datasets.dataset import DataSet, Selection
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.files.archives import ArchiveError
@@ -287,7 +289,14 @@ def test_photos_that_are_not_there_or_damaged_have_no_bytes(tmp_path: Path) -> N
     archives["images"].write_bytes(packed.replace(marker, b"A" + marker[1:], 1))
     rows = list(select(UtZappos(path=None, **local(archives))).rows)
     assert [row.image is None for row in rows] == [True, True] + [False] * 18
-    assert rows[0].path == data.entries[0]["image"]
+    looked, original = data.entries[0]["image"], data.entries[0]["_image"]
+    assert rows[0].path == (
+        f"not found: {looked} in images/, ut-zappos/images/, ut-zap50k/images/; {original} in "
+        "_images/, ut-zap50k-images/, ut-zap50k-images-square/, its root, ut-zappos/_images/, "
+        "ut-zappos/ut-zap50k-images/, ut-zappos/ut-zap50k-images-square/, ut-zappos/, "
+        "ut-zap50k/_images/, ut-zap50k/ut-zap50k-images/, ut-zap50k/ut-zap50k-images-square/, "
+        "ut-zap50k/"
+    )
 
 
 def test_two_photos_of_one_name_are_told_unless_one_is_written_so(tmp_path: Path) -> None:
@@ -304,6 +313,170 @@ def test_two_photos_of_one_name_are_told_unless_one_is_written_so(tmp_path: Path
     (tmp_path / "images/ancient coffee table/train0.jpg").write_bytes(b"a third")
     with pytest.raises(CompositionalError, match=r"may be '.*' or '.*': remove one"):
         list(select(params).rows)
+
+
+SPELLINGS = (
+    "Levi's Shoes",
+    "Levi's&#174; Shoes",
+    "Levi's® Shoes",
+    "Levi\u2019s®  Shoes",
+    "Levi%27s Shoes",
+)
+ACCENTED = ("Børn Café", "Børn Cafe\u0301", "B├╕rn Caf├⌐", "B%C3%B8rn_Caf%C3%A9")
+DOTTED = ("L.A.M.B.", "L.A.M.B", "L.A.M.B%2E")
+
+
+@pytest.mark.parametrize(
+    ("there", "listed"),
+    [
+        pair
+        for spellings in (SPELLINGS, ACCENTED, DOTTED)
+        for pair in zip(spellings, spellings[1:] + spellings[:1], strict=True)
+    ],
+)
+@pytest.mark.parametrize("folder", ["ut-zap50k-images-square", "ut-zap50k-images"])
+def test_a_folder_is_found_however_publishers_spell_it(
+    there: str, listed: str, folder: str, tmp_path: Path
+) -> None:
+    data = ut_zappos()
+    data.entries = data.entries[:1]
+    data.entries[0]["_image"] = f"Shoes/{listed}/100000.1.jpg"
+    where = f"{folder}/Shoes/{there}/100000.1.jpg"
+    write_folder(tmp_path, data.split_files() | {where: b"the photo"})
+    (row,) = select(from_folder(tmp_path)).rows
+    assert (row.image, row.path) == (b"the photo", where)
+
+
+def test_two_folders_of_one_brand_may_hold_the_same_photo(tmp_path: Path) -> None:
+    data = ut_zappos()
+    data.entries = data.entries[:1]
+    data.entries[0]["_image"] = "Levi's/100000.1.jpg"
+    twins = [f"_images/{brand}/100000.1.jpg" for brand in ("Levi's&#174;", "Levi's®")]
+    write_folder(tmp_path, data.split_files() | dict.fromkeys(twins, b"the photo"))
+    (row,) = select(from_folder(tmp_path)).rows
+    assert row.image == b"the photo"
+
+
+def test_photos_that_another_split_lists_are_set_aside_and_named(tmp_path: Path) -> None:
+    data = mit_states()
+    data.add("x/train.jpg", "broken", "coffee_table", "train")
+    data.add("x/val.jpg", "broken", "coffee_table", "val")
+    data.add("x/test.jpg", "broken", "coffee_table", "test")
+    write_folder(tmp_path, data.prepared())
+    selection = select(SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path)}))
+    rows = list(selection.rows)
+    assert len(rows) == selection.total == 13
+    aside = [row for row in rows if row.rejection is not None]
+    assert [(row.image_id, row.rejection, row.path) for row in aside] == [
+        (
+            f"x/{split}.jpg",
+            OTHER_SPLIT,
+            f"x/{split}.jpg: entry {number} is of set {split}, and its pair broken coffee_table is "
+            f"neither in {SPLIT}/train_pairs.txt nor in {SPLIT}/{split}_pairs.txt, but in that of "
+            "test",
+        )
+        for number, split in ((11, "train"), (12, "val"))
+    ]
+
+
+def test_pairs_are_those_of_the_photos_where_no_file_lists_them(tmp_path: Path) -> None:
+    data = mit_states()
+    write_folder(tmp_path / "listed", data.prepared())
+    bare = {name: one for name, one in data.prepared().items() if not name.endswith("pairs.txt")}
+    write_folder(tmp_path / "bare", bare)
+    listed, derived = (
+        select(SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path / name)}))
+        for name in ("listed", "bare")
+    )
+    assert derived.pairs == listed.pairs
+    assert list(derived.rows) == list(listed.rows)
+    assert derived.dropped == listed.dropped
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda data: data.add("x.jpg", "broken", "coffee_table", "val"),
+            rf"broken coffee_table is unseen in training and listed both in the set val of "
+            rf"{METADATA} and in the set test of {METADATA}",
+        ),
+        (
+            lambda data: [one.update(set="val") for one in data.entries],
+            rf"the set train of {METADATA} has no photo",
+        ),
+    ],
+)
+def test_sets_that_give_no_split_are_told(
+    change: Callable[[Miniature], object], message: str, tmp_path: Path
+) -> None:
+    data = mit_states()
+    change(data)
+    write_folder(tmp_path, {METADATA: torch_file(data.entries)})
+    with pytest.raises(CompositionalError, match=message):
+        select(SHIPPED["mit_states"].model_copy(update={"path": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "message"),
+    [
+        ("metadata.pkl", "ut_zappos", r"There is metadata\.pkl, as an older.*splits\)"),
+        (
+            "a/metadata.t7",
+            "mit_states",
+            r"There is a/metadata\.t7, .* rename it to metadata_",
+        ),
+        ("metadata.t7", "cgqa", r"published in https://huggingface\.co/.*download\.cgqa\.images"),
+        ("metadata.t7", "vaw", r"fetched from its authors, for download\.vaw\.path"),
+        (f"deep/{METADATA}", "cgqa", r"There is one in deep/: name that folder as download\.cgqa"),
+        ("a.txt", "cgqa", r"in its root or cgqa/\. It is published in https"),
+    ],
+)
+def test_a_copy_of_another_layout_is_told_what_to_fetch(
+    name: str, one: str, message: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, {name: b"anything"})
+    with pytest.raises(CompositionalError, match=message):
+        select(SHIPPED[one].model_copy(update={"path": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("top", ["", "vaw-czsl/"])
+def test_vaw_is_the_same_from_a_folder_and_an_archive(top: str, tmp_path: Path) -> None:
+    files = {f"{top}{name}": one for name, one in cgqa().prepared().items()}
+    folder = write_folder(tmp_path / "vaw", files)
+    archive = ArchiveFile(url=str(write_zip(tmp_path / "vaw.zip", files)), size=None, sha256=None)
+    rows = [
+        list(select(params).rows)
+        for params in (Vaw(path=str(folder), archive=None), Vaw(path=None, archive=archive))
+    ]
+    assert rows[0] == rows[1]
+    assert [row.image for row in rows[0]] == list(cgqa().photos.values())
+
+
+def test_pairs_of_vaw_have_a_plus_between_names_with_blanks(tmp_path: Path) -> None:
+    # As in the lists of Saini et al., whose loader splits them there.
+    data = Miniature({"train": [("dark blue", "t-shirt")], "val": [], "test": [("wet", "dog")]})
+    data.add("1.jpg", "dark blue", "t-shirt", "train")
+    data.add("2.jpg", "wet", "dog", "test")
+    files = data.prepared()
+    files["compositional-split-natural/train_pairs.txt"] = b"dark blue+t-shirt\n"
+    found = select(Vaw(path=str(write_folder(tmp_path, files)), archive=None))
+    assert [(row.attribute, row.object) for row in found.rows] == [
+        ("dark.blue", "t-shirt"),
+        ("wet", "dog"),
+    ]
+
+
+def test_a_line_of_vaw_that_is_no_pair_is_refused(tmp_path: Path) -> None:
+    files = cgqa().prepared()
+    files["compositional-split-natural/val_pairs.txt"] = b"wet+dog\nblue+\n"
+    with pytest.raises(CompositionalError, match=r"line 2: 'blue\+' is not .* '\+' or a blank"):
+        select(Vaw(path=str(write_folder(tmp_path, files)), archive=None))
+
+
+def test_a_data_set_without_folder_and_archive_is_told() -> None:
+    with pytest.raises(CompositionalError, match=r"download\.vaw: neither a local folder \(path\)"):
+        select(Vaw(path=None, archive=None))
 
 
 def changed(change: Callable[[Miniature], object]) -> dict[str, bytes]:
@@ -333,12 +506,9 @@ def changed(change: Callable[[Miniature], object]) -> dict[str, bytes]:
             r"attributes: '_': an attribute or object must not be blank",
         ),
         (
-            lambda data: data.add("x/y.jpg", "broken", "coffee_table", "train"),
-            r"entry 11 \('x/y\.jpg'\): the set is train, and .*train_pairs\.txt does not list its",
-        ),
-        (
-            lambda data: data.add("x/y.jpg", "broken", "coffee_table", "val"),
-            r"the set is val, and .*val_pairs\.txt does not list its pair broken coffee_table",
+            lambda data: data.add("broken_coffee_table/test0.jpg", "broken", "clock", "train"),
+            r"entry 8 \(set test, broken coffee_table\) and entry 11 \(set train, broken clock\) "
+            r"have the same image 'broken_coffee_table/test0\.jpg'",
         ),
         (
             lambda data: data.add("x/y.jpg", "broken", "clock", "Train"),

@@ -117,6 +117,32 @@ def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) ->
     assert metrics["passed_over"] == {"jp2": 2, "txt": 1}
 
 
+def test_what_a_data_set_sets_aside_itself_is_counted_by_its_reason(tmp_path: Path) -> None:
+    given = rows(10)
+    given[2] = given[2]._replace(rejection="out_of_stock")
+    given[4] = given[4]._replace(rejection="cut_off", image=None)
+    given[5] = given[5]._replace(image=b"")
+    metrics, _ = ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path, 1))
+    assert metrics["images"] == 7
+    assert metrics["rejected"] == {"empty_file": 1, "cut_off": 1, "out_of_stock": 1}
+    rejected = read_table(tmp_path / "rejected.parquet", REJECTED).to_pylist()
+    assert [row["reason"] for row in rejected] == ["out_of_stock", "cut_off", "empty_file"]
+    given = rows(10)
+    given[2] = given[2]._replace(rejection="out_of_stock")
+    with pytest.raises(IngestionError, match=r"1 of 10 images .*1 out_of_stock.*2\.jpg \(out_of"):
+        ingest(selection(given), *outputs(tmp_path), download(0.05), base(tmp_path, 1))
+
+
+def test_columns_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = selection(rows(3))._replace(columns_kept_out=["season", "price"])
+    with caplog.at_level("INFO"):
+        metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))
+    assert metrics["columns_kept_out"] == ["season", "price"]
+    assert "columns that are not used: season, price" in caplog.text
+
+
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         name = str(workers)

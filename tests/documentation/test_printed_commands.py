@@ -36,8 +36,8 @@ RUN = {
     "dvc dag --mermaid",
     "dvc exp run --queue -S finetune.lora.r=4,8,16",
     "dvc exp run -S finetune.lora.r=8",
+    "dvc exp list --name-only",
     "dvc exp show",
-    "dvc exp show --csv",
     "dvc exp show --only-changed --drop "
     "'Created|says|.*_(free|worst)|data|models|metrics|params.yaml'",
     "dvc gc --all-commits --all-experiments --dry",
@@ -78,6 +78,9 @@ ELSEWHERE = {
     ),
     "compositional-prompts compare main my-experiment --page compare.html": (
         "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
+    ),
+    "compositional-prompts spread one-name another-name": (
+        "tests/reporting/test_comparison.py::test_figures_of_runs_spread"
     ),
     "compositional-prompts --version": "tests/test_command_line.py::test_the_version_is_told",
     "compositional-prompts caption photos/ --json": (

@@ -108,13 +108,14 @@ def test_laying_a_preset_twice_is_laying_it_once(name: str, laid: dict[str, Path
 def needs(params: Params) -> set[str]:
     """What a set-up cannot run without."""
     models = (params.weights.clip, params.weights.troika_clip, params.weights.blip2)
-    published = params.download.dataset == "fashion_products"
+    published = params.download.dataset in ("fashion_products", "hub")
     archives = params.download.dataset in ("ut_zappos", "mit_states", "cgqa")
+    local = params.download.dataset == "vaw"
     return {
         *(["GPU"] if params.base.device == "cuda" else []),
         *(["hub"] if published or any(model.source == "hub" for model in models) else []),
         *(["archive"] if archives else []),
-        *(["copy of the data set: download."] if archives or published else []),
+        *(["copy of the data set: download."] if archives or published or local else []),
     }
 
 

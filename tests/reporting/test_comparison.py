@@ -27,6 +27,7 @@ from compositional_prompts.reporting.comparing.comparison_page import (
     write_comparison,
 )
 from compositional_prompts.reporting.comparing.revision_files import RevisionError
+from compositional_prompts.reporting.comparing.seed_spread import as_table, spread_over
 from compositional_prompts.scoring.score_table import SCORES
 
 DVC_YAML = """
@@ -305,3 +306,54 @@ def test_what_the_cache_lacks_is_named_with_the_remedy(
             write_comparison("one", "two", tmp_path / "page.html", SETTINGS, revisions.root)
     finally:
         shutil.move(away, path)
+
+
+def test_figures_of_runs_spread(
+    revisions: Revisions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(revisions.root)
+    monkeypatch.setattr("sys.argv", ["compositional-prompts", "spread", "one", "two"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert "the runs differ in more than seeds: finetune.lora.r" in said.err
+    first, _, _, figure = said.out.splitlines()
+    assert first == "2 runs; finetune.lora.r = 8, 16"
+    # By hand: of 0.5 and 0.75 the mean is 0.625, the deviation 0.25 over the root of 2.
+    assert figure.split() == [
+        "captions.bleu.finetuned", "0.6250", "0.1768", "0.5000", "0.7500", "2",
+    ]  # fmt: skip
+
+
+def test_the_workspace_spreads_too_and_seeds_are_no_warning(
+    revisions: Revisions, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(revisions.root, copy, symlinks=True)
+    params = copy / "params.yaml"
+    document = yaml.safe_load(params.read_text())
+    document["troika_train"]["seed"] = 5
+    params.write_text(yaml.safe_dump(document))
+    (copy / "metrics/summary.json").write_text('{"captions": {"bleu": {"finetuned": 0.5}}, "a": 1}')
+    found = spread_over(["two", "workspace"], copy)
+    assert found.beside_seeds == [] and list(found.varied) == ["troika_train.seed"]
+    deviations = {figure.name: figure.deviation for figure in found.figures}
+    assert deviations == {"captions.bleu.finetuned": pytest.approx(0.25 / 2**0.5), "a": None}
+    assert "-" in as_table(found).splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        (["one"], "one run has no spread"),
+        (["one", "one"], "one is named twice"),
+        (["one", "empty"], "empty has no output metrics/summary.json"),
+        (["one", "nowhere"], "there is no revision 'nowhere'"),
+    ],
+)
+def test_what_has_no_spread_is_refused(
+    named: list[str], problem: str, revisions: Revisions
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        spread_over(named, revisions.root)

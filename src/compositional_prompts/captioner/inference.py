@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +56,8 @@ FEATURES_AT_ONCE = 256
 class ImagesToCaption:
     """Image ids, sorted: all to be captioned, and those that are captioned freely too."""
 
-    captioned: Sequence[str]
-    free_too: Sequence[str]
+    captioned: pa.StringArray
+    free_too: pa.StringArray
 
 
 def images_to_caption(splits: Path, params: Infer, seed: int, *, trained: bool) -> ImagesToCaption:
@@ -75,7 +74,7 @@ def images_to_caption(splits: Path, params: Infer, seed: int, *, trained: bool) 
     names = params.captioned_splits if trained else (SCORED_SPLIT,)
     captioned = images_of_splits(splits, names, params.images, seed)
     if not (trained and params.grammar):
-        return ImagesToCaption(captioned, ())
+        return ImagesToCaption(captioned, captioned[:0])
     measured = (JUDGED_SPLIT, SCORED_SPLIT)
     return ImagesToCaption(captioned, images_of_splits(splits, measured, params.images, seed))
 
@@ -116,7 +115,7 @@ class CaptionInputs:
             *(metadata[name] for name in ("computation", "dtype", "queries", "width"))
         )
 
-    def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+    def positions(self, image_ids: pa.StringArray) -> NDArray[np.int64]:
         """Where the given images are, int64 ``[n]``. Reads all names: ask for many at once.
 
         Raises:
@@ -145,7 +144,7 @@ class CaptionInputs:
 class ImagesToWriteOf:
     """The source of captions: some images, in the order in which they lie in the catalog."""
 
-    def __init__(self, inputs: CaptionInputs, image_ids: Sequence[str], *, sampled: bool) -> None:
+    def __init__(self, inputs: CaptionInputs, image_ids: pa.StringArray, *, sampled: bool) -> None:
         """Look them up.
 
         Args:
@@ -160,13 +159,18 @@ class ImagesToWriteOf:
         positions = inputs.positions(image_ids)
         order = np.argsort(positions, kind="stable")
         self._positions = positions[order]
-        self._ids = [image_ids[place] for place in order.tolist()]
+        self._ids = image_ids.take(pa.array(order))
         self.places = np.empty_like(order)
         """Where each of ``image_ids`` is in the source, int64 ``[n]``."""
         self.places[order] = np.arange(len(order))
         contents = inputs.contents(self._positions)
         self._keys = (
-            key_array([row_key(*named) for named in zip(contents.tolist(), self._ids, strict=True)])
+            key_array(
+                [
+                    row_key(content, image_id.as_py())
+                    for content, image_id in zip(contents.tolist(), self._ids, strict=True)
+                ]
+            )
             if sampled
             else contents
         )
@@ -176,11 +180,11 @@ class ImagesToWriteOf:
         return self._keys
 
     def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
-        ids = [self._ids[position] for position in positions.tolist()]
-        starts = range(0, len(positions), ROWS_AT_ONCE)
-        keys = (self._keys[positions[start : start + ROWS_AT_ONCE]].tolist() for start in starts)
-        inputs = self._inputs.read(self._positions[positions], ids)
-        yield from map(Item, chain.from_iterable(keys), ids, inputs)
+        for start in range(0, len(positions), ROWS_AT_ONCE):
+            some = positions[start : start + ROWS_AT_ONCE]
+            ids = self._ids.take(pa.array(some)).to_pylist()
+            inputs = self._inputs.read(self._positions[some], ids)
+            yield from map(Item, self._keys[some].tolist(), ids, inputs)
 
 
 def captions_wanted(
@@ -265,21 +269,19 @@ def caption_split(
     tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
     computed = 0
 
-    def write(how: Captions, image_ids: Sequence[str]) -> pa.StringArray:
+    def write(how: Captions, image_ids: pa.StringArray) -> pa.ChunkedArray:
         nonlocal computed
         source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
         with complete_rows(_fitting(how, params, device), source, base) as rows:
             computed += rows.computed
-            return pa.concat_arrays(
-                [pa.array([], pa.string()), *_texts(rows, source.places, tokenizer)]
-            )
+            return pa.chunked_array(_texts(rows, source.places, tokenizer), pa.string())
 
-    image_ids = pa.array(images.captioned, pa.string())
-    captions = write(computation, images.captioned)
-    free = pa.nulls(len(image_ids), pa.string())
-    if images.free_too:
+    image_ids = images.captioned
+    captions = write(computation, image_ids)
+    free = pa.chunked_array([pa.nulls(len(image_ids), pa.string())])
+    if len(images.free_too):
         freely = write(replace(computation, grammar=False), images.free_too)
-        free = freely.take(pc.index_in(image_ids, pa.array(images.free_too, pa.string())))
+        free = freely.take(pc.index_in(image_ids, images.free_too))
     return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed)
 
 

@@ -39,6 +39,9 @@ class CatalogRow(NamedTuple):
         path: where it came from.
         truth: by attribute group, the true word, or several with semicolons between
             (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
+        rejection: why the data set itself says that it cannot be used, in a word or two as those
+            of :data:`~compositional_prompts.catalog.images.REJECTION_REASONS`: ingestion sets the
+            row aside and counts it so. None leaves it to what the bytes are.
     """
 
     image_id: str
@@ -50,3 +53,4 @@ class CatalogRow(NamedTuple):
     title: str | None = None
     pair_split: str | None = None
     truth: Mapping[str, str | None] = {}  # nobody writes to it, and a proxy cannot be pickled
+    rejection: str | None = None

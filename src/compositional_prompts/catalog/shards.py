@@ -79,7 +79,7 @@ class ShardWriter:
         if not self._ids.add(row.image_id.encode()):
             self._refuse_twice(row)
         values = row._asdict()
-        del values["truth"]  # a table of its own
+        del values["truth"], values["rejection"]  # tables of their own
         values["content"] = content_digest(row.image)
         self.equal_images += not self._contents.add(values["content"])
         values["image"] = {"bytes": row.image, "path": values.pop("path")}

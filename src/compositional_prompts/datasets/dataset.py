@@ -33,6 +33,8 @@ class Selection(NamedTuple):
         pairs: the closed world of a data set that brings its own split, each pair once.
         passed_over: how many files of a searched folder are no images, by extension; None where
             no folder was searched.
+        columns_kept_out: the columns of a table that the parameters do not name; None where no
+            table was read.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Selection(NamedTuple):
     dropped: Mapping[str, int]
     pairs: Sequence[ListedPair] = ()
     passed_over: Mapping[str, int] | None = None
+    columns_kept_out: Sequence[str] | None = None
 
 
 class Caveat(NamedTuple):

@@ -66,7 +66,8 @@ def ingest(
         The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
         (numbers by reason), ``grows`` (of the data set); where a folder was searched,
-        ``passed_over`` (numbers by extension). And how many images were checked now and not before.
+        ``passed_over`` (numbers by extension); where a table was read, ``columns_kept_out`` (their
+        names). And how many images were checked now and not before.
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -111,6 +112,8 @@ def ingest(
     }
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
+    if selection.columns_kept_out is not None:
+        metrics["columns_kept_out"] = list(selection.columns_kept_out)
     return metrics, stream.computed
 
 
@@ -123,6 +126,8 @@ def _log_rows(
 ) -> None:
     dropped = "".join(f", {n} dropped ({why})" for why, n in selection.dropped.items() if n)
     log.info("%d images of %s%s", images, selection.source, dropped)
+    if selection.columns_kept_out:
+        log.info("columns that are not used: %s", ", ".join(selection.columns_kept_out))
     if equal:
         log.info("%d of them are byte for byte another one: their photos are computed once", equal)
     if aside:
@@ -155,7 +160,8 @@ def _check_rejected(
 
 def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     found = Counter(row["reason"] for row in aside)
-    return {reason: found[reason] for reason in REJECTION_REASONS if reason in found}
+    own = sorted(found.keys() - REJECTION_REASONS)  # of the data set
+    return {reason: found[reason] for reason in (*REJECTION_REASONS, *own) if reason in found}
 
 
 def _item(row: CatalogRow) -> Item | None:
@@ -169,4 +175,5 @@ def _checked(
     """Every row with the reason to reject it, in the order of the rows."""
     for row, found in stream.rows_of(rows, _item):
         no_bytes = found is None
-        yield row, rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        reason = rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        yield row, row.rejection or reason

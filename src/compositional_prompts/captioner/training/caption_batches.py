@@ -94,7 +94,7 @@ class CaptionPairs:
         cls, splits: Path, prompts: Path, split: str, images: int | None, seed: int
     ) -> CaptionPairs:
         """Images of a split, drawn as :func:`split_images` does, with their enhanced prompts."""
-        image_ids = split_images(splits, split, images, seed)
+        image_ids = split_images(splits, split, images, seed).to_pylist()
         return cls(image_ids, prompts_of(prompts, image_ids, splits))
 
 

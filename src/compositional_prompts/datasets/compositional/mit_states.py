@@ -7,8 +7,8 @@ from typing import ClassVar
 from compositional_prompts.datasets.compositional.compositional_split import (
     ArchiveFile,
     CompositionalDataSet,
-    Layout,
 )
+from compositional_prompts.datasets.compositional.split_files import Layout
 from compositional_prompts.datasets.dataset import Caveat
 
 

@@ -15,13 +15,11 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Final
 
 from compositional_prompts.datasets.compositional.compositional_split import (
-    TEXT_BYTES,
     ArchiveFile,
     CompositionalDataSet,
-    Layout,
-    SplitFiles,
     TruthOf,
 )
+from compositional_prompts.datasets.compositional.split_files import TEXT_BYTES, Layout, SplitFiles
 from compositional_prompts.datasets.dataset import Caveat
 
 TRUTH_BY_COLUMN: Final = {
@@ -66,7 +64,7 @@ class UtZappos(CompositionalDataSet):
     layout: ClassVar[Layout] = Layout(
         ("", "ut-zappos/", "ut-zap50k/"),
         ("images/",),
-        ("_images/", "ut-zap50k-images/", ""),
+        ("_images/", "ut-zap50k-images/", "ut-zap50k-images-square/", ""),
     )
 
     images: ArchiveFile

@@ -22,7 +22,11 @@ class RevisionError(ValueError):
 
 @contextmanager
 def open_revision(
-    root: Path, revision: str | None, paths: Sequence[Path], optional: Sequence[Path] = ()
+    root: Path,
+    revision: str | None,
+    paths: Sequence[Path],
+    optional: Sequence[Path] = (),
+    tracked: Sequence[Path] = (),
 ) -> Iterator[Path]:
     """A folder with ``paths`` as ``revision`` has them; of ``optional`` those that it has.
 
@@ -34,12 +38,13 @@ def open_revision(
         paths: files and folders that ``dvc.yaml`` of the revision has among its outputs, relative
             to ``root``.
         optional: as ``paths``.
+        tracked: files that git keeps and no stage writes.
 
     Raises:
         RevisionError: there is no such revision, it has no such output, or the cache lacks it.
     """
     if revision in (None, WORKSPACE):
-        missing = [path for path in paths if not (root / path).exists()]
+        missing = [path for path in (*paths, *tracked) if not (root / path).exists()]
         if missing:
             raise RevisionError(
                 f"the workspace has no {missing[0]}: run `dvc repro`, or `dvc pull {missing[0]}`."
@@ -49,12 +54,17 @@ def open_revision(
     assert revision is not None
     with TemporaryDirectory(prefix="revision-") as name:
         folder = Path(name)
-        _lay_out(root, revision, paths, optional, folder)
+        _lay_out(root, revision, paths, optional, tracked, folder)
         yield folder
 
 
 def _lay_out(
-    root: Path, revision: str, paths: Sequence[Path], optional: Sequence[Path], folder: Path
+    root: Path,
+    revision: str,
+    paths: Sequence[Path],
+    optional: Sequence[Path],
+    tracked: Sequence[Path],
+    folder: Path,
 ) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -75,6 +85,8 @@ def _lay_out(
                             f"{revision} has no output {path}: it is of another version of the "
                             "pipeline, and cannot be compared."
                         )
+                for path in tracked:
+                    _lay_tracked(repo, path, folder, revision)
     except (RevError, SCMError) as error:  # the latter where there is no commit at all
         raise RevisionError(
             f"there is no revision {revision!r}: name a commit, a branch, a tag, or an experiment "
@@ -95,10 +107,7 @@ def _lay(repo: Any, out: Any, path: Path, folder: Path, revision: str) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if not out.use_cache:
-        try:
-            target.write_bytes(repo.fs.cat_file(str(Path(repo.root_dir) / path)))
-        except FileNotFoundError as error:
-            raise RevisionError(f"{revision} has no {path}: commit it there.") from error
+        _lay_tracked(repo, path, folder, revision)
         return
     if not out.hash_info:
         raise RevisionError(f"{revision} never ran the stage that writes {path}.")
@@ -110,6 +119,13 @@ def _lay(repo: Any, out: Any, path: Path, folder: Path, revision: str) -> None:
         link = target / name.relative_to(inner) if name != inner else target
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(_cached(out, digest, path, revision))
+
+
+def _lay_tracked(repo: Any, path: Path, folder: Path, revision: str) -> None:
+    try:
+        (folder / path).write_bytes(repo.fs.cat_file(str(Path(repo.root_dir) / path)))
+    except FileNotFoundError as error:
+        raise RevisionError(f"{revision} has no {path}: commit it there.") from error
 
 
 def _objects(out: Any, path: Path, revision: str) -> list[tuple[Path, str]]:
