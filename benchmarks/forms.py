@@ -142,7 +142,7 @@ def class_folders(photos: Sequence[Photo], folder: Path, _: str) -> dict[str, An
         path = folder / photo.kind / f"{photo.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(photo.encoded)
-    return {"path": str(folder)}
+    return {"path": str(folder), "labels": "folders", "truth": []}
 
 
 def webdataset(photos: Sequence[Photo], folder: Path, _: str) -> dict[str, Any]:
@@ -159,7 +159,10 @@ def webdataset(photos: Sequence[Photo], folder: Path, _: str) -> dict[str, Any]:
                     member = tarfile.TarInfo(f"{photo.name}.{ending}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-    return {"path": str(folder / "{00000..00002}.tar")}
+    return {
+        "shards": str(folder / "{00000..00002}.tar"),
+        "columns": columns(color="colour"),
+    }
 
 
 def shopify(photos: Sequence[Photo], folder: Path, address: str) -> dict[str, Any]:
