@@ -63,6 +63,22 @@ def _images_as_they_were(blip2_features: Blip2Features, finetune: Finetune) -> F
         yield fault
 
 
+def _titles_as_target(finetune: Finetune, infer: Infer) -> Finding:
+    if finetune.target != "title":
+        return
+    if infer.grammar:
+        yield (
+            "finetune.target is title, and infer.grammar is true, which holds captions to the form "
+            "of enhanced prompts: set infer.grammar to false, or finetune.target to enhanced."
+        )
+    if infer.max_new_tokens < finetune.max_tokens:
+        yield (
+            f"finetune.target is title, of finetune.max_tokens ({finetune.max_tokens}) at most, "
+            f"and infer.max_new_tokens is {infer.max_new_tokens}, which would cut longer "
+            f"captions: set it to {finetune.max_tokens}, or lower finetune.max_tokens."
+        )
+
+
 def _gpu_for_few_bits(
     base: Base, blip2_features: Blip2Features, finetune: Finetune, infer: Infer
 ) -> Finding:
@@ -174,6 +190,7 @@ def _room_for_the_context(troika_train: TroikaTrain) -> Finding:
 
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
+    _titles_as_target,
     _gpu_for_few_bits,
     _titles_to_pretrain_on,
     _words_to_predict,
