@@ -124,6 +124,17 @@ def test_without_labels_only_captions_are_split() -> None:
     ]
 
 
+def test_objects_alone_follow_the_split_that_is_given() -> None:
+    rows: list[Row] = [(f"p{n}", None, "uv"[n % 2], "train") for n in range(18)]
+    rows += [(f"t{n}", None, "uv"[n % 2], "test") for n in range(4)]
+    found = split(rows)
+    images = found.images.to_pydict()
+    assert found.metrics["products"] == {"train": 16, "val": 2, "test": 4}
+    assert images["pair_split"] == images["caption_split"]
+    assert found.pairs.to_pydict()["attribute"] == [None, None]
+    assert found.pairs.to_pydict()["seen"] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("splits", "told"),
     [

@@ -24,9 +24,14 @@ from compositional_prompts.catalog.splitting.product_splits import (
     seeded_digest,
     split_products,
 )
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLIT_NAMES, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import (
+    PAIRS,
+    PAIRS_OF_OBJECTS,
+    SPLIT_NAMES,
+    SPLITS,
+)
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
-from compositional_prompts.prompt.pair import Pair, dotted
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair, dotted
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ class Splits(NamedTuple):
 
     Attributes:
         images: SPLITS, a row an image, in the order of the catalog.
-        pairs: PAIRS, sorted by attribute, then object.
+        pairs: PAIRS, sorted by attribute, then object; PAIRS_OF_OBJECTS of objects alone.
         metrics: how many images, products and pairs are where, by which assignment, and by how much
             the shares found are above those wanted.
     """
@@ -81,6 +86,10 @@ def make_splits(
     they have no image left, and every combination that has at least one of the words in
     ``params.attributes`` and ``params.objects``.
 
+    Where labels are objects alone (no image has an attribute), the closed world is that of the
+    objects: each is a pair without an attribute, whose only word is its own, so that none can be
+    unseen by choice, and images follow their products.
+
     Args:
         labels: the columns :data:`LABEL_COLUMNS` of the catalog.
         params: fractions of products, share of unseen pairs, and words beyond the labels.
@@ -93,7 +102,9 @@ def make_splits(
             brings has an unknown name, an unseen pair in both val and test, or an image of a pair
             that it does not list for that image's split.
     """
-    coded = _Coded.of(labels)
+    named = _without_attributes(labels) if _objects_alone(labels, params) else labels
+    alone = named is not labels
+    coded = _Coded.of(named)
     labelled = coded.pair >= 0
     counted: dict[str, int] = {}
     made = False
@@ -102,7 +113,7 @@ def make_splits(
         caption_splits, moved = taken.captions, taken.moved
         splits = np.unique(np.stack([coded.product, caption_splits]), axis=1)[1]
         pair_splits = np.where(labelled, taken.pairs, np.int8(-1))
-        pairs = _given_pairs(_with_splits(labels, pair_splits), listed)
+        pairs = _given_pairs(_with_splits(named, pair_splits), listed)
         counted = {"products_across_splits": taken.across, "left_out": taken.left_out}
     else:
         splits = split_products(coded.products, params.fractions, seed, assignment)
@@ -113,18 +124,20 @@ def make_splits(
         if made:
             pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
         else:
-            chosen = labels.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
+            chosen = named.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
             pairs, moved = _given_pairs(pl.DataFrame(chosen), listed), 0
             pair_splits = np.where(labelled, given, -1).astype(np.int8)
     seen = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "seen").iter_rows()}
     # A pair of images that the given split leaves out is in no split, so that its place is unused.
     pair_seen = np.array([seen.get(pair, False) for pair in coded.pairs] + [False])[coded.pair]
-    added = _added_pairs(pairs, params)
+    added = _added_pairs(pairs, params, alone=alone)
     metrics = _counts(caption_splits, splits, pair_splits, pairs, moved) | {
         "added_pairs": added.height,
         "pairs_without_images": pairs.filter(pl.col("images") == 0).height,
         "assignment": assignment,
-        "deviation": {} if assignment == "given" else _deviation(splits, pairs, params, made=made),
+        "deviation": {}
+        if assignment == "given"
+        else _deviation(splits, pairs, params, made=made and not alone),
         **counted,
     }
     world = pl.concat([pairs, added]).sort(_PAIR)
@@ -141,9 +154,36 @@ def make_splits(
     images = [columns[name] if name in columns else labels[name] for name in SPLITS.names]
     return Splits(
         pa.table(images, names=SPLITS.names).cast(SPLITS),
-        world.select(PAIRS.names).to_arrow().cast(PAIRS),
+        _as_table(world, alone=alone),
         metrics,
     )
+
+
+def _objects_alone(labels: pa.Table, params: Split) -> bool:
+    """Whether what may be predicted are objects alone: no label, and no parameter, says else."""
+    if labels["attribute"].null_count < len(labels):
+        return False
+    labelled = labels["object"].null_count < len(labels)
+    if labelled and params.attributes:
+        raise SplitError(
+            f"split.attributes names {', '.join(params.attributes)}, but the labels of the data "
+            "set are objects alone, without attributes: leave it empty."
+        )
+    return labelled or bool(params.objects and not params.attributes)
+
+
+def _without_attributes(labels: pa.Table) -> pa.Table:
+    """Labels that are objects alone as pairs in memory."""
+    known = pc.is_valid(labels["object"])
+    attribute = pc.if_else(known, pa.scalar(NO_ATTRIBUTE), pa.scalar(None, pa.string()))
+    return labels.set_column(labels.schema.get_field_index("attribute"), "attribute", attribute)
+
+
+def _as_table(world: pl.DataFrame, *, alone: bool) -> pa.Table:
+    if not alone:
+        return world.select(PAIRS.names).to_arrow().cast(PAIRS)
+    nulled = world.with_columns(pl.lit(None, pl.String).alias("attribute"))
+    return nulled.select(PAIRS.names).to_arrow().cast(PAIRS_OF_OBJECTS)
 
 
 class _Coded(NamedTuple):
@@ -312,7 +352,7 @@ def _of_first_product(coded: _Coded, rows: NDArray[np.int64], seed: int) -> NDAr
     return np.asarray(lowest[coded.pair[rows]] == rank)
 
 
-def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
+def _added_pairs(pairs: pl.DataFrame, params: Split, *, alone: bool) -> pl.DataFrame:
     """The pairs of the closed world beyond the labels, as rows of PAIRS."""
     words = {
         "attributes": {dotted(word) for word in params.attributes},
@@ -320,12 +360,14 @@ def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
     }
     known = set(pairs.select(_PAIR).iter_rows())
     attributes = words["attributes"] | {attribute for attribute, _ in known}
+    if alone:
+        attributes = {NO_ATTRIBUTE}
     objects = words["objects"] | {object_ for _, object_ in known}
     if not attributes or not objects:
         raise SplitError(
-            "no image has a label, so what may be predicted must be given: set both "
-            f"split.attributes (found {params.attributes}) and split.objects "
-            f"(found {params.objects}), or give the data set labels."
+            "no image has a label, so what may be predicted must be given: set split.objects "
+            f"(found {params.objects}), and split.attributes too where prompts are to name both "
+            f"(found {params.attributes}), or give the data set labels."
         )
     added = sorted(
         (attribute, object_)
