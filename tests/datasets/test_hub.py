@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from base_section import base_section
 from hub_miniature import (
     CIFAR10,
@@ -32,6 +34,7 @@ from compositional_prompts.datasets.hub.hub_data_set import Hub
 from compositional_prompts.datasets.hub.hub_layout import HubError, find_files
 from compositional_prompts.files import hub as files_hub
 
+ROOT = Path(__file__).parents[2]
 BASE = base_section(Path("rows"), workers=1)
 NAMES = ("image", "image_id", "product_id", "attribute", "object", "title")
 
@@ -104,6 +107,23 @@ def test_clothes_are_grouped_by_who_sent_them(tmp_path: Path) -> None:
     assert {row.object for row in found} == {"T-Shirt", "Shoes", "Longsleeve", "Hat"}
     assert [row.product_id for row in found[:4]] == ["0", "0", "0", "1"]
     assert selection.columns_kept_out == ["kids"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "drawn", "objects"),
+    [("cifar10", cifar10, 10), ("cifar100", cifar100, 4), ("clothing", clothing, 4)],
+)
+def test_a_preset_reads_its_data_set(
+    preset: str, drawn: Callable[[Path], Path], objects: int, tmp_path: Path
+) -> None:
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["download"]["hub"]
+    changes = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())["download"]["hub"]
+    columns = shipped["columns"] | changes["columns"]
+    values = shipped | changes | {"columns": columns, "source": str(drawn(tmp_path))}
+    found = rows(Hub.model_validate(values))
+    assert len({row.object for row in found if row.object is not None}) == objects
+    assert {row.attribute for row in found} == {None}
+    assert (found[0].pair_split is None) == (preset == "clothing")
 
 
 def test_a_name_made_of_file_and_row_stays_whatever_is_left_out(tmp_path: Path) -> None:
