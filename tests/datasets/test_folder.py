@@ -359,5 +359,5 @@ def test_a_photo_takes_a_hundred_bytes_until_its_turn_comes(file: Path) -> None:
         return most + pa.total_allocated_bytes() - arrow
 
     peak(1)  # what is made once
-    fewer, more = 1_000, 6_000
+    fewer, more = 500, 2_500
     assert (peak(more) - peak(fewer)) / (more - fewer) < 100

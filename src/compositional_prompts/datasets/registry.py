@@ -7,6 +7,7 @@ from compositional_prompts.datasets.compositional.mit_states import MitStates
 from compositional_prompts.datasets.compositional.ut_zappos import UtZappos
 from compositional_prompts.datasets.compositional.vaw import Vaw
 from compositional_prompts.datasets.dataset import DataSet
+from compositional_prompts.datasets.feeds.feed import Feed
 from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
 from compositional_prompts.datasets.hub.hub_data_set import Hub
@@ -21,4 +22,5 @@ DATASETS: list[type[DataSet]] = [
     Cgqa,
     Vaw,
     Folder,
+    Feed,
 ]
