@@ -212,71 +212,7 @@ def _named(labels: str) -> LabelFile:
     return LabelFile(path)
 
 
-<<<<<<< HEAD
 def _row(directory: Path, path: str, said: Said, groups: Sequence[str]) -> CatalogRow:
-=======
-def _named_by(cell: str) -> Iterator[str]:
-    """The paths that a cell may mean, the likelier one first.
-
-    A space around it is a slip of the pen, but for a file whose name has one.
-    """
-    yield cell  # as it is nearly always written; found, it is what the next one would be
-    yield PurePosixPath(cell).as_posix()
-    yield PurePosixPath(cell.strip()).as_posix()
-    # The apostrophe keeps a spreadsheet from running a name such as "=1.jpg".
-    yield PurePosixPath(cell.strip().removeprefix("'")).as_posix()
-
-
-def _image(cell: str, place: str, paths: SortedNames, directory: str) -> int:
-    """The position of the image that a cell names."""
-    if not cell.strip():
-        raise FolderError(f"{place}: image_path is empty.")
-    for candidate in _named_by(cell):
-        position = paths.find(candidate)
-        if position is not None:
-            return position
-    path = PurePosixPath(cell.strip()).as_posix()
-    raise FolderError(
-        f"{place}: {path!r} is no image under {directory}: {_why_none(path, paths, directory)}"
-    )
-
-
-def _why_none(path: str, paths: SortedNames, directory: str) -> str:
-    alike = sorted(other for other in paths if other.casefold() == path.casefold())
-    if alike:
-        return f"case matters, and there is {alike[0]!r}."
-    try:
-        there = Path(directory, path).is_file()
-    except OSError:  # no file can have such a name, or its folder is closed to us
-        there = False
-    if not there:
-        return "there is no such file; image_path is relative to it, with / between folders."
-    if not is_image_name(path):
-        return (
-            "the file is there, but is passed over, as its name ends in none of "
-            f"{', '.join(image_extensions())}; convert it, or rename it if it is one of these."
-        )
-    if any(part.startswith(".") for part in PurePosixPath(path).parts if part != ".."):
-        return "hidden files and folders are skipped; rename it."
-    return (
-        "the file is there, but found by another path; image_path is relative, without .., and "
-        "of several links to one folder the first is taken."
-    )
-
-
-def _checked_labels(values: dict[str, str | None], place: str) -> Labels:
-    attribute, object_ = values.get("attribute"), values.get("object")
-    for name, text in (("attribute", attribute), ("object", object_)):
-        if text is not None:
-            try:
-                values[name] = dotted(text)
-            except ValueError as error:
-                raise FolderError(f"{place}: {name}: {error}") from error
-    return values
-
-
-def _row(directory: Path, path: str, labels: Labels, groups: Sequence[str]) -> CatalogRow:
->>>>>>> main
     try:
         image = (directory / path).read_bytes()
     except OSError:
