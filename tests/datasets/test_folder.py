@@ -257,6 +257,7 @@ def test_a_header_alone_labels_nothing(file: Path) -> None:
         ("image_path\nA.jpg\n", r"line 2: 'A.jpg' is no image"),
         ("image_path,title\n,x\n", r"line 2: image_path is empty"),
         ("image_path,object\na.jpg,x\n./a.jpg,y\n", r"line 3: 'a.jpg' was already named in.*ine 2"),
+        ("image_path,title,color\na.jpg,x,b\na.jpg,y,b\n", r"line 3: 'a.jpg' was already named"),
         ("image_path,title\na.jpg,x\na.jpg,\n", r"line 3: 'a.jpg' was already named in .*line 2"),
         ("image_path,title\na.jpg,x,y\n", r"line 2: 3 cells, expected 2"),
         ("image_path,title\na.jpg\n", r"line 2: 1 cells, expected 2"),

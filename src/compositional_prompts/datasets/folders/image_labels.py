@@ -95,7 +95,7 @@ class FileLabels:
             missing: values that mean "not known".
 
         Raises:
-            FolderError: a record names no image, or one that was named, beyond another caption.
+            FolderError: a record names no image, or one that was named before, but for captions.
             DelimitedError, JsonError: a file is not what it should be.
             ColumnError: a value is not what it should be.
         """
@@ -167,14 +167,19 @@ class FileLabels:
         path = self._images.paths[position]
         before = self.of(position, path)
         assert before is not None
-        same = before._replace(title=None) == said._replace(title=None)
-        if not (same and before.title and said.title):
+        both = before.title and said.title and before.product_id == said.product_id
+        if not both or _is_labelled(before) or _is_labelled(said):
             record = self._records[position]
             earlier = self._tables[record["file"]].file
             raise FolderError(
                 f"{place}: {path!r} was already named in {earlier.place(int(record['number']))}; "
-                "what may stand there several times are its captions, with all else the same."
+                "only captions without labels may be several of an image."
             )
+
+
+def _is_labelled(said: Said) -> bool:
+    words = (said.attribute, said.object, *said.truth.values())
+    return any(word is not None for word in words)
 
 
 class _Table:
