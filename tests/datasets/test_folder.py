@@ -33,7 +33,7 @@ PATHS = {"a.jpg", "sub/b.png", "sub/c.JPG"}
 
 def folder(path: Path, **values: Any) -> Folder:
     columns = dict.fromkeys(Columns.model_fields) | {"truth": []} | values.pop("columns", {})
-    given = {"labels": None, "truth": [], "on_missing": "keep"} | values
+    given = {"labels": None, "truth": [], "missing_labels": [], "on_missing": "keep"} | values
     return Folder.model_validate({"path": str(path), "columns": columns, **given})
 
 
@@ -97,18 +97,11 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
         select(folder(tmp_path / "nothing"))
 
 
-def test_parameters_that_people_have_are_read_as_before(tmp_path: Path) -> None:
+def test_the_four_columns_and_truth_are_found_by_their_names(tmp_path: Path) -> None:
     make(tmp_path / "photos", "a.jpg")
     (tmp_path / "labels.csv").write_text("image_path,attribute,object,color\na.jpg,Red,Shoe,navy\n")
-    data_set = Folder.model_validate(
-        {
-            "path": str(tmp_path / "photos"),
-            "labels": str(tmp_path / "labels.csv"),
-            "truth": ["color", "material"],
-            "on_missing": "drop",
-        }
-    )
-    row = rows(data_set)["a.jpg"]
+    labels = str(tmp_path / "labels.csv")
+    row = rows(folder(tmp_path / "photos", labels=labels, truth=["color", "material"]))["a.jpg"]
     assert (row.attribute, row.object) == ("Red", "Shoe")
     assert row.truth == {"color": "navy", "material": None}
 

@@ -22,13 +22,17 @@ def photos(tmp_path: Path) -> Path:
     return make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg")
 
 
-def select(photos: Path, labels: Any, **values: Any) -> tuple[dict[str, CatalogRow], Selection]:
+def folder(photos: Path, labels: Any, **values: Any) -> Folder:
     columns = dict.fromkeys(Columns.model_fields) | {"truth": []} | values.pop("columns", {})
     given = {"truth": ["color"], "on_missing": "keep", "missing_labels": []} | values
     named = str(labels) if isinstance(labels, Path) else labels
-    selection = Folder.model_validate(
+    return Folder.model_validate(
         {"path": str(photos), "labels": named, "columns": columns, **given}
-    ).select(BASE)
+    )
+
+
+def select(photos: Path, labels: Any, **values: Any) -> tuple[dict[str, CatalogRow], Selection]:
+    selection = folder(photos, labels, **values).select(BASE)
     found = {row.image_id: row for row in selection.rows}
     assert len(found) == selection.total
     return found, selection
@@ -271,10 +275,7 @@ def test_json_that_changes_while_photos_are_read_is_told(photos: Path) -> None:
     document = coco()
     images = {"images": document.pop("images"), "far": "x" * 2**16}
     labels = write(photos, "l.json", json.dumps(images | document))
-    data_set = Folder.model_validate(
-        {"path": str(photos), "labels": str(labels), "truth": [], "on_missing": "keep"}
-    )
-    rows = data_set.select(BASE).rows
+    rows = folder(photos, labels).select(BASE).rows
     labels.write_text(json.dumps(coco()))
     with pytest.raises(ValueError, match=r"l\.json.*: the file was changed while it was read"):
         list(rows)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.files.delimited import (
+from compositional_prompts.files.records.delimited import (
     LONGEST_CELL,
     SEPARATORS,
     Delimited,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compositional_prompts.files.json_records import (
+from compositional_prompts.files.records.json_records import (
     JsonError,
     JsonRecord,
     json_at,

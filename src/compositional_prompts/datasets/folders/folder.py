@@ -30,16 +30,6 @@ METADATA: Final = "metadata"
 METADATA_FILES: Final = ("metadata.jsonl", "metadata.csv")
 """What lies beside images in the layout that ``datasets`` calls imagefolder."""
 
-_CUSTOMARY_ONLY: Final = Columns(
-    image=None,
-    image_id=None,
-    product_id=None,
-    attribute=None,
-    object=None,
-    title=None,
-    truth=[],
-)
-
 log = logging.getLogger(__name__)
 
 
@@ -71,10 +61,9 @@ class Folder(DataSet):
 
     path: str
     labels: str | Annotated[list[Name | None], Field(min_length=1)] | None
-    # These two are younger than files of parameters that people have.
-    columns: Columns = _CUSTOMARY_ONLY
-    missing_labels: list[str] = Field(default_factory=list)
+    columns: Columns
     truth: list[Name]
+    missing_labels: list[str]
     on_missing: Literal["drop", "keep"]
 
     @field_validator("truth")

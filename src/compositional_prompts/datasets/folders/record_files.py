@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 
 from compositional_prompts.catalog.image_files import FolderError
-from compositional_prompts.files.delimited import Delimited
-from compositional_prompts.files.json_records import json_at, json_lines, json_lists
+from compositional_prompts.files.records.delimited import Delimited
+from compositional_prompts.files.records.json_records import json_at, json_lines, json_lists
 
 LINES: Final = (".jsonl", ".ndjson")
 

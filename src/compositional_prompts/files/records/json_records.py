@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
-from compositional_prompts.files.delimited import other_kind
+from compositional_prompts.files.records.delimited import other_kind
 
 LONGEST_RECORD: Final = 2**24
 """Characters."""
