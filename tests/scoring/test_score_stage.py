@@ -355,7 +355,7 @@ def test_titles_are_what_captions_are_held_against(project, clip_folder):
     for row in rows:
         row["title"] = " "
     write(shard, rows, CATALOG)
-    with pytest.raises(ValueError, match="none of the .* images to be scored has one"):
+    with pytest.raises(ValueError, match=r"none of the .* images to be scored has one"):
         read_inputs(*paths, project / "truth.parquet", "title")
 
 

@@ -26,6 +26,7 @@ from compositional_prompts.enhancement.word_scorer import WordScorer, load_word_
 from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import iterate_table, read_table, required
 from compositional_prompts.pipeline.dvc_file import PipelineError
+from compositional_prompts.prompt.pair import objects_alone
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED, RECOMMENDED
 from compositional_prompts.scoring.scoring_inputs import prompt_groups
@@ -42,6 +43,7 @@ _PHOTOS_AT_ONCE: Final = 256
 _DIGITS: Final = 4
 
 Slots = Mapping[str, str | None]
+"""What a text says by place; there is no attribute where labels are objects alone."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,10 @@ class ExportReader:
         self.calibrated = {
             group: self._scorer.groups[group].calibration is not None for group in groups
         }
-        attributes = read_table(paths.pairs, PAIRS_OF_OBJECTS, ["attribute"]).column("attribute")
-        known = {name for name in attributes.unique().to_pylist() if name is not None}
-        self._slots = lru_cache(2**16)(slot_reader(groups, known or None))
+        pairs = read_table(paths.pairs, PAIRS_OF_OBJECTS, ["attribute"])
+        attributes = pairs.column("attribute").unique().to_pylist()
+        alone = objects_alone(attributes)
+        self._slots = lru_cache(2**16)(slot_reader(groups, None if alone else attributes))
         self._truth = TruthTable(paths.truth, groups)
 
     def rows(self, with_photos: bool) -> Iterator[ExportedRow]:
