@@ -2,6 +2,7 @@
 
 import logging
 
+from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.error_messages import run_script
@@ -21,6 +22,7 @@ def main() -> None:
         *("texts", "metrics"),
     )
     params, _ = read_params(paths.params, Recommend)
+    target = read_params(paths.params, Finetune)[0].target
     with run_stage("recommend") as run:
         result = recommend_texts(
             RecommendPaths(
@@ -32,6 +34,7 @@ def main() -> None:
                 finetuning=paths.finetuning,
             ),
             params,
+            target,
         )
         logger.info(result.metrics["reason"])
         for sentence in result.metrics["warnings"]:

@@ -21,7 +21,12 @@ def main() -> None:
     with run_stage("report") as run:
         run.rows = build_report(
             ReportPaths(**{name: getattr(paths, name) for name in ReportPaths.__annotations__}),
-            limits(everything.download, everything.weights, everything.blip2_features),
+            limits(
+                everything.download,
+                everything.weights,
+                everything.blip2_features,
+                everything.finetune.target,
+            ),
             PageSettings(
                 title=params.title,
                 gallery_images=params.gallery_images,

@@ -1,5 +1,6 @@
-"""Stage score: both captioners' captions against the enhanced prompts and the truth."""
+"""Stage score: both captioners' captions against what they learn to write, and the truth."""
 
+from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.clip.open_clip_model import load_clip
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.files.outputs import write_metrics
@@ -22,10 +23,11 @@ def main() -> None:
         *("scores", "metrics", "plots"),
     )
     params, base = read_params(paths.params, Score)
+    target = read_params(paths.params, Finetune)[0].target
     device, bert = resolve_device(base.device), params.bert_score
     with run_stage("score") as run:
         result = score_captions(
-            read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
+            read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth, target),
             paths.embeddings / "images",
             load_clip(paths.clip, device),
             slot_reader,

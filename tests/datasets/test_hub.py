@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from base_section import base_section
 from hub_miniature import (
     CIFAR10,
@@ -22,6 +24,7 @@ from hub_miniature import (
     photos,
     write_parquet,
 )
+from huggingface_hub.errors import IncompleteSnapshotError
 from pydantic import ValidationError
 
 from compositional_prompts.catalog.schema import CatalogRow
@@ -29,7 +32,9 @@ from compositional_prompts.datasets.columns import ColumnError
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.hub.hub_data_set import Hub
 from compositional_prompts.datasets.hub.hub_layout import HubError, find_files
+from compositional_prompts.files import hub as files_hub
 
+ROOT = Path(__file__).parents[2]
 BASE = base_section(Path("rows"), workers=1)
 NAMES = ("image", "image_id", "product_id", "attribute", "object", "title")
 
@@ -102,6 +107,23 @@ def test_clothes_are_grouped_by_who_sent_them(tmp_path: Path) -> None:
     assert {row.object for row in found} == {"T-Shirt", "Shoes", "Longsleeve", "Hat"}
     assert [row.product_id for row in found[:4]] == ["0", "0", "0", "1"]
     assert selection.columns_kept_out == ["kids"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "drawn", "objects"),
+    [("cifar10", cifar10, 10), ("cifar100", cifar100, 4), ("clothing", clothing, 4)],
+)
+def test_a_preset_reads_its_data_set(
+    preset: str, drawn: Callable[[Path], Path], objects: int, tmp_path: Path
+) -> None:
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["download"]["hub"]
+    changes = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())["download"]["hub"]
+    columns = shipped["columns"] | changes["columns"]
+    values = shipped | changes | {"columns": columns, "source": str(drawn(tmp_path))}
+    found = rows(Hub.model_validate(values))
+    assert len({row.object for row in found if row.object is not None}) == objects
+    assert {row.attribute for row in found} == {None}
+    assert (found[0].pair_split is None) == (preset == "clothing")
 
 
 def test_a_name_made_of_file_and_row_stays_whatever_is_left_out(tmp_path: Path) -> None:
@@ -316,16 +338,32 @@ def test_only_what_is_read_is_fetched_from_the_hub(
         calls.append((repository, options))
         return str(source)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(files_hub, "snapshot_download", snapshot_download)
     found = rows(parameters("owner/name", columns=LABEL, revision="v1", splits=["test"]))
     assert len(found) == 10
     asked = [(options["revision"], options["allow_patterns"]) for _, options in calls]
-    assert asked == [("v1", ["README.md"]), ("0123abc", ["README.md", "plain_text/test-*"])]
+    assert asked == [("v1", ["README.md"]), ("0123abc", ["plain_text/test-*"])]
     assert {(name, options["repo_type"]) for name, options in calls} == {("owner/name", "dataset")}
     calls.clear()
     (source / "README.md").unlink()
     rows(parameters("owner/name", columns=LABEL))
-    assert calls[-1][1]["allow_patterns"] == ["README.md", "*.parquet"]
+    assert calls[-1][1]["allow_patterns"] == ["*.parquet"]
+
+
+def test_a_cache_without_the_card_does_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = touch(tmp_path, "data/train-00000-of-00001.parquet")
+
+    def snapshot_download(repository: str, allow_patterns: list[str], **_: Any) -> str:
+        if "README.md" in allow_patterns:
+            raise IncompleteSnapshotError("missing: README.md", str(source))
+        return str(source)
+
+    monkeypatch.setattr(files_hub, "snapshot_download", snapshot_download)
+    (file,) = find_files("owner/name", None, None, None, "download.hub").files
+    assert file.split == "train"
+    assert "the card of owner/name is not in the hub's cache" in caplog.text
 
 
 def test_a_hub_out_of_reach_names_the_command_that_fetches(
@@ -333,8 +371,8 @@ def test_a_hub_out_of_reach_names_the_command_that_fetches(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    command = r'owner/name --repo-type dataset --include "README.md" --include "\*\.parquet" --rev'
-    with pytest.raises(HubError, match=rf"{command}ision v1"):
+    command = "hf download owner/name --repo-type dataset --revision v1"
+    with pytest.raises(FileNotFoundError, match=f"download.hub.source: .* run `{command}`"):
         find_files("owner/name", "v1", None, None, "download.hub")
 
 

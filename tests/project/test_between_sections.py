@@ -60,6 +60,14 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
             ["blip2_features.precision is int4", "base.device is cpu"],
         ),
         (
+            {"finetune.target": "title", "infer.max_new_tokens": 64},
+            ["infer.grammar is true", "set infer.grammar to false"],
+        ),
+        (
+            {"finetune.target": "title", "infer.grammar": False, "infer.max_new_tokens": 50},
+            ["infer.max_new_tokens is 50", "set it to 64"],
+        ),
+        (
             {"weights.pretrain.corpus": "catalog"},
             ["weights.pretrain.corpus is catalog", "split.corpus is false", "to true"],
         ),
@@ -74,6 +82,14 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
                 "split.attributes": ["Canvas"],
             },
             ["without labels, and split.objects is empty"],
+        ),
+        (
+            {"split.assignment": "given"},
+            ["split.assignment is given", "sample, brings no split", "stable, exact or null."],
+        ),
+        (
+            {"split.assignment": "given", "download.dataset": "hub"},
+            ["split.assignment is given", "hub, brings no split", "set download.hub.keep_splits"],
         ),
         (
             {"clip_embed.attributes": [{"name": "with_lace", "words": ["a"]}]},

@@ -21,7 +21,7 @@ from compositional_prompts.clip.open_clip_model import load_clip, save_clip
 from compositional_prompts.clip.vector_tables import image_embeddings
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.tables import SchemaError, read_table
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
 from compositional_prompts.scoring.caption_metrics.cider import cider_d
 from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
@@ -283,7 +283,7 @@ def score(project, clip_folder, bert_score=None):
         read(project),
         project / "embeddings/images",
         load_clip(clip_folder, torch.device("cpu")),
-        lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
+        slot_reader,
         Score(batch_size=3, bleu_tokenize="none", bert_score=None),
         bert_score,
     )
@@ -325,6 +325,38 @@ def test_inputs_are_joined_on_image_id(project):
     assert inputs.enhanced["material"] == ["fabric", None, "synthetic", "fabric"]
     assert inputs.truth["color"] == [("white",), ("brown",), (), ("red",)]
     assert inputs.truth["object"] == [("Sandals",), ("Boots.Ankle",), (), ("Sandals",)]
+
+
+def test_titles_are_what_captions_are_held_against(project, clip_folder):
+    shard = project / "catalog" / "part-00000.parquet"
+    rows = pq.read_table(shard).to_pylist()
+    scored = pq.read_table(project / "captions" / "base.parquet")["image_id"].to_pylist()
+    for row in rows:
+        row["title"] = None if row["image_id"] == scored[0] else f"a title of {row['image_id']}"
+    write(shard, rows, CATALOG)
+    paths = (project / "captions", project / "prompts.parquet", project / "catalog")
+    inputs = read_inputs(*paths, project / "truth.parquet", "title")
+    assert inputs.image_ids.to_pylist() == scored[1:]
+    assert inputs.references == [f"a title of {name}" for name in scored[1:]]
+    result = score_captions(
+        inputs,
+        project / "embeddings" / "images",
+        load_clip(clip_folder, torch.device("cpu")),
+        slot_reader,
+        Score(batch_size=3, bleu_tokenize="none", bert_score=None),
+    )
+    for metrics in result.metrics.values():
+        assert (metrics["target"], metrics["untitled"]) == ("title", 1)
+        assert metrics["well_formed"] is None
+        assert set(metrics["clip_preference"]) == {"caption", "title", "tie"}
+        place = metrics["attributes"]["object"]
+        assert place["accuracy_vs_enhanced"] is place["accuracy_vs_truth"] is None
+        assert place["mention_accuracy_vs_truth"] is not None
+    for row in rows:
+        row["title"] = " "
+    write(shard, rows, CATALOG)
+    with pytest.raises(ValueError, match=r"none of the .* images to be scored has one"):
+        read_inputs(*paths, project / "truth.parquet", "title")
 
 
 def test_captions_of_different_images_are_refused(project):

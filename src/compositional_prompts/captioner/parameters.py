@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
@@ -69,10 +69,15 @@ class Lora(Section):
     alpha_pattern: list[AlphaPattern]
 
 
+Target: TypeAlias = Literal["enhanced", "title"]
+"""What a captioner learns to write: enhanced prompts, or titles that people wrote."""
+
+
 class Finetune(SeededSection):
     section: ClassVar[str] = "finetune"
 
     mode: Literal["train", "keep"]
+    target: Target
     lora: Lora
     precision: PrecisionChoice
     epochs: Positive

@@ -172,7 +172,8 @@ class PhotoCaptioner:
         if self._wishes.scores:
             record["slots"] = slots
         if self._wishes.recommended is not None:
-            own = self._wishes.recommended == CAPTION and slots is not None
+            titled = self._params.finetune.target == "title"  # such captions follow no template
+            own = self._wishes.recommended == CAPTION and (titled or slots is not None)
             record["recommended"] = record["caption"] if own else record["enhanced"]["prompt"]
             record["source"] = CAPTION if own else ENHANCED
             slots = slots if own else _slots_of(record["enhanced"])

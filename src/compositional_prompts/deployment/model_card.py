@@ -152,6 +152,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         begin=exported.begin,
         form=form,
         objects_alone=alone,
+        titled=kept.get("params", {}).get("target", params.finetune.target) == "title",
         example=_example(exported.grammar),
         versions={name: version(name) for name in ("transformers", "peft")},
         decoding=_decoding(params.infer),

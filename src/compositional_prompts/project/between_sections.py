@@ -63,6 +63,22 @@ def _images_as_they_were(blip2_features: Blip2Features, finetune: Finetune) -> F
         yield fault
 
 
+def _titles_as_target(finetune: Finetune, infer: Infer) -> Finding:
+    if finetune.target != "title":
+        return
+    if infer.grammar:
+        yield (
+            "finetune.target is title, and infer.grammar is true, which holds captions to the form "
+            "of enhanced prompts: set infer.grammar to false, or finetune.target to enhanced."
+        )
+    if infer.max_new_tokens < finetune.max_tokens:
+        yield (
+            f"finetune.target is title, of finetune.max_tokens ({finetune.max_tokens}) at most, "
+            f"and infer.max_new_tokens is {infer.max_new_tokens}, which would cut longer "
+            f"captions: set it to {finetune.max_tokens}, or lower finetune.max_tokens."
+        )
+
+
 def _gpu_for_few_bits(
     base: Base, blip2_features: Blip2Features, finetune: Finetune, infer: Infer
 ) -> Finding:
@@ -90,6 +106,15 @@ def _words_to_predict(download: Download, split: Split) -> Finding:
             f"download.dataset is {download.dataset} without labels, and split.objects is empty, "
             "so that nothing could be predicted: name words in split.objects, and in "
             "split.attributes where prompts are to name both, or give the data set labels."
+        )
+
+
+def _splits_to_take(download: Download, split: Split) -> Finding:
+    if split.assignment == "given" and not download.chosen.brings_splits():
+        kept = ", or set download.hub.keep_splits" if download.dataset == "hub" else ""
+        yield (
+            f"split.assignment is given, and download.dataset, {download.dataset}, brings no split "
+            f"to take: set it to stable, exact or null{kept}."
         )
 
 
@@ -174,9 +199,11 @@ def _room_for_the_context(troika_train: TroikaTrain) -> Finding:
 
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
+    _titles_as_target,
     _gpu_for_few_bits,
     _titles_to_pretrain_on,
     _words_to_predict,
+    _splits_to_take,
     _words_that_can_be_read_back,
     _methods_of_groups,
     _colors_for_pixels,

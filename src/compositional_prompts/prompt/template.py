@@ -7,6 +7,7 @@ set whose labels are objects alone it is ``A photo of {Object} with ...``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -238,4 +239,5 @@ def slot_reader(
 
 def names_objects_alone(segments: Sequence[Sequence[str]]) -> bool:
     """Whether prompts of these :meth:`PromptTemplate.alternatives` name objects alone."""
-    return [SEPARATOR] not in [list(alternatives) for alternatives in segments]
+    before = itertools.takewhile(lambda alternatives: list(alternatives) != [WITH], segments)
+    return not any(SEPARATOR in text for alternatives in before for text in alternatives)

@@ -18,7 +18,13 @@ from compositional_prompts.reporting.browsing.set_aside import read_set_aside
 from compositional_prompts.reporting.content import page_tables as tables
 from compositional_prompts.reporting.content import summary
 from compositional_prompts.reporting.content.confusion import tabulate
-from compositional_prompts.reporting.content.galleries import Galleries, Tables, build_galleries
+from compositional_prompts.reporting.content.galleries import (
+    ENHANCED,
+    TITLE,
+    Galleries,
+    Tables,
+    build_galleries,
+)
 from compositional_prompts.reporting.content.kept_tables import kept_models
 from compositional_prompts.reporting.content.versions import library_versions
 from compositional_prompts.reporting.drawing import layout
@@ -128,6 +134,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
         settings.gallery_images,
         _CONTACT_IMAGES,
         settings.seed,
+        TITLE if tables.of_titles(results.scores) else ENHANCED,
     )
     browsing = _photo_parts(paths, settings)
     uses = galleries.uses()
@@ -169,6 +176,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
             versions=library_versions(),
             **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
             objects_alone="majority_closed" in results.troika,
+            of_titles=tables.of_titles(results.scores),
             **_tables(results),
             few_products=tables.few_products(_fewest_products(results)),
             **_finetune_facts(results),

@@ -36,7 +36,7 @@ from compositional_prompts.scoring.clip_scores import (
 from compositional_prompts.scoring.parameters import Score
 from compositional_prompts.scoring.score_table import SCORES
 from compositional_prompts.scoring.scoring_inputs import ScoringInputs
-from compositional_prompts.scoring.slot_accuracy import SlotReader, slot_hits
+from compositional_prompts.scoring.slot_accuracy import MENTIONED, SlotReader, slot_hits
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,9 @@ def score_captions(
     for captioner, captions in inputs.captions.items():
         cider = cider_d(captions, inputs.references)
         clip_scores = clip_score(image_cosines[DEPICTING, captioner])
-        preferences = prefer(image_cosines["", captioner], image_cosines["", "reference"])
+        preferences = prefer(
+            image_cosines["", captioner], image_cosines["", "reference"], inputs.target
+        )
         columns = {
             **score_texts(captions, inputs.references, params.bleu_tokenize),
             "cider_d": cider.values,
@@ -130,7 +132,8 @@ def score_captions(
         }
         tables.append(_tabulate(inputs, captioner, columns))
         spread[captioner] = {
-            **_spread(columns),
+            **({} if inputs.target == "enhanced" else _of_titles(inputs)),
+            **_spread(columns, inputs.target),
             "indistinct_references": cider.indistinct_references,
         }
         shares[captioner] = {
@@ -156,7 +159,11 @@ def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         writer.writerow(["captioner", "metric", "value"])
         for captioner, values in metrics.items():
             means = {name: values[name]["mean"] for name in SPREAD_METRICS if name in values}
-            means |= {name: values[name] for name in ("exact_match", "well_formed")}
+            means |= {
+                name: values[name]
+                for name in ("exact_match", "well_formed")
+                if values[name] is not None
+            }
             writer.writerows([captioner, *item] for item in rounded(means).items())
 
 
@@ -176,7 +183,12 @@ def _tabulate(
     )
 
 
-def _spread(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _of_titles(inputs: ScoringInputs) -> dict[str, Any]:
+    """What is said of scores against titles alone."""
+    return {"target": inputs.target, "untitled": inputs.untitled}
+
+
+def _spread(columns: Mapping[str, NDArray[Any]], target: str) -> dict[str, Any]:
     """What is no mean: extremes and counts."""
     preferences = columns["clip_preference"].tolist()
     return {
@@ -186,7 +198,9 @@ def _spread(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
             for name in SPREAD_METRICS
             if name in columns
         },
-        "clip_preference": {name: preferences.count(name) for name in PREFERENCES},
+        "clip_preference": {
+            name: preferences.count(name) for name in (PREFERENCES[0], target, PREFERENCES[2])
+        },
     }
 
 
@@ -195,10 +209,14 @@ def _slot_columns(
 ) -> dict[FigurePath, Column]:
     distinct = {caption: read_slots(caption) for caption in dict.fromkeys(captions)}
     slots = [distinct[caption] for caption in captions]
+    # A caption that learnt from titles has no places: what can be found in it are words.
+    formed = None if inputs.target == "enhanced" else np.zeros(len(captions), np.bool_)
     return {
-        ("well_formed",): (np.array([read is not None for read in slots]), None),
+        ("well_formed",): (np.array([read is not None for read in slots]), formed),
         **{
-            ("attributes", name, share): column
+            ("attributes", name, share): (
+                column if formed is None or share == MENTIONED else (column[0], formed)
+            )
             for name in inputs.enhanced
             for share, column in slot_hits(
                 captions, slots, name, inputs.enhanced[name], inputs.truth[name]

@@ -136,16 +136,20 @@ def ref_clip_score(
     return np.divide(2 * clip_scores * reference, total, out=means, where=total > 0)
 
 
-def prefer(caption: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.str_]:
+def prefer(
+    caption: NDArray[np.float64], reference: NDArray[np.float64], name: str = PREFERENCES[1]
+) -> NDArray[np.str_]:
     """Say which of two texts is nearer to the image: the report's comparison of section 5.2.
 
     Args:
         caption: cosine of image and caption, float64 ``[n]``.
         reference: cosine of image and reference, float64 ``[n]``.
+        name: what a reference is called.
 
     Returns:
         ``[n]`` of ``PREFERENCES``: ``caption`` or ``enhanced`` where that is nearer, ``tie``
         within ``TIE`` of each other.
     """
     lead = caption - reference
-    return np.select([lead > TIE, lead < -TIE], PREFERENCES[:2], default=PREFERENCES[2])
+    names = [PREFERENCES[0], name]
+    return np.select([lead > TIE, lead < -TIE], names, default=PREFERENCES[2])

@@ -100,6 +100,8 @@ def judge(
     truth: Mapping[str, Sequence[Sequence[str]]],
     products: NDArray[np.int64],
     min_labelled: int,
+    *,
+    templated: bool = True,
 ) -> Judgement:
     """Compare the kinds of text of the same images.
 
@@ -108,6 +110,8 @@ def judge(
         truth: by place, the true words of every image; none where not known.
         products: number of the product of every image, int64 ``[images]``.
         min_labelled: images with a label or truth that it takes to recommend captions.
+        templated: whether captions follow the template of enhanced prompts. Of others their form
+            is not known, and their words are those true ones that they mention.
     """
     enhanced = sources[ENHANCED]
     known = {
@@ -131,7 +135,10 @@ def judge(
     bootstrap = Bootstrap(products)
     every = Bootstrap(np.tile(products, len(truth)))  # a row an image and place: the same draws
     accuracy = {
-        kind: _accuracy(texts, enhanced, right[kind], known, (bootstrap, every), right[ENHANCED])
+        kind: _accuracy(
+            *(texts, enhanced, right[kind], known, (bootstrap, every), right[ENHANCED]),
+            formed=templated or kind == ENHANCED,
+        )
         for kind, texts in sources.items()
     }
     recommended, reason = _choice(
@@ -163,14 +170,17 @@ def _accuracy(
     known: Mapping[str, NDArray[np.bool_]],
     bootstraps: tuple[Bootstrap, Bootstrap],
     right_enhanced: Mapping[str, NDArray[np.bool_]],
+    *,
+    formed: bool,
 ) -> Accuracy:
     """Accuracy of texts, by bootstraps of images, and of images and places."""
     images, every = bootstraps
     pairs = list(zip(texts, enhanced, strict=True))
+    judged = None if formed else np.zeros(len(texts), np.bool_)
     of_texts: dict[str, Column] = {
-        "well_formed": ([slots is not None for _, slots in texts], None),
-        "as_enhanced": ([a == b for (a, _), (b, _) in pairs], None),
-        "same_object": ([_object(a) == _object(b) for a, b in pairs], None),
+        "well_formed": ([slots is not None for _, slots in texts], judged),
+        "as_enhanced": ([a == b for (a, _), (b, _) in pairs], judged),
+        "same_object": ([_object(a) == _object(b) for a, b in pairs], judged),
     }
     shares = images.named(of_texts)
     places = images.named({place: (right[place], known[place]) for place in right})

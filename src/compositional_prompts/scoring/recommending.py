@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.parameters import Target
 from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.splitting.split_tables import JUDGED_SPLIT, SPLITS
@@ -31,7 +32,7 @@ from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED, RECOMMENDED
 from compositional_prompts.scoring.scoring_inputs import LABEL_PLACES, label_places, prompt_groups
 from compositional_prompts.scoring.shortcomings import caption_warnings
-from compositional_prompts.scoring.slot_accuracy import SlotReader
+from compositional_prompts.scoring.slot_accuracy import SlotReader, mentions
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,21 @@ class _Texts:
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
+    def mentioned(self, text: str, row: int) -> dict[str, str | None]:
+        """Of each place a true word that stands in a text, None where none does."""
+        return {
+            place: next((word for word in self.truth[place][row] if mentions(text, word)), None)
+            for place in self.places
+        }
+
     def slots(self, row: int) -> dict[str, str | None]:
         """The words of the enhanced prompt."""
         return {place: self.words[place][row] for place in self.places}
 
 
-def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
+def recommend_texts(
+    paths: RecommendPaths, params: Recommend, target: Target = "enhanced"
+) -> Recommendation:
     """Choose the text of every image, and say what speaks for it and against the captions.
 
     The captions are recommended if at least ``min_labelled`` validation images have a label or
@@ -102,9 +112,13 @@ def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
     prompts do. A caption that is missing or off the template is replaced by the enhanced prompt all
     the same. Memory holds the texts.
 
+    Captions that were learnt from titles follow no template: they say what true words they mention,
+    and are readable as they are.
+
     Args:
         paths: what is read.
         params: the section ``recommend``.
+        target: what captions were learnt from.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -116,10 +130,13 @@ def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
     train_images = _train_images(paths.finetuning)
     readable = params.readable.of(texts.groups)
     read_slots = _slot_reader(texts)
-    judgement = _judge(texts, read_slots, params.min_labelled)
+    templated = target == "enhanced"
+    judgement = _judge(texts, read_slots, params.min_labelled, templated=templated)
     captions = texts.column("caption")
     rows = [
-        judgement.recommended == CAPTION and caption is not None and read_slots(caption) is not None
+        judgement.recommended == CAPTION
+        and caption is not None
+        and (not templated or read_slots(caption) is not None)
         for caption in captions
     ]
     slots = [
@@ -132,13 +149,16 @@ def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
             for own, caption, enhanced in zip(rows, captions, texts.column("enhanced"), strict=True)
         ],
         "source": [CAPTION if own else ENHANCED for own in rows],
-        "readable": [readable.write(words or {}) for words in slots],
+        "readable": [
+            caption if own and not templated else readable.write(words or {})
+            for own, caption, words in zip(rows, captions, slots, strict=True)
+        ],
     }
     table = texts.table
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.string()))
     made = [caption for caption in captions if caption is not None]
-    off_template = sum(read_slots(caption) is None for caption in made)
+    off_template = sum(read_slots(caption) is None for caption in made) if templated else 0
     metrics = {
         **judgement.metrics(),
         "texts": {CAPTION: sum(rows), ENHANCED: len(rows) - sum(rows)},
@@ -150,8 +170,14 @@ def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
     return Recommendation(table.select(RECOMMENDED.names), metrics)
 
 
-def _judge(texts: _Texts, read_slots: SlotReader, min_labelled: int) -> Judgement:
+def _judge(
+    texts: _Texts, read_slots: SlotReader, min_labelled: int, *, templated: bool
+) -> Judgement:
     """What the captions and the enhanced prompts of the validation images say."""
+
+    def said(text: str, row: int) -> Mapping[str, str | None] | None:
+        return read_slots(text) if templated else texts.mentioned(text, row)
+
     split, captions = texts.column("split"), texts.column("caption")
     rows = [
         row
@@ -162,13 +188,13 @@ def _judge(texts: _Texts, read_slots: SlotReader, min_labelled: int) -> Judgemen
     enhanced = texts.column("enhanced")
     sources: dict[str, list[Text]] = {
         ENHANCED: [(enhanced[row], texts.slots(row)) for row in rows],
-        CAPTION: [(captions[row], read_slots(captions[row])) for row in rows],
+        CAPTION: [(captions[row], said(captions[row], row)) for row in rows],
     }
     if rows and all(free[row] is not None for row in rows):
-        sources["free_caption"] = [(free[row], read_slots(free[row])) for row in rows]
+        sources["free_caption"] = [(free[row], said(free[row], row)) for row in rows]
     truth = {place: [texts.truth[place][row] for row in rows] for place in texts.places}
     products = product_codes(texts.table.column("product_id").take(pa.array(rows, pa.int64())))
-    return judge(sources, truth, products, min_labelled)
+    return judge(sources, truth, products, min_labelled, templated=templated)
 
 
 def _read(paths: RecommendPaths) -> _Texts:

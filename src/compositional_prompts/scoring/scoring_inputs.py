@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
+from compositional_prompts.captioner.parameters import Target
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, rows_of_images
 from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.catalog.titles import read_titles
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
@@ -39,10 +41,12 @@ class ScoringInputs:
         products: number of the product of every image, int64 ``[n]``.
         source: the table that names them, for errors.
         captions: by captioner.
-        references: the enhanced prompts.
+        references: the enhanced prompts, or the titles.
         enhanced: by place (attribute, object, then the groups), the enhanced prompt's word. Where
             labels are objects alone, attribute is no place.
         truth: by place, the true words: the label, or a group's truth; none where not known.
+        target: what the captioner learnt, and the references are.
+        untitled: images that are left out, since they have no title to be scored against.
     """
 
     image_ids: pa.StringArray
@@ -52,6 +56,8 @@ class ScoringInputs:
     references: Sequence[str]
     enhanced: Mapping[str, Column]
     truth: Mapping[str, Sequence[Sequence[str]]]
+    target: Target = "enhanced"
+    untitled: int = 0
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -59,7 +65,9 @@ class ScoringInputs:
         return tuple(name for name in self.enhanced if name not in LABEL_PLACES)
 
 
-def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> ScoringInputs:
+def read_inputs(
+    captions: Path, prompts: Path, catalog: Path, truth: Path, target: Target = "enhanced"
+) -> ScoringInputs:
     """Read and join what is scored; tables of more images than that are streamed.
 
     Args:
@@ -68,8 +76,10 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         prompts: ``enhanced.parquet``, at least of these images.
         catalog: folder of the catalog's shards, at least of these images.
         truth: ``truth.parquet``.
+        target: what captions are held against; of titles, images without one are left out.
 
     Raises:
+        ValueError: the target is title, and no image to be scored has one.
         FileNotFoundError: an input is not there.
         SchemaError: an input is not as declared.
         ImageJoinError: an image has two captions or prompts, or is not in all inputs.
@@ -80,6 +90,17 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
     image_ids = untrained.column("image_id").combine_chunks()
     if not len(image_ids):
         raise DamagedOutputError(f"{source} holds no captions.", source)
+
+    untitled = 0
+    titles = read_titles(catalog) if target == "title" else {}
+    if target == "title":
+        kept = image_ids.filter(pa.array([one in titles for one in image_ids.to_pylist()]))
+        untitled, image_ids = len(image_ids) - len(kept), kept
+        if not len(image_ids):
+            raise ValueError(
+                f"finetune.target is title, and none of the {untitled} images to be scored has "
+                "one: bring titles with the data set, or set it to enhanced."
+            )
 
     def aligned(batches: Iterable[pa.RecordBatch], path: Path) -> pa.Table:
         return rows_of_images(image_ids, batches, table=path, wanted_by=source)
@@ -108,7 +129,11 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         products=product_codes(labels.column("product_id")),
         source=source,
         captions=texts,
-        references=wanted.column("enhanced_prompt").to_pylist(),
+        references=[titles[image_id] for image_id in image_ids.to_pylist()]
+        if target == "title"
+        else wanted.column("enhanced_prompt").to_pylist(),
+        target=target,
+        untitled=untitled,
         enhanced={name: wanted.column(name).to_pylist() for name in places},
         truth={**labelled, **read_truth(truth, image_ids, groups)},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from compositional_prompts.results.bootstrap import Column
 
 SlotReader = Callable[[str], Mapping[str, str | None] | None]
 """Caption to its word in each place (None: unspecified), or None where it is not well formed."""
+
+
+MENTIONED: Final = "mention_accuracy_vs_truth"
+"""The share that can be told of any text, on the template or not."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class SlotHits:
         return {
             "accuracy_vs_enhanced": (self.as_enhanced, None),
             "accuracy_vs_truth": (self.true, self.known),
-            "mention_accuracy_vs_truth": (self.mentioned, self.known),
+            MENTIONED: (self.mentioned, self.known),
         }
 
 

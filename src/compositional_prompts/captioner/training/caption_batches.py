@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,24 @@ class CaptionPairs:
         """Images of a split, drawn as :func:`split_images` does, with their enhanced prompts."""
         image_ids = split_images(splits, split, images, seed).to_pylist()
         return cls(image_ids, prompts_of(prompts, image_ids, splits))
+
+    @classmethod
+    def titled(
+        cls, splits: Path, titles: Mapping[str, str], split: str, images: int | None, seed: int
+    ) -> CaptionPairs:
+        """Images of a split that have a title, at most so many, with it.
+
+        Args:
+            splits: ``splits.parquet``.
+            titles: by image_id, of those that have one.
+            split: train or val.
+            images: how many at most, a seeded sample of those with a title; None for all.
+            seed: of the choice.
+        """
+        ids = [one for one in split_images(splits, split, None, seed).to_pylist() if one in titles]
+        if images is not None and images < len(ids):
+            ids = sorted(random.Random(seed).sample(ids, images))
+        return cls(ids, [titles[image_id] for image_id in ids])
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,8 @@ def finetune(
         params: hyper-parameters. A step has ``gradient_accumulation`` batches of ``batch_size``
             images over all processes; its loss is the mean over all their labelled tokens.
         pairs: those that captions may name, and
-        words: those of each attribute group: the grammar of captions, which lies by the adapter.
+        words: those of each attribute group: the grammar of captions, which lies by the adapter;
+            of titles there is none.
         seed: of the adapter, the order of the batches, and dropout.
         adapter: folder to write, in PEFT's layout; :data:`LAST` inside it holds the last epoch's.
         curve: folder of the curve (:func:`write_curve`), a step an epoch.
@@ -357,10 +358,12 @@ def finetune(
         with atomic_directory(adapter) as directory:
             save_adapter(adapted, run.best, directory)
             save_adapter(adapted, last, directory / LAST)
-            write_grammar(grammar, directory)
+            if params.target == "enhanced":  # titles follow no grammar
+                write_grammar(grammar, directory)
     accelerator.wait_for_everyone()
     metrics = {
         "mode": params.mode,
+        **({"target": params.target} if params.target == "title" else {}),
         "parameters": parameters,
         "trainable_percent": 100 * parameters["trainable"] / parameters["total"],
         **summarise(run.records, params.best_metric, run.best_epoch),

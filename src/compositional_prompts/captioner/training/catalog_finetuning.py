@@ -13,8 +13,10 @@ from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import Outcome, finetune
 from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS
+from compositional_prompts.catalog.titles import read_titles, untitled_images
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.precision import ResolvedPrecision
+from compositional_prompts.compute.training_run import TrainingError
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
@@ -27,7 +29,7 @@ class FinetunePaths:
     Attributes:
         features: of every image, or what says that there are none.
         catalog: directory of image shards.
-        prompts: ``enhanced.parquet``, what is learnt.
+        prompts: ``enhanced.parquet``, what is learnt, unless ``finetune.target`` is title.
         splits: ``splits.parquet``.
         pairs: ``pairs.parquet``, and
         words: ``words.parquet``: what captions may name.
@@ -82,11 +84,12 @@ def train_adapter(
     source = paths.features, paths.catalog, captioner
     pairs = read_table(paths.pairs, PAIRS_OF_OBJECTS)
     attributes = [attribute or NO_ATTRIBUTE for attribute in pairs["attribute"].to_pylist()]
-    return finetune(
+    train, val = _targets(paths, params, base.seed)
+    outcome = finetune(
         captioner,
         open_inputs(*source, workers=base.workers, augment=params.augment, seed=base.seed),
-        CaptionPairs.read(paths.splits, paths.prompts, "train", params.train_images, base.seed),
-        CaptionPairs.read(paths.splits, paths.prompts, "val", None, base.seed),
+        train,
+        val,
         params,
         pairs=list(zip(attributes, pairs["object"].to_pylist(), strict=True)),
         words=words,
@@ -97,3 +100,31 @@ def train_adapter(
         accelerator=group,
         val_inputs=open_inputs(*source, workers=base.workers),
     )
+    if params.target == "title":
+        outcome.metrics["untitled"] = untitled_images(paths.catalog, paths.splits)
+    return outcome
+
+
+def _targets(
+    paths: FinetunePaths, params: Finetune, seed: int
+) -> tuple[CaptionPairs, CaptionPairs]:
+    """What is learnt, and what the best epoch is chosen on."""
+    images = {"train": params.train_images, "val": None}
+    if params.target == "title":
+        titles = read_titles(paths.catalog)
+        found = [
+            CaptionPairs.titled(paths.splits, titles, split, most, seed)
+            for split, most in images.items()
+        ]
+        for split, pairs in zip(images, found, strict=True):
+            if not pairs.image_ids:
+                raise TrainingError(
+                    f"finetune.target is title, and no image of the split {split} has one: bring "
+                    "titles with the data set, or set it to enhanced."
+                )
+    else:
+        found = [
+            CaptionPairs.read(paths.splits, paths.prompts, split, most, seed)
+            for split, most in images.items()
+        ]
+    return found[0], found[1]

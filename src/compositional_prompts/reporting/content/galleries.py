@@ -29,6 +29,9 @@ from compositional_prompts.scoring.score_table import SCORES
 ENHANCED = "Enhanced prompt (by machine)"
 """What Troika and CLIP wrote is called on the page; ground truth are labels and truth alone."""
 
+TITLE = "Title (by people)"
+"""What captions are learnt from and held against with ``finetune.target: title``."""
+
 _BATCH_ROWS = 65_536
 
 
@@ -89,8 +92,12 @@ def attribute_groups(columns: Sequence[str]) -> list[str]:
     return [name for name in columns if f"{name}_best" in columns]
 
 
-def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) -> Galleries:
+def build_galleries(
+    tables: Tables, count: int, contact_images: int, seed: int, reference: str = ENHANCED
+) -> Galleries:
     """Choose ``count`` images a gallery (twice as many of the data set) and their texts.
+
+    Captions stand beside what they are scored against, which is called ``reference``.
 
     Raises:
         MissingOutputError: a table is missing.
@@ -103,9 +110,13 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
     fine, base = (pl.scan_parquet(_captions(tables, name)) for name in ("finetuned", "base"))
     scores = pl.scan_parquet(tables.scores).filter(pl.col("captioner") == "finetuned")
     pools = {
-        "captions": fine.join(base, on="image_id", how="semi"),
+        "captions": fine.join(base, on="image_id", how="semi").join(
+            scores, on="image_id", how="semi"
+        )
+        if reference == TITLE
+        else fine.join(base, on="image_id", how="semi"),
         "correct": scores.filter(pl.col("clip_preference") == "caption"),
-        "wrong": scores.filter(pl.col("clip_preference") == "enhanced"),
+        "wrong": scores.filter(pl.col("clip_preference").is_in(["enhanced", "title"])),
         "steps": fine.join(labelled, on="image_id", how="semi"),
     }
     chosen = {
@@ -132,13 +143,14 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
             _compared(
                 key,
                 labels.get(key),
-                prompt[key]["enhanced_prompt"],
+                scored[key]["reference"] if reference == TITLE else prompt[key]["enhanced_prompt"],
                 {"Untrained": untrained[key]["caption"], "Fine-tuned": finetuned[key]["caption"]},
+                reference,
             )
             for key in chosen["captions"]
         ],
-        correct=[_preferred(scored[key], labels.get(key)) for key in chosen["correct"]],
-        wrong=[_preferred(scored[key], labels.get(key)) for key in chosen["wrong"]],
+        correct=[_preferred(scored[key], labels.get(key), reference) for key in chosen["correct"]],
+        wrong=[_preferred(scored[key], labels.get(key), reference) for key in chosen["wrong"]],
         steps=[
             _stepped(key, labels[key], prompt[key], finetuned[key]["caption"])
             for key in chosen["steps"]
@@ -184,13 +196,13 @@ def _rows(frame: pl.LazyFrame, image_ids: Sequence[str]) -> dict[str, dict[str, 
 
 
 def _compared(
-    image_id: str, label: str | None, reference: str, captions: Mapping[str, str]
+    image_id: str, label: str | None, reference: str, captions: Mapping[str, str], called: str
 ) -> Card:
     lines = [CardLine(name, compare(text, reference)) for name, text in captions.items()]
-    return Card(image_id, label, [*lines, CardLine(ENHANCED, plain(reference))])
+    return Card(image_id, label, [*lines, CardLine(called, plain(reference))])
 
 
-def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
+def _preferred(row: Mapping[str, Any], label: str | None, called: str) -> Card:
     """A generated caption beside its reference, the words marked in which each departs."""
     caption, reference = row["caption"], row["reference"]
     return Card(
@@ -198,10 +210,10 @@ def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
         label,
         [
             CardLine("Generated caption", compare(caption, reference)),
-            CardLine(ENHANCED, compare(reference, caption)),
+            CardLine(called, compare(reference, caption)),
         ],
         note=f"CLIP cosine: caption {row['clip_caption']:.4f}, "
-        f"enhanced prompt {row['clip_reference']:.4f}",
+        f"{'title' if called == TITLE else 'enhanced prompt'} {row['clip_reference']:.4f}",
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from compositional_prompts.captioner.parameters import Blip2Features
+from compositional_prompts.captioner.parameters import Blip2Features, Target
 from compositional_prompts.datasets.dataset import Caveat
 from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.weights.parameters import Weights
 
 
-def limits(download: Download, weights: Weights, features: Blip2Features) -> list[Caveat]:
+def limits(
+    download: Download, weights: Weights, features: Blip2Features, target: Target = "enhanced"
+) -> list[Caveat]:
     """The limits that hold for these parameters."""
     found = [download.chosen.caveat]
     micro = [
@@ -36,6 +38,16 @@ def limits(download: Download, weights: Weights, features: Blip2Features) -> lis
                 "cache. The original fine-tuning leaves the Q-Former's dropout (0.1) on.",
             )
         )
+    if target == "title":
+        return [
+            *found,
+            Caveat(
+                "Titles are one way to say it",
+                "Captions are scored against the title that somebody gave the photo or product, "
+                "which may name what no photo shows, and which other right captions differ from. "
+                "The report's figures are of enhanced prompts and are no yardstick here.",
+            ),
+        ]
     found += [
         Caveat(
             "The report's figures are a yardstick",

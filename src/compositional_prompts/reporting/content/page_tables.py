@@ -116,6 +116,16 @@ class Table:
     reference: int = 0
 
 
+def of_titles(scores: Metrics) -> bool:
+    """Whether captions were learnt from titles, and are held against them."""
+    finetuned = scores.get("finetuned")
+    return isinstance(finetuned, Mapping) and finetuned.get("target") == "title"
+
+
+def _references(scores: Metrics) -> str:
+    return "titles (by people)" if of_titles(scores) else "enhanced prompts (by machine)"
+
+
 def captioners(scores: Metrics) -> dict[str, str]:
     """The captioners that ``scores.json`` compares, and what they are called."""
     if _FREE not in scores:
@@ -357,7 +367,7 @@ def text_metrics_table(scores: Metrics) -> Table:
     ]
     groups = [*((name, 3) for name in names.values()), (THE_REPORT, 3)]
     return Table(
-        "Table 2. Generated captions against the enhanced prompts (by machine)",
+        f"Table 2. Generated captions against the {_references(scores)}",
         "Metric",
         [*kinds.values()] * len(groups),
         rows,
@@ -375,6 +385,8 @@ def agreement_table(scores: Metrics) -> Table:
         ("Follows the template", percent, ("well_formed",)),
         ("CLIP prefers the caption", count, ("clip_preference", "caption")),
         ("CLIP prefers the enhanced prompt", count, ("clip_preference", "enhanced")),
+        ("CLIP prefers the title", count, ("clip_preference", "title")),
+        ("Images without a title, left out", count, ("untitled",)),
         ("CLIP prefers neither", count, ("clip_preference", "tie")),
         ("Prompts that CIDEr-D cannot tell apart", count, ("indistinct_references",)),
     ]
