@@ -38,7 +38,7 @@ from compositional_prompts.datasets.compositional.split_files import (
 from compositional_prompts.datasets.dataset import DataSet, ListedPair, Selection
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
 from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
-from compositional_prompts.pipeline.section import Base, Positive, Section, Sha256
+from compositional_prompts.pipeline.section import Base, Positive, Section, Sha256, in_project
 from compositional_prompts.prompt.pair import Pair, dotted
 
 OTHER_SPLIT: Final = "other_split"
@@ -179,10 +179,11 @@ class CompositionalDataSet(DataSet):
                 )
             return SplitFiles(str(root), [LocalFolder(root)])
         archives: list[Archive] = []
+        downloads = in_project(DOWNLOADS)
         for key, file in self:
             if isinstance(file, ArchiveFile):
                 remote = Remote(file.url, file.size, file.sha256, f"download.{self.name}.{key}")
-                archives.append(open_archive(fetch(remote, DOWNLOADS), DOWNLOADS))
+                archives.append(open_archive(fetch(remote, downloads), downloads))
         if not archives:
             raise CompositionalError(
                 f"download.{self.name}: neither a local folder (path) nor an archive is named."

@@ -144,7 +144,7 @@ class Feed(DataSet):
             elif product.hidden is not None and self.hidden == "drop":
                 dropped[product.hidden] += len(product.photos)
             else:
-                names.update(product.names)
+                names.update(sorted(product.names))
                 for photo in product.photos:
                     self._take(product, photo, reader, tables, dropped)
         if not tables.photo_count() and dropped["no_photo"] == dropped.total():
