@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from compositional_prompts import __version__
+from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
 from compositional_prompts.deployment.advice import NO_ADVICE, Advice, read_advice
 from compositional_prompts.deployment.printing import as_json, as_text, plain
 from compositional_prompts.deployment.trained_paths import (
@@ -40,6 +41,10 @@ PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
 BATCH_SIZE = 16
 """Photos captioned at once: few enough for the first captions to come soon."""
+
+EXPORT_FORMS = ("hub", "jsonl", "csv", "coco", "webdataset")
+EXPORT_CAPTIONS = ("recommended", "readable", "enhanced", "finetuned")
+"""As ``deployment/dataset_export`` has them, which takes a second to import."""
 
 LABEL_PHOTOS = 200
 """Photos that `label` asks for: some ten minutes of picking."""
@@ -81,6 +86,17 @@ def _gib(text: str) -> float:
 _gib.__name__ = "number of GiB"
 
 
+def _least_confidence(text: str) -> tuple[str, float]:
+    place, _, number = text.rpartition("=")
+    least = float(number)
+    if not 0 <= least <= 1:
+        raise ValueError
+    return place or "confidence", least
+
+
+_least_confidence.__name__ = "number from 0 to 1, or PLACE= before one"
+
+
 def _photo(text: str) -> Path:
     if text == "-":
         raise argparse.ArgumentTypeError("standard input is not read: name files or folders")
@@ -97,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_caption(commands)
     _add_export(commands)
+    _add_export_data(commands)
     _show_places(commands.choices)
     _add_compare(commands)
     _add_spread(commands)
@@ -245,8 +262,69 @@ def _add_export(commands: Any) -> None:
         "--precision", choices=["float32", "bfloat16", "float16"],
         help="of the merged weights; default: infer.precision",
     )  # fmt: skip
+    _add_push(export)
     add("--params", type=Path, default=PARAMS, help="default: %(default)s")
     export.set_defaults(run=_export, trained=None)
+
+
+def _add_export_data(commands: Any) -> None:
+    export = commands.add_parser(
+        "export-data",
+        help="write the photos with their captions as a data set: for the hub, a shop, a training",
+        description="Write the enhanced prompts and captions, the words that they say and how sure "
+        "each is, with their photos, in a form that others read, with a card that says where it is "
+        "from and how true it is. What is left out is counted and said.",
+    )
+    add = export.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write; it appears whole or not at all")
+    add(
+        "--form", choices=EXPORT_FORMS, required=True,
+        help="hub: Parquet that datasets decodes; jsonl: lines beside photos, an imagefolder; csv: "
+        "a table for a shop's import, without photos; coco: captions JSON and photos; webdataset: "
+        "tar files",
+    )  # fmt: skip
+    add(
+        "--captions", choices=EXPORT_CAPTIONS,
+        help="which text is the caption: what is recommended, the same in a shop's words "
+        "(readable), the enhanced prompt, or the fine-tuned BLIP-2's; default: readable for csv, "
+        "else recommended",
+    )  # fmt: skip
+    add(
+        "--split", action="append", choices=["train", "val", "test", "all"],
+        help="may be repeated; default: all",
+    )  # fmt: skip
+    add(
+        "--min-confidence", metavar="[PLACE=]X",
+        action="append", type=_least_confidence, default=[],
+        help="leave out rows that say something less sure than X, a probability from 0 to 1: "
+        "calibrated where something calibrates, else by the softmax of scores; with PLACE (pair, "
+        "or a group) what they say there alone; may be repeated",
+    )  # fmt: skip
+    add(
+        "--only-new", action="append", nargs="?", const="HEAD", default=[], metavar="EARLIER",
+        help="leave out what an earlier export (its folder) or a revision of the project had, "
+        "photo and caption; without EARLIER the last commit; may be repeated",
+    )  # fmt: skip
+    add("--force", action="store_true", help="replace OUT if it is an earlier export")
+    add(
+        "--license", metavar="ID",
+        help="licence of what is exported, as the hub names it; default: mit for what this project "
+        "draws itself, else other",
+    )  # fmt: skip
+    _add_push(export)
+    add("--params", type=Path, default=PARAMS, help="default: %(default)s")
+    export.set_defaults(run=_export_data)
+
+
+def _add_push(export: argparse.ArgumentParser) -> None:
+    pushing = export.add_argument_group(
+        "to the Hugging Face hub", "nothing is pushed unless --push is given"
+    )
+    add = pushing.add_argument
+    add("--push", metavar="OWNER/NAME", help="push OUT to this repository, made private if new")
+    add("--public", action="store_true", help="let everybody see it")
+    add("--revision", metavar="BRANCH", help="branch to push to; default: the repository's own")
+    add("--message", metavar="TEXT", help="of the commit")
 
 
 def _add_share(commands: Any) -> None:
@@ -604,7 +682,8 @@ def _export(arguments: argparse.Namespace) -> int:
     blip2, adapter = arguments.blip2 or trained.blip2, arguments.adapter or trained.adapter
     told = trained.card_files if adapter == trained.adapter else ()
     require_outputs(captioner_in(blip2), adapter_in(adapter), *told)
-    exporting = _with_torch("compositional_prompts.deployment.export")
+    push = _push(arguments, "model")
+    exporting = _with_torch("compositional_prompts.deployment.export", offline=push is None)
     exporting.export(
         arguments.out,
         params,
@@ -617,13 +696,59 @@ def _export(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     print(f"{arguments.out}: see its README.md")
+    if push is not None:
+        print(push.upload(arguments.out))
     return DONE
+
+
+def _export_data(arguments: argparse.Namespace) -> int:
+    params = read_all_params(arguments.params)
+    push = _push(arguments, "dataset")
+    exporting = _quietly("compositional_prompts.deployment.dataset_export.data_export")
+    chosen = arguments.split or ["all"]
+    settings = exporting.ExportSettings(
+        form=arguments.form,
+        captions=arguments.captions or ("readable" if arguments.form == "csv" else "recommended"),
+        splits=SPLIT_NAMES if "all" in chosen else tuple(chosen),
+        min_confidence=dict(arguments.min_confidence),
+        earlier=arguments.only_new,
+        license_id=arguments.license,
+        force=arguments.force,
+    )
+    paths = exporting.export_paths(stage_paths())
+    with naming_damage(paths.read(settings.captions)):
+        counts = exporting.export_data(arguments.out, params, paths, settings)
+    said, *more = counts.sentences()
+    print(f"{arguments.out}: {said}; see its README.md", *more, sep="\n  ")
+    if push is not None:
+        print(push.upload(arguments.out))
+    return DONE
+
+
+def _push(arguments: argparse.Namespace, kind: str) -> Any:
+    """Where to push, asked before the work whether it can be; None where nothing is pushed."""
+    if arguments.push is None:
+        for name in ("public", "revision", "message"):
+            if getattr(arguments, name):
+                raise ValueError(f"--{name} is of what is pushed: give --push OWNER/NAME with it.")
+        return None
+    pushing = _quietly("compositional_prompts.deployment.publishing.hub_push")
+    push = pushing.Push(
+        arguments.push, kind, arguments.revision, arguments.message, arguments.public
+    )
+    push.check()
+    return push
 
 
 def _with_torch(name: str, *, offline: bool = True) -> Any:
     """A module that computes with torch: seconds to import, which other commands need not wait."""
     if offline:  # what is not on this machine is an error that says so
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return _quietly(name)
+
+
+def _quietly(name: str) -> Any:
+    """A module above libraries that tell what people cannot act on."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

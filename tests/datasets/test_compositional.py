@@ -453,6 +453,27 @@ def test_vaw_is_the_same_from_a_folder_and_an_archive(top: str, tmp_path: Path) 
     assert [row.image for row in rows[0]] == list(cgqa().photos.values())
 
 
+def test_pairs_of_vaw_have_a_plus_between_names_with_blanks(tmp_path: Path) -> None:
+    # As in the lists of Saini et al., whose loader splits them there.
+    data = Miniature({"train": [("dark blue", "t-shirt")], "val": [], "test": [("wet", "dog")]})
+    data.add("1.jpg", "dark blue", "t-shirt", "train")
+    data.add("2.jpg", "wet", "dog", "test")
+    files = data.prepared()
+    files["compositional-split-natural/train_pairs.txt"] = b"dark blue+t-shirt\n"
+    found = select(Vaw(path=str(write_folder(tmp_path, files)), archive=None))
+    assert [(row.attribute, row.object) for row in found.rows] == [
+        ("dark.blue", "t-shirt"),
+        ("wet", "dog"),
+    ]
+
+
+def test_a_line_of_vaw_that_is_no_pair_is_refused(tmp_path: Path) -> None:
+    files = cgqa().prepared()
+    files["compositional-split-natural/val_pairs.txt"] = b"wet+dog\nblue+\n"
+    with pytest.raises(CompositionalError, match=r"line 2: 'blue\+' is not .* '\+' or a blank"):
+        select(Vaw(path=str(write_folder(tmp_path, files)), archive=None))
+
+
 def test_a_data_set_without_folder_and_archive_is_told() -> None:
     with pytest.raises(CompositionalError, match=r"download\.vaw: neither a local folder \(path\)"):
         select(Vaw(path=None, archive=None))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from compositional_miniature import UT_TRUTH, cgqa, mit_states, photo, ut_zappos, write_folder
+from hub_miniature import cifar100
 
 from compositional_prompts.catalog.reading import read_labels
 from compositional_prompts.catalog.truth import TRUTH
@@ -61,6 +62,13 @@ def fashion_products(root: Path) -> dict[str, Any]:
     return {"source": str(root)}
 
 
+def of_the_hub(root: Path) -> dict[str, Any]:
+    labels = {"image": "img", "attribute": "coarse_label", "object": "fine_label"}
+    named = dict.fromkeys(("image_id", "product_id", "title")) | labels
+    truth = [{"group": "kind", "column": "coarse_label"}]
+    return {"source": str(cifar100(root / "cifar100")), "columns": named | {"truth": truth}}
+
+
 def prepared(files: dict[str, bytes]) -> Callable[[Path], dict[str, Any]]:
     return lambda root: {"path": str(write_folder(root / "data", files))}
 
@@ -68,6 +76,7 @@ def prepared(files: dict[str, bytes]) -> Callable[[Path], dict[str, Any]]:
 MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sample": lambda root: {"images": 4},
     "fashion_products": fashion_products,
+    "hub": of_the_hub,
     "ut_zappos": prepared(ut_zappos().prepared() | {"meta-data.csv": UT_TRUTH}),
     "mit_states": prepared(mit_states().prepared()),
     "cgqa": prepared(cgqa().prepared()),

@@ -108,7 +108,7 @@ def test_laying_a_preset_twice_is_laying_it_once(name: str, laid: dict[str, Path
 def needs(params: Params) -> set[str]:
     """What a set-up cannot run without."""
     models = (params.weights.clip, params.weights.troika_clip, params.weights.blip2)
-    published = params.download.dataset == "fashion_products"
+    published = params.download.dataset in ("fashion_products", "hub")
     archives = params.download.dataset in ("ut_zappos", "mit_states", "cgqa")
     local = params.download.dataset == "vaw"
     return {

@@ -52,11 +52,14 @@ def true_words(cell: str | None) -> list[str]:
 
 
 class TruthWriter:
-    """Appends the truth of rows; memory holds some ten thousand words."""
+    """Appends the truth of rows; memory holds :data:`_ROWS_AT_ONCE` words at most, some MB."""
 
     def __init__(self, file: pq.ParquetWriter) -> None:
         self._file = file
-        self._rows: list[dict[str, str]] = []
+        # By column: a dictionary for each of the words would be four times as large.
+        self._image_ids: list[str] = []
+        self._groups: list[str] = []
+        self._words: list[str] = []
 
     def write(self, row: CatalogRow) -> None:
         self.write_words(row.image_id, {group: true_words(row.truth[group]) for group in row.truth})
@@ -64,13 +67,15 @@ class TruthWriter:
     def write_words(self, image_id: str, truth: Mapping[str, Sequence[str]]) -> None:
         """Append the words that are true of an image, by group."""
         for group, words in truth.items():
-            self._rows += [{"image_id": image_id, "group": group, "word": word} for word in words]
-        if len(self._rows) >= _ROWS_AT_ONCE:
+            self._words += words
+            self._groups += [group] * len(words)
+            self._image_ids += [image_id] * len(words)
+        if len(self._words) >= _ROWS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._rows, TRUTH))
-        self._rows = []
+        self._file.write_table(pa.table([self._image_ids, self._groups, self._words], TRUTH))
+        self._image_ids, self._groups, self._words = [], [], []
 
 
 @contextmanager

@@ -148,10 +148,7 @@ class ColumnReader:
             ColumnError: a value is no text, number or date, or the number of no class.
         """
         columns = self._columns
-        attribute = self._label(record, columns.attribute, place)
-        object_ = self._label(record, columns.object, place)
-        if object_ is None or (columns.attribute is not None and attribute is None):
-            attribute = object_ = None
+        attribute, object_ = self.labels(record, place)
         return Described(
             self.text(record, columns.product_id, place),
             attribute,
@@ -159,6 +156,18 @@ class ColumnReader:
             self.text(record, columns.title, place),
             {one.group: self._words(record, one.column, place) for one in columns.truth},
         )
+
+    def labels(self, record: Mapping[str, Any], place: str) -> tuple[str | None, str | None]:
+        """Attribute and object alone of :meth:`describe`.
+
+        Raises:
+            ColumnError: as that.
+        """
+        attribute = self._label(record, self._columns.attribute, place)
+        object_ = self._label(record, self._columns.object, place)
+        if object_ is None or (self._columns.attribute is not None and attribute is None):
+            return None, None
+        return attribute, object_
 
     def image_id(self, record: Mapping[str, Any], place: str) -> str | None:
         """What a record calls its image; None where the mapping has no column for it.

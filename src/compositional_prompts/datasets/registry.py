@@ -9,11 +9,13 @@ from compositional_prompts.datasets.compositional.vaw import Vaw
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
+from compositional_prompts.datasets.hub.hub import Hub
 from compositional_prompts.datasets.sample_shoes import SampleShoes
 
 DATASETS: list[type[DataSet]] = [
     SampleShoes,
     FashionProducts,
+    Hub,
     UtZappos,
     MitStates,
     Cgqa,

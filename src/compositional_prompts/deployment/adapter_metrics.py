@@ -48,6 +48,24 @@ def metrics_tell_of(adapter: Path, paths: TrainedPaths, files: Collection[Path])
     )
 
 
+def made_together(files: Collection[Path]) -> bool:
+    """Whether outputs are as ``dvc.lock`` has them, each made from what it has of the others.
+
+    Args:
+        files: no folders.
+    """
+    stages = _stages()
+    made = _made(stages)
+    wanted = {path.as_posix() for path in files}
+    return all(_is_as_made(path, made) for path in files) and all(
+        dependency.get("md5") == made[dependency["path"]]
+        for stage in stages
+        if any(out["path"] in wanted for out in stage.get("outs", ()))
+        for dependency in stage.get("deps", ())
+        if dependency["path"] in made
+    )
+
+
 def is_trained_last(adapter: Path, paths: TrainedPaths) -> bool:
     """Whether ``dvc.lock`` has this adapter, by its content, as the one that was trained last."""
     return _made(_stages()).get(paths.adapter.as_posix()) == _folder_md5(adapter)

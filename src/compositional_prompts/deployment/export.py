@@ -30,6 +30,7 @@ from compositional_prompts.deployment.model_card import (
     Exported,
     write_card,
 )
+from compositional_prompts.deployment.publishing.export_place import check_place
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.pipeline.section import QUANTIZED, Precision, PrecisionChoice
@@ -38,6 +39,7 @@ from compositional_prompts.project.whole_params import Params
 logger = logging.getLogger(__name__)
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+CARD: Final = "README.md"
 
 
 def export(
@@ -79,7 +81,7 @@ def export(
         FileNotFoundError: a model or the adapter is not there.
         ValueError: the adapter does not fit the model.
     """
-    _check_place(out, force)
+    check_place(out, force, _is_earlier, f"a {CARD} of {PIPELINE} and a {GENERATION_CONFIG_NAME}")
     weights = precision or _exported_precision(params.infer.precision)
     captioner = load_captioner(blip2, torch.device("cpu"), weights)
     rows = _token_rows(captioner)
@@ -136,20 +138,9 @@ def _write_readable(params: Params, path: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check_place(out: Path, force: bool) -> None:
-    if out.is_file():
-        raise FileExistsError(f"{out} is a file: name a folder.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not force:
-        raise FileExistsError(f"{out} is not empty: name another folder, or replace it: --force.")
-    # A slip of the hand must not cost a folder of something else.
-    card, settings = out / "README.md", out / GENERATION_CONFIG_NAME
-    if not (card.is_file() and settings.is_file() and PIPELINE in card.read_text("utf-8")):
-        raise FileExistsError(
-            f"{out} is no earlier export (a {card.name} of {PIPELINE} and a {settings.name}), and "
-            "only such are replaced: name another folder."
-        )
+def _is_earlier(out: Path) -> bool:
+    card, settings = out / CARD, out / GENERATION_CONFIG_NAME
+    return card.is_file() and settings.is_file() and PIPELINE in card.read_text("utf-8")
 
 
 def generation_config(captioner: Captioner, infer: Infer) -> GenerationConfig:

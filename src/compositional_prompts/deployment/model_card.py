@@ -153,7 +153,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         enhance=params.enhance,
         unspecified=f"{FALLBACKS[params.enhance.fallback]} {template.groups[0]}",
         counts=downloaded,
-        data=_data(data),
+        data=data_link(data),
         kept=kept,
         finetuned=kept.get("training", finetuned),
         measured=exported.measured,
@@ -199,7 +199,8 @@ def _all_generated(params: Params) -> bool:
     )
 
 
-def _data(data: DataSet) -> str:
+def data_link(data: DataSet) -> str:
+    """What a data set is, in Markdown: its repository on the hub, or its description."""
     repository = data.hub_repository()
     if repository is None:
         return data.description

@@ -242,10 +242,14 @@ def _unknown(key: str, group: str, spelled: Mapping[str, str]) -> str:
 
 def plain_text(cell: str) -> str:
     """A cell of a CSV without the apostrophe that keeps a spreadsheet from running it."""
-    guarded = cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS)
-    return cell[1:] if guarded else cell
+    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
 
 
 def guarded_text(text: str) -> str:
     """A cell for a CSV; :func:`plain_text` gives the text back."""
-    return f"'{text}" if text.startswith(FORMULA_SIGNS) else text
+    return f"'{text}" if _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    # Behind apostrophes too, of which one was perhaps put there to guard it.
+    return text.lstrip("'").startswith(FORMULA_SIGNS)

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compositional_prompts.catalog.splitting.split_tables import JUDGED_SPLIT, SCORED_SPLIT
-from compositional_prompts.enhancement.word_scorer import (
-    GroupScorer,
-    WordScorer,
-    load_word_scorer,
-    log_softmax,
-)
+from compositional_prompts.enhancement.word_probabilities import word_probabilities
+from compositional_prompts.enhancement.word_scorer import WordScorer, load_word_scorer
 from compositional_prompts.files.outputs import (
     MismatchedOutputsError,
     atomic_file,
@@ -200,19 +195,6 @@ def write_round(
             f"Then move {file} into {paths.labels}/ and run `dvc repro`.",
         ]
     )
-
-
-def word_probabilities(scorer: GroupScorer, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of every word, float32 ``[n, words]``: calibrated ones where there are any.
-
-    Else the scores are taken for what they are: logarithms of probabilities, or cosines, of which
-    the softmax is taken at CLIP's temperature of 0.01 (Radford et al., 2021, section 2.5).
-    """
-    calibrated = scorer.probabilities(scores)
-    if calibrated is not None:
-        return calibrated
-    scale = np.float32(100 if scorer.method == "cosine" else 1)
-    return np.exp(log_softmax(scores * scale))
 
 
 def _shares(groups: Sequence[str], photos: int) -> dict[str, int]:

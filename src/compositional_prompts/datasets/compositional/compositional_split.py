@@ -77,11 +77,13 @@ class CompositionalDataSet(DataSet):
 
     Attributes:
         layout: where its files lie.
+        pair_separator: what parts attribute from object in its pair files; None: a blank.
         path: a local folder of it; None fetches the publishers' archives, which are the fields of
             type :class:`ArchiveFile`.
     """
 
     layout: ClassVar[Layout]
+    pair_separator: ClassVar[str | None] = None
 
     path: str | None
 
@@ -125,7 +127,9 @@ class CompositionalDataSet(DataSet):
         if any(files.has(self.layout, path) for path in PAIR_FILES.values()):
             return PairLists(
                 {
-                    split: frozenset(read_pairs(*files.text(self.layout, path)))
+                    split: frozenset(
+                        read_pairs(*files.text(self.layout, path), self.pair_separator)
+                    )
                     for split, path in PAIR_FILES.items()
                 }
             )

@@ -77,20 +77,28 @@ class PairLists(NamedTuple):
         return f"the set {split} of {METADATA}" if self.derived else PAIR_FILES[split]
 
 
-def read_pairs(source: str, text: str) -> Iterator[Pair]:
+def read_pairs(source: str, text: str, separator: str | None = None) -> Iterator[Pair]:
     """The pairs of a file, a line each.
+
+    Args:
+        source: its name, for messages.
+        text: of the file.
+        separator: what may stand between attribute and object where names have blanks in them; a
+            line without it is parted at its blank.
 
     Raises:
         CompositionalError: a line is no pair.
     """
     for number, line in enumerate(text.split("\n"), 1):
-        words = line.split()
-        if not words:
+        if not line.strip():
             continue
-        if len(words) != 2:
+        parted = line.split(separator if separator and separator in line else None)
+        words = [word.strip() for word in parted]
+        if len(words) != 2 or not all(words):
+            between = f"{separator!r} or a blank" if separator else "a blank"
             raise CompositionalError(
                 f"{source}, line {number}: {line.strip()!r} is not an attribute and an object "
-                "with a blank between."
+                f"with {between} between."
             )
         yield words[0], words[1]
 

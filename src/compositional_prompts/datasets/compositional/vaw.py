@@ -28,6 +28,7 @@ class Vaw(CompositionalDataSet):
         "VAW-CZSL is cut from the photos of Visual Genome and the attributes of VAW, under their "
         "terms."
     )
+    pair_separator: ClassVar[str | None] = "+"  # names have blanks: "dark blue+t-shirt"
     layout: ClassVar[Layout] = Layout(("", "vaw-czsl/", "vaw/"), ("images/",))
 
     archive: ArchiveFile | None

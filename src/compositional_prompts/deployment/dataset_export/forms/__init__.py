@@ -1,0 +1,1 @@
+"""The layouts that a data set is written in."""

@@ -1,0 +1,1 @@
+"""What an export may replace, and how it gets to the hub."""
