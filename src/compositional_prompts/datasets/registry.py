@@ -11,6 +11,7 @@ from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
 from compositional_prompts.datasets.hub.hub import Hub
 from compositional_prompts.datasets.sample_shoes import SampleShoes
+from compositional_prompts.datasets.webdatasets.webdataset import Webdataset
 
 DATASETS: list[type[DataSet]] = [
     SampleShoes,
@@ -21,4 +22,5 @@ DATASETS: list[type[DataSet]] = [
     Cgqa,
     Vaw,
     Folder,
+    Webdataset,
 ]
