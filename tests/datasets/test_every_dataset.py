@@ -50,6 +50,13 @@ def folder_of_photos(root: Path) -> dict[str, Any]:
     }
 
 
+def feed_of_a_shop(root: Path) -> dict[str, Any]:
+    write_folder(root / "photos", {f"{n}.jpg": photo(n) for n in range(3)})
+    lines = [f"{n}\thttps://a.b/{n}.jpg\tRed\tShoes > Clogs\n" for n in range(3)]
+    (root / "feed.tsv").write_text("id\timage_link\tcolor\tproduct_type\n" + "".join(lines))
+    return {"file": str(root / "feed.tsv"), "photos": str(root / "photos")}
+
+
 def fashion_products(root: Path) -> dict[str, Any]:
     text = ("masterCategory", "articleType", "baseColour", "productDisplayName")
     rows = [
@@ -98,6 +105,7 @@ MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "vaw": prepared(cgqa().prepared()),
     "folder": folder_of_photos,
     "webdataset": samples_in_tars,
+    "feed": feed_of_a_shop,
     "squares": lambda root: {"squares": 5},
 }
 """How little of each data set is drawn; what it does not say is as in params.yaml."""

@@ -18,7 +18,7 @@ from PIL import Image
 from compositional_prompts.datasets.columns import ColumnError
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
-from compositional_prompts.datasets.hub.layout import HubError
+from compositional_prompts.datasets.hub.hub_layout import HubError
 from compositional_prompts.files.tables import IMAGE
 
 BASE = base_section(Path("rows"), workers=1)

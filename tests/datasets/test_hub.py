@@ -27,8 +27,8 @@ from pydantic import ValidationError
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.columns import ColumnError
 from compositional_prompts.datasets.dataset import Selection
-from compositional_prompts.datasets.hub.hub import Hub
-from compositional_prompts.datasets.hub.layout import HubError, find_files
+from compositional_prompts.datasets.hub.hub_data_set import Hub
+from compositional_prompts.datasets.hub.hub_layout import HubError, find_files
 
 BASE = base_section(Path("rows"), workers=1)
 NAMES = ("image", "image_id", "product_id", "attribute", "object", "title")

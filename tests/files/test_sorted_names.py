@@ -14,6 +14,9 @@ def test_names_come_as_python_sorts_them_and_are_found(names: list[str], others:
     ordered = sorted(names)
     assert list(held) == ordered
     assert len(held) == len(names)
+    for name in {*names, *others}:
+        alike = [one for one in ordered if one.startswith(name[:2])]
+        assert list(held.beginning_with(name[:2])) == alike
     for name in {*names, *others, "\udce9"}:
         assert held.find(name) == (ordered.index(name) if name in ordered else None)
 

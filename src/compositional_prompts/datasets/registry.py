@@ -7,9 +7,10 @@ from compositional_prompts.datasets.compositional.mit_states import MitStates
 from compositional_prompts.datasets.compositional.ut_zappos import UtZappos
 from compositional_prompts.datasets.compositional.vaw import Vaw
 from compositional_prompts.datasets.dataset import DataSet
+from compositional_prompts.datasets.feeds.feed import Feed
 from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
-from compositional_prompts.datasets.hub.hub import Hub
+from compositional_prompts.datasets.hub.hub_data_set import Hub
 from compositional_prompts.datasets.sample_shoes import SampleShoes
 from compositional_prompts.datasets.webdatasets.webdataset import Webdataset
 
@@ -23,4 +24,5 @@ DATASETS: list[type[DataSet]] = [
     Vaw,
     Folder,
     Webdataset,
+    Feed,
 ]

@@ -57,6 +57,15 @@ class SortedNames:
         position = bisect_left(range(len(self)), encoded, key=self._encoded)
         return position if position < len(self) and self._encoded(position) == encoded else None
 
+    def beginning_with(self, prefix: str) -> Iterator[str]:
+        """The names that begin with a text, sorted."""
+        encoded = prefix.encode()
+        for position in range(bisect_left(range(len(self)), encoded, key=self._encoded), len(self)):
+            name = self._encoded(position)
+            if not name.startswith(encoded):
+                return
+            yield name.decode()
+
     def _encoded(self, position: int) -> bytes:
         place = self._order[position]
         return bytes(self._texts[self._ends[place] : self._ends[place + 1]])

@@ -85,6 +85,16 @@ def _command(text: str) -> str:
 _COPIES: Final = (".dvc", "tmp", "exps")
 
 
+def in_project(path: Path) -> Path:
+    """Where a path lies that is relative to the project.
+
+    Where DVC runs an experiment in a copy of the project (below ``.dvc/tmp/exps``) it is below that
+    project, and not below the copy, which goes with the experiment.
+    """
+    copies = [parent for parent in Path.cwd().parents if parent.parts[-3:] == _COPIES]
+    return copies[-1].parents[2] / path if copies else path
+
+
 class KeptRows(Section):
     """Where rows that were computed once are kept, outside DVC's outputs."""
 
@@ -93,12 +103,8 @@ class KeptRows(Section):
 
     @property
     def folder(self) -> Path:
-        """Where they lie. A relative path is below the project, or where DVC runs an experiment in
-        a copy of it (below ``.dvc/tmp/exps``), below that project, which keeps what was computed.
-        """
-        path = Path(self.path).expanduser()
-        copies = [parent for parent in Path.cwd().parents if parent.parts[-3:] == _COPIES]
-        return copies[-1].parents[2] / path if copies else path
+        """Where they lie, as :func:`in_project` says."""
+        return in_project(Path(self.path).expanduser())
 
 
 def _ray_address(text: str | None) -> str | None:

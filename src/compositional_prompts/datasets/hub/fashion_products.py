@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.columns import Columns, TruthColumn
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
-from compositional_prompts.datasets.hub.hub import Hub, hub_repository
+from compositional_prompts.datasets.hub.hub_data_set import Hub, hub_repository
 from compositional_prompts.datasets.hub.parquet_rows import RowFilter
 from compositional_prompts.pipeline.section import Base, Positive, Words
 
@@ -42,7 +42,7 @@ class FashionProducts(DataSet):
     limit: Positive | None
 
     def select(self, base: Base) -> Selection:
-        """See the class, and :class:`~compositional_prompts.datasets.hub.hub.Hub`.
+        """See the class, and :class:`~compositional_prompts.datasets.hub.hub_data_set.Hub`.
 
         Raises:
             HubError, ColumnError: as that.

@@ -29,7 +29,7 @@ from compositional_prompts.datasets.columns import (
     missing_column,
 )
 from compositional_prompts.datasets.dataset import Selection
-from compositional_prompts.datasets.hub.layout import (
+from compositional_prompts.datasets.hub.hub_layout import (
     EXTENSION,
     HubError,
     HubFiles,

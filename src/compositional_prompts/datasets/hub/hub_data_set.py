@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 
 from compositional_prompts.datasets.columns import Columns, Name
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
-from compositional_prompts.datasets.hub.layout import find_files
+from compositional_prompts.datasets.hub.hub_layout import find_files
 from compositional_prompts.datasets.hub.parquet_rows import RowChoice, RowFilter, select_rows
 from compositional_prompts.pipeline.section import Base, Positive, Words, require_distinct
 

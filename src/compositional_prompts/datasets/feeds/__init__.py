@@ -1,0 +1,1 @@
+"""Products as a shop exports them: their photos by address, their labels in options and columns."""
