@@ -7,7 +7,7 @@ from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.scoring.caption_metrics.bert_score import load_bert_scorer
 from compositional_prompts.scoring.caption_scores import score_captions, write_means
 from compositional_prompts.scoring.parameters import Score
@@ -28,7 +28,7 @@ def main() -> None:
             read_inputs(paths.captions, paths.prompts, paths.catalog, paths.truth),
             paths.embeddings / "images",
             load_clip(paths.clip, device),
-            lambda groups, names: PromptTemplate(groups, attributes=names).read_slots,
+            slot_reader,
             params,
             load_bert_scorer(bert, params.batch_size, device) if bert else None,
         )

@@ -5,7 +5,11 @@ from compositional_prompts.catalog.splitting.assignment import LABEL_COLUMNS, ma
 from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.splitting.equal_photos import contents_across_splits
 from compositional_prompts.catalog.splitting.parameters import Split
-from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import (
+    LISTED_PAIRS,
+    SPLITS,
+    pairs_schema,
+)
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.pipeline.error_messages import run_script
@@ -30,7 +34,7 @@ def main() -> None:
             assignment=assignment,
         )
         write_table(splits.images, paths.splits, SPLITS)
-        write_table(splits.pairs, paths.pairs, PAIRS)
+        write_table(splits.pairs, paths.pairs, pairs_schema(splits.pairs))
         corpus_images = 0
         if params.corpus:
             corpus_images = write_corpus(paths.catalog, splits.images, paths.corpus)

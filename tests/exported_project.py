@@ -22,14 +22,14 @@ from PIL import Image
 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.enhancement.calibration.temperature import Temperature
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.word_scorer import GroupScorer, WordScorer
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.scoring.recommended_texts import RECOMMENDED
-from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
 ROOT = Path(__file__).parents[1]
 WORDS = {"color": ["black", "white", "red"], "material": ["leather", "faux fur"]}
@@ -52,9 +52,9 @@ class Photo:
     split: str = "train"
     kind: str = "PNG"
     title: str | None = None
-    label: tuple[str, str] | None = None
+    label: tuple[str | None, str] | None = None
     truth: tuple[tuple[str, str], ...] = ()
-    pair: tuple[str, str] = ("Canvas", "Boots")
+    pair: tuple[str | None, str] = ("Canvas", "Boots")
     words: tuple[str | None, str | None] = ("white", "leather")
     caption: str | None = None
     recommended: bool = False
@@ -63,7 +63,11 @@ class Photo:
     @property
     def enhanced(self) -> str:
         color, material = (word or "an unspecified" for word in self.words)
-        return f"A photo of {'_'.join(self.pair)} with {color} color and {material} material"
+        return f"{self.original} with {color} color and {material} material"
+
+    @property
+    def original(self) -> str:
+        return f"A photo of {'_'.join(filter(None, self.pair))}"
 
 
 PHOTOS = [
@@ -118,7 +122,8 @@ def expected_row(number: int, photo: Photo, captions: str) -> dict[str, Any]:
     own = photo.caption is not None and (captions == "finetuned" or photo.recommended)
     own = (own or captions == "finetuned") and captions != "enhanced"
     said = photo.said if own and photo.said is not None else (*photo.pair, *photo.words)
-    pair = {photo.pair: 0.75, ("Faux_Fur", "Boots"): 0.125}.get(said[:2])
+    second = ("Faux_Fur", "Boots") if photo.pair[0] else (None, "Sandals")
+    pair = {photo.pair: 0.75, second: 0.125}.get(said[:2])
     sure = {"pair": pair} | {
         group: confidence(number, group, word)
         for group, word in zip(WORDS, said[2:], strict=True)
@@ -148,7 +153,7 @@ def expected_row(number: int, photo: Photo, captions: str) -> dict[str, Any]:
         "material_truth": truth["material"],
         "label_attribute": None if photo.label is None else photo.label[0],
         "label_object": None if photo.label is None else photo.label[1],
-        "original_prompt": f"A photo of {'_'.join(photo.pair)}",
+        "original_prompt": photo.original,
         "enhanced_prompt": photo.enhanced,
     }
 
@@ -186,26 +191,29 @@ def write_exported_project(root: Path, photos: Sequence[Photo] = PHOTOS) -> None
         for photo in photos
         for group, word in photo.truth
     ])  # fmt: skip
+    alone = photos[0].pair[0] is None
     pairs = [("Canvas", "Boots"), ("Faux_Fur", "Boots"), ("Suede", "Boots")]
-    _write(data / "pairs.parquet", PAIRS, [
+    if alone:
+        pairs = [(None, "Boots"), (None, "Sandals")]
+    _write(data / "pairs.parquet", PAIRS_OF_OBJECTS, [
         {"attribute": one, "object": other, "split": "train", "seen": True, "images": 1}
         for one, other in pairs
     ])  # fmt: skip
-    _write(data / "prompts" / "original.parquet", ORIGINAL_PROMPTS, [
+    _write(data / "prompts" / "original.parquet", PROMPTS_OF_OBJECTS, [
         {
             "image_id": photo.image_id,
             "attribute": photo.pair[0],
             "object": photo.pair[1],
-            "original_prompt": f"A photo of {'_'.join(photo.pair)}",
+            "original_prompt": photo.original,
             "probability": 0.75,
-            "top_attributes": [photo.pair[0], "Faux_Fur"],
-            "top_objects": [photo.pair[1], "Boots"],
+            "top_attributes": [photo.pair[0], None if alone else "Faux_Fur"],
+            "top_objects": [photo.pair[1], "Sandals" if alone else "Boots"],
             "top_probabilities": [0.75, 0.125],
         }
         for photo in photos
     ])  # fmt: skip
     prompts = [_prompt(number, photo) for number, photo in enumerate(photos)]
-    schema = enhanced_prompts_schema(list(WORDS))
+    schema = enhanced_prompts_schema(list(WORDS), objects_alone=True)
     _write(data / "prompts" / "enhanced.parquet", schema, prompts[::-1])  # joined in any order
     _write(data / "recommended.parquet", RECOMMENDED, [
         {
@@ -267,7 +275,7 @@ def _prompt(number: int, photo: Photo) -> dict[str, Any]:
         "image_id": photo.image_id,
         "attribute": photo.pair[0],
         "object": photo.pair[1],
-        "original_prompt": f"A photo of {'_'.join(photo.pair)}",
+        "original_prompt": photo.original,
         "enhanced_prompt": photo.enhanced,
     }
     for (group, words), word in zip(WORDS.items(), photo.words, strict=True):

@@ -315,7 +315,7 @@ def test_rows_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     (row,) = catalog_rows(1)
     for broken, message in (
         (row._replace(image=None), "no bytes"),
-        (row._replace(object=None), "given together"),
+        (row._replace(object=None), "has no object beside it"),
     ):
         with pytest.raises(ValueError, match=message):
             write(tmp_path / "catalog", [broken])

@@ -24,8 +24,10 @@ from compositional_prompts.catalog.splitting.product_splits import SplitError, s
 from compositional_prompts.catalog.splitting.split_tables import (
     LISTED_PAIRS,
     PAIRS,
+    PAIRS_OF_OBJECTS,
     SPLIT_NAMES,
     SPLITS,
+    pairs_schema,
 )
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
 from compositional_prompts.files.tables import check_no_nulls, check_schema
@@ -306,14 +308,46 @@ def test_words_beyond_the_labels_widen_the_closed_world() -> None:
         parameters(objects=["a_b"])
 
 
-def test_without_labels_both_words_must_be_given() -> None:
+def test_without_labels_words_must_be_given() -> None:
     catalog = labels([(f"p{n}", None, None) for n in range(5)])
-    for words in ({}, {"attributes": ["A"]}, {"objects": ["u"]}):
+    for words in ({}, {"attributes": ["A"]}):
         with pytest.raises(SplitError, match=r"no image has a label.*split\.attributes"):
             make_splits(catalog, parameters(**words), 0)
     splits = make_splits(catalog, parameters(attributes=["A", "B"], objects=["u"]), 0)
     assert splits.pairs.num_rows == splits.metrics["added_pairs"] == 2
     assert splits.images["pair_split"].null_count == 5
+
+
+def test_objects_alone_may_be_given_without_labels() -> None:
+    catalog = labels([(f"p{n}", None, None) for n in range(5)])
+    splits = make_splits(catalog, parameters(objects=["u", "a b"]), 0)
+    check_no_nulls(splits.pairs, PAIRS_OF_OBJECTS, "the test")
+    assert splits.pairs["object"].to_pylist() == ["a.b", "u"]
+    assert splits.pairs["attribute"].null_count == 2
+
+
+@pytest.mark.parametrize("assignment", ["exact", "stable"])
+def test_of_objects_alone_none_is_unseen_and_images_follow_products(assignment: Assignment) -> None:
+    rows = [(f"p{n % 40}", None, (None, "u", "v", "w")[n % 4]) for n in range(200)]
+    catalog = labels(rows)
+    splits = make_splits(catalog, parameters(objects=["x"]), 0, assignment=assignment)
+    assert splits.images["attribute"].null_count == len(rows)
+    assert splits.images["object"].to_pylist() == [row[2] for row in rows]
+    for caption, pair, name in zip(
+        *(splits.images[key].to_pylist() for key in ("caption_split", "pair_split", "object")),
+        strict=True,
+    ):
+        assert pair == (None if name is None else caption)
+    check_no_nulls(splits.pairs, PAIRS_OF_OBJECTS, "the test")
+    assert pairs_schema(splits.pairs) == PAIRS_OF_OBJECTS
+    assert splits.pairs.drop_columns(["split"]).to_pylist() == [
+        {"attribute": None, "object": name, "seen": name != "x", "images": 50 * (name != "x")}
+        for name in "uvwx"
+    ]
+    assert splits.metrics["pairs"] == {"seen": 3, "unseen_val": 0, "unseen_test": 0}
+    assert "unseen_pairs" not in splits.metrics["deviation"]  # nobody could choose any
+    with pytest.raises(SplitError, match=r"split\.attributes names A, .* objects alone"):
+        make_splits(catalog, parameters(attributes=["A"]), 0)
 
 
 def test_exact_gives_what_it_gave() -> None:

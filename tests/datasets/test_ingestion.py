@@ -111,6 +111,38 @@ def test_good_rows_go_through_in_order_and_bad_ones_are_counted(tmp_path: Path) 
     assert rejected[1] == {"image_id": "i100", "path": "100.jpg", "reason": "truncated"}
 
 
+def test_objects_alone_are_labels_of_a_data_set_that_has_no_others(tmp_path: Path) -> None:
+    given = [row._replace(attribute=None) for row in rows(8)]
+    given[0] = given[0]._replace(attribute="Red", object=None)
+    metrics, _ = ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path))
+    labels = read_labels(tmp_path / "catalog", ["attribute", "object"])
+    assert labels["attribute"].null_count == 8
+    objects = [None, "Shoes", "Boots", None, "Shoes", "Shoes", "Boots", None]
+    assert labels["object"].to_pylist() == objects
+    counted = ("labelled", "attributes", "objects", "pairs", "half_labelled")
+    assert [metrics[name] for name in counted] == [5, 0, 2, 0, 1]
+
+
+def test_half_labels_among_pairs_are_taken_as_none_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = rows(300)
+    given[0] = given[0]._replace(attribute=None)
+    given[1] = given[1]._replace(object=None)
+    given[299] = given[299]._replace(object="Boots")
+    with caplog.at_level("WARNING"):
+        metrics, _ = ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path))
+    assert "3 images have an attribute or an object, and not both" in caplog.text
+    whole = [row if row.attribute and row.object else row._replace(attribute=None, object=None)
+             for row in given]  # fmt: skip
+    expected = tmp_path.with_name(f"{tmp_path.name}-whole")
+    ingest(selection(whole), *outputs(expected), download(), base(tmp_path))
+    for shard in (expected / "catalog").iterdir():
+        assert read_labels(tmp_path / "catalog").equals(read_labels(expected / "catalog")), shard
+    assert metrics["half_labelled"] == 3
+    assert metrics["labelled"] == sum(row.object is not None for row in whole)
+
+
 def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) -> None:
     given = selection(rows(3))._replace(passed_over={"jp2": 2, "txt": 1})
     metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))

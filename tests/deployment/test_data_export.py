@@ -193,6 +193,29 @@ def test_the_caption_is_the_text_asked_for(captions: str, exported: Path, run: R
         assert "1 of them with a caption off the template" in out
 
 
+def test_objects_alone_have_no_attribute(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [
+        Photo("a", label=(None, "Boots"), pair=(None, "Boots")),
+        Photo(
+            "b",
+            pair=(None, "Boots"),
+            caption="A photo of Sandals with red color and an unspecified material",
+            recommended=True,
+            said=(None, "Sandals", "red", None),
+        ),
+    ]
+    write_exported_project(tmp_path, photos)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for form in ("csv", "hub"):
+        assert run("export-data", form, "--form", form, "--captions", "recommended")[0] == 0
+        found = {row["image_id"]: row for row, _ in READERS[form](tmp_path / form)}
+        assert_rows(found, expected_rows("recommended", photos))
+    assert found["b"]["object"] == "Sandals"
+
+
 def test_a_cell_that_a_spreadsheet_would_run_is_text(exported: Path, run: Run) -> None:
     assert run("export-data", "out", "--form", "csv")[0] == 0
     with (exported / "out" / "captions.csv").open(newline="", encoding="utf-8") as file:

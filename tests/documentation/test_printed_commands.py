@@ -105,6 +105,26 @@ ELSEWHERE = {
     "compositional-prompts export shoes-lora": (
         "tests/deployment/test_export.py::test_the_cards_code_gives_our_captions"
     ),
+    "compositional-prompts export shoes --merged --push shop/shoes-blip2 --revision candidates": (
+        "tests/deployment/test_hub_push.py::test_adapter_and_model_are_pushed"
+    ),
+    "compositional-prompts export shoes-lora --push shop/shoes-lora --message Autumn": (
+        "tests/deployment/test_hub_push.py::test_adapter_and_model_are_pushed"
+    ),
+    "compositional-prompts export-data for-the-shop --form csv --min-confidence 0.8 "
+    "--only-new last-delivery": (
+        "tests/deployment/test_data_export.py::test_only_what_an_earlier_export_did_not_have"
+    ),
+    "compositional-prompts export-data shoes --form hub": (
+        "tests/deployment/test_data_export.py::test_every_form_gives_the_rows_back"
+    ),
+    "compositional-prompts export-data shoes --form hub --push shop/shoes": (
+        "tests/deployment/test_hub_push.py::test_a_data_set_is_pushed_whole_and_private"
+    ),
+    "compositional-prompts export-data training --form webdataset --split train "
+    "--captions enhanced": (
+        "tests/deployment/test_data_export.py::test_every_form_gives_the_rows_back"
+    ),
     "compositional-prompts keep": (
         "tests/growth/test_keeping.py::test_models_are_kept_with_what_they_come_from"
     ),
@@ -222,6 +242,7 @@ ONLY_PARSED = {
     "make repro": "makes an environment, then what tests/end_to_end runs",
     "make test": "runs this test",
     "pip install dvc-s3": "downloads packages",
+    "hf auth login": "wants an account of the hub",
     "pip install pre-commit": "downloads packages",
     "pre-commit install": "is a program of its own, which a contributor may have",
     "pytest -m 'not end_to_end'": "runs this test",
@@ -239,6 +260,7 @@ ONLY_PARSED = {
         "python benchmarks/calibration.py PROJECT --group color --precision 0.9 --draws 200",
         "python benchmarks/cold_run.py",
         "python benchmarks/cold_run.py --seeds 7 1 2",
+        "python benchmarks/data_export.py",
         "python benchmarks/engines.py",
         "python benchmarks/evaluation.py",
         "python benchmarks/feature_store.py",

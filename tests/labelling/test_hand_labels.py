@@ -106,7 +106,9 @@ def test_a_word_that_means_no_word_is_refused(tmp_path: Path) -> None:
         read_hand_labels(tmp_path, {"color": ["black", "Cannot tell"]})
 
 
-@pytest.mark.parametrize("text", ["=1.jpg", "-a", "@x", "+", "'quoted", "plain", "'", ""])
+@pytest.mark.parametrize(
+    "text", ["=1.jpg", "-a", "@x", "+", "'quoted", "'=1", "''-", "plain", "'", ""]
+)
 def test_an_id_comes_back_as_it_was(text: str) -> None:
     assert plain_text(guarded_text(text)) == text
     assert not guarded_text(text).startswith(("=", "+", "-", "@"))

@@ -65,15 +65,15 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
         ),
         (
             {"download.dataset": "folder", "download.folder": FOLDER},
-            ["download.dataset is folder", "split.attributes and split.objects are empty"],
+            ["download.dataset is folder", "split.objects is empty"],
         ),
         (
             {
                 "download.dataset": "folder",
                 "download.folder": FOLDER,
-                "split.objects": ["Boots"],
+                "split.attributes": ["Canvas"],
             },
-            ["without labels, and split.attributes is empty"],
+            ["without labels, and split.objects is empty"],
         ),
         (
             {"clip_embed.attributes": [{"name": "with_lace", "words": ["a"]}]},

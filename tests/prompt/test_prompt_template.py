@@ -6,7 +6,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compositional_prompts.prompt.template import Prompt, PromptError, PromptTemplate
+from compositional_prompts.prompt.pair import (
+    NO_ATTRIBUTE,
+    label_name,
+    objects_alone,
+    original_prompt,
+    spoken_prompt,
+)
+from compositional_prompts.prompt.template import (
+    Prompt,
+    PromptError,
+    PromptTemplate,
+    names_objects_alone,
+)
 
 COLOR_AND_MATERIAL = PromptTemplate(["color", "material"])
 
@@ -234,3 +246,41 @@ def test_alternatives_without_a_pair_or_with_words_that_cannot_be_read_are_refus
         COLOR_AND_MATERIAL.alternatives([("Canvas", "")], words)
     with pytest.raises(PromptError, match="reword"):
         COLOR_AND_MATERIAL.alternatives([("A", "B")], words | {"color": ["red with"]})
+
+
+def test_objects_alone_are_named_and_read_back_without_an_attribute() -> None:
+    template = PromptTemplate(["color"], objects_alone=True)
+    prompt = template.format(NO_ATTRIBUTE, "Ankle.Boots", {"color": "red"})
+    assert prompt == "A photo of Ankle.Boots with red color"
+    assert template.parse(prompt) == Prompt(NO_ATTRIBUTE, "Ankle.Boots", {"color": "red"})
+    assert template.read_slots(prompt) == {"object": "Ankle.Boots", "color": "red"}
+    segments = template.alternatives([(NO_ATTRIBUTE, "Boots"), (NO_ATTRIBUTE, "Hat")],
+                                     {"color": ["red"]})  # fmt: skip
+    assert names_objects_alone(segments)
+    for parts in itertools.product(*segments):
+        assert template.parse("".join(parts)) is not None
+    pair = COLOR_AND_MATERIAL.alternatives([("Canvas", "Boots")], {"color": [], "material": []})
+    assert not names_objects_alone(pair)
+
+
+def test_neither_kind_of_prompt_is_read_as_the_other() -> None:
+    alone, pairs = (PromptTemplate(["color"], objects_alone=one) for one in (True, False))
+    of_object, of_pair = "A photo of Boots with red color", "A photo of Suede_Boots with red color"
+    assert alone.parse(of_pair) is None
+    assert pairs.parse(of_object) is None
+    with pytest.raises(PromptError, match="without an attribute"):
+        alone.format("Suede", "Boots", {"color": None})
+    with pytest.raises(PromptError, match="must not be empty"):
+        pairs.format(NO_ATTRIBUTE, "Boots", {"color": None})
+
+
+def test_labels_are_named_by_what_they_have() -> None:
+    assert original_prompt(NO_ATTRIBUTE, "Sandals") == "A photo of Sandals"
+    assert spoken_prompt(NO_ATTRIBUTE, "Ankle.Boots") == "a photo of ankle boots"
+    assert label_name(None, "Sandals") == "Sandals"
+    assert label_name("Canvas", "Sandals") == "Canvas_Sandals"
+    assert label_name(None, None) is None
+    assert objects_alone([None, NO_ATTRIBUTE])
+    assert not objects_alone(["Canvas"])
+    with pytest.raises(ValueError, match="all or none"):
+        objects_alone([None, "Canvas"])

@@ -462,6 +462,7 @@ def _write_metrics(metrics: Path, rows: list[dict[str, Any]], rng: random.Random
             "train_loss": {epoch: 3 / epoch for epoch in EPOCHS},
             "val_auc": {epoch: 0.1 * epoch for epoch in EPOCHS},
             "val_hm": {epoch: 0.12 * epoch for epoch in EPOCHS},
+            "val_object_accuracy": {epoch: 0.1 * epoch for epoch in EPOCHS},
         },
     )
     for name, vocabulary in (("color", COLORS), ("material", MATERIALS)):

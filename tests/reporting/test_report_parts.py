@@ -21,6 +21,7 @@ from compositional_prompts.reporting.content.galleries import attribute_groups
 from compositional_prompts.reporting.content.page_tables import (
     branches_table,
     few_products,
+    known_part,
     leads_table,
     troika_table,
 )
@@ -178,6 +179,22 @@ def test_the_troika_table_has_the_worlds_that_were_measured() -> None:
     assert alone.groups == [("Open world", 2)]
     assert [row.cells for row in alone.rows if row.head == auc] == [[none, "20.0 %"]]
     assert troika_table({}).columns == []
+
+
+def test_of_objects_alone_the_troika_table_has_the_majority_beside_it() -> None:
+    named = {"object_accuracy": 0.5, "attribute_accuracy": None, "auc": None, "images": 40}
+    troika = {
+        "closed": named,
+        "zero_shot_closed": named | {"object_accuracy": 0.25},
+        "majority_closed": {"object": "T-Shirt", "object_accuracy": 0.2, "images": 40},
+    }
+    table = known_part(troika_table(troika))
+    assert table.caption == "Naming the object, test images"
+    assert table.columns == ["Troika", "Zero-shot CLIP", "Always T-Shirt"]
+    assert [(row.head, *row.cells) for row in table.rows] == [
+        ("Object accuracy", "50.0 %", "25.0 %", "20.0 %"),
+        ("Images", "40", "40", "40"),
+    ]
 
 
 def test_the_branches_table_has_what_each_branch_gives() -> None:

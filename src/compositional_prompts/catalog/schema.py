@@ -25,7 +25,9 @@ CATALOG = with_image_feature(
     )
 )
 """``data/catalog/``: one row an image. ``attribute`` and ``object`` are null together where an
-image has no label; ``pair_split`` is set only by data sets that bring their own seen/unseen split;
+image has no label. Where labels are objects alone, ``attribute`` is null in every row; in no
+catalog do both kinds of label stand beside each other. ``pair_split`` is set only by data sets that
+bring their own seen/unseen split;
 ``title`` is a product's free-form name. ``content`` is the digest of the encoded image
 (:func:`~compositional_prompts.files.digests.content_digest`), the key of all that is computed of
 it: equal photos under two names have one."""
@@ -37,6 +39,9 @@ class CatalogRow(NamedTuple):
     Attributes:
         image: None where its bytes could not be had: ingestion sets such a row aside.
         path: where it came from.
+        attribute: with an object, its label; None beside an object where the labels of the whole
+            data set are objects alone. In a data set of pairs a row that has one of both only is
+            taken as one without a label, and counted.
         truth: by attribute group, the true word, or several with semicolons between
             (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
         rejection: why the data set itself says that it cannot be used, in a word or two as those

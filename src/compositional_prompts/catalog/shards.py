@@ -15,7 +15,7 @@ from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.files.content_cuts import ContentCuts
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.distinct import Distinct
-from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.outputs import atomic_directory, atomic_file
 from compositional_prompts.files.tables import check_no_nulls, open_parquet, photo_writer
 
 # A row group is the least that a reader decodes: small, so that readers stream and can skip.
@@ -67,15 +67,12 @@ class ShardWriter:
 
         Raises:
             DuplicateImageError: its image_id was written before; names both places.
-            ValueError: it has no image, or only one of attribute and object.
+            ValueError: it has no image, or an attribute without an object.
         """
         if row.image is None:
             raise ValueError(f"{row.path}: the image has no bytes and cannot be written.")
-        if (row.attribute is None) != (row.object is None):
-            raise ValueError(
-                f"{row.path}: attribute {row.attribute!r} and object {row.object!r} must be "
-                "given together."
-            )
+        if row.attribute is not None and row.object is None:
+            raise ValueError(f"{row.path}: attribute {row.attribute!r} has no object beside it.")
         if not self._ids.add(row.image_id.encode()):
             self._refuse_twice(row)
         values = row._asdict()
@@ -133,6 +130,29 @@ class ShardWriter:
             self._shards += 1
         self._writer.write_table(table)
         self._rows, self._bytes = [], 0
+
+
+def take_objects_alone(directory: Path) -> None:
+    """Take the label from every image of a catalog that has an object and no attribute.
+
+    Shards without such an image are left as they are.
+
+    Args:
+        directory: ``data/catalog/``; each shard is replaced whole.
+    """
+    for shard in sorted(directory.glob("*.parquet")):
+        with open_parquet(shard) as file:
+            labels = file.read(["attribute", "object"])
+            half = pc.and_(pc.is_null(labels["attribute"]), pc.is_valid(labels["object"]))
+            if not pc.any(half).as_py():
+                continue
+            with atomic_file(shard) as temporary, photo_writer(temporary, CATALOG) as writer:
+                place = CATALOG.get_field_index("object")
+                for number in range(file.num_row_groups):
+                    group = file.read_row_group(number)
+                    known = pc.is_valid(group["attribute"])
+                    objects = pc.if_else(known, group["object"], pa.scalar(None, pa.string()))
+                    writer.write_table(group.set_column(place, CATALOG.field(place), objects))
 
 
 @contextmanager

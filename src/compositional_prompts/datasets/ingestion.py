@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
 from compositional_prompts.catalog.schema import CatalogRow
-from compositional_prompts.catalog.shards import open_shards
+from compositional_prompts.catalog.shards import open_shards, take_objects_alone
 from compositional_prompts.catalog.truth import open_truth
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.rows.completed_rows import RowStream, open_row_stream
@@ -54,6 +54,9 @@ def ingest(
     Rows keep their order whatever checks them; memory holds some hundred images, and a few bytes an
     image_id. On an error the catalog is as it was before.
 
+    Labels are pairs of attribute and object, or objects alone; a row that has an object alone in a
+    data set of pairs, or an attribute alone, has half a label and is taken as one without.
+
     Args:
         selection: the data set's rows.
         catalog: the directory of Parquet shards to write.
@@ -65,9 +68,10 @@ def ingest(
     Returns:
         The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
-        (numbers by reason), ``grows`` (of the data set); where a folder was searched,
-        ``passed_over`` (numbers by extension); where a table was read, ``columns_kept_out`` (their
-        names). And how many images were checked now and not before.
+        (numbers by reason), ``grows`` (of the data set); where there are some, ``half_labelled``,
+        of the images without a label; where a folder was searched, ``passed_over`` (numbers by
+        extension); where a table was read, ``columns_kept_out`` (their names). And how many images
+        were checked now and not before.
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -76,7 +80,8 @@ def ingest(
     """
     products = Distinct()
     pairs: set[tuple[str, str]] = set()
-    images = labelled = 0
+    alone: Counter[str] = Counter()
+    images = labelled = halves = 0
     aside: list[dict[str, str]] = []
     rows = progress(selection.rows, "images", selection.total)
     with (
@@ -88,6 +93,9 @@ def ingest(
             if reason is not None:
                 aside.append({"image_id": row.image_id, "path": row.path, "reason": reason})
                 continue
+            if row.object is None and row.attribute is not None:
+                halves += 1
+                row = row._replace(attribute=None)
             shards.write(row)
             truths.write(row)
             images += 1
@@ -95,21 +103,36 @@ def ingest(
             if row.attribute is not None and row.object is not None:
                 labelled += 1
                 pairs.add((row.attribute, row.object))
+            elif row.object is not None:
+                alone[row.object] += 1
         _check_rejected(selection, aside, images, params.max_rejected)
         write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
+    if pairs and alone:
+        take_objects_alone(catalog)
+        halves += alone.total()
+        alone.clear()
     _log_rows(selection, aside, images, shards.equal_images, rejected)
+    if halves:
+        log.warning(
+            "warning: %d images have an attribute or an object, and not both: they count as "
+            "without a label. Where one label is all there is, give it as the object of every "
+            "image.",
+            halves,
+        )
     metrics: dict[str, Any] = {
         "images": images,
         "equal_images": shards.equal_images,
-        "labelled": labelled,
+        "labelled": labelled + alone.total(),
         "products": len(products),
         "attributes": len({attribute for attribute, _ in pairs}),
-        "objects": len({object_ for _, object_ in pairs}),
+        "objects": len({*alone, *(object_ for _, object_ in pairs)}),
         "pairs": len(pairs),
         "rejected": _counts(aside),
         "dropped": dict(selection.dropped),
         "grows": params.chosen.grows,
     }
+    if halves:
+        metrics["half_labelled"] = halves
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
     if selection.columns_kept_out is not None:

@@ -91,10 +91,12 @@ class PhotoCaptioner:
         if wishes.reads_captions:
             from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 
+            vocabulary = Vocabulary.read(read_trained_paths().pairs)
             self._template = PromptTemplate(
                 tuple(params.clip_embed.vocabulary),
                 params.enhance.fallback,
-                Vocabulary.read(read_trained_paths().pairs).attributes,
+                vocabulary.attributes,
+                objects_alone=vocabulary.objects_alone,
             )
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.project.whole_params import Params
-from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE
+from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate, names_objects_alone
 
 READABLE_FILE: Final = "readable.json"
 """How readable texts are written, in an export."""
@@ -120,9 +121,14 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     kept = finetuned.get("origin", {})
     generated = exported.measured and _all_generated(params)
     license_id = exported.license_id or ("mit" if generated else "other")
-    template = PromptTemplate(tuple(params.clip_embed.vocabulary), params.enhance.fallback)
+    alone = exported.grammar is not None and names_objects_alone(exported.grammar)
+    template = PromptTemplate(
+        tuple(params.clip_embed.vocabulary), params.enhance.fallback, objects_alone=alone
+    )
     form = template.format(
-        "Attribute", "Object", {group: group.upper() for group in template.groups}
+        NO_ATTRIBUTE if alone else "Attribute",
+        "Object",
+        {group: group.upper() for group in template.groups},
     )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -145,6 +151,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
         dtype=exported.dtype,
         begin=exported.begin,
         form=form,
+        objects_alone=alone,
         example=_example(exported.grammar),
         versions={name: version(name) for name in ("transformers", "peft")},
         decoding=_decoding(params.infer),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compositional_prompts.prompt.pair import pair_name
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, pair_name
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 # Paths and captions come from outside: what would move a terminal's cursor, or end a line, is
@@ -47,8 +47,12 @@ def _details(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "enhanced" in record:
         enhanced = record["enhanced"]
         yield "enhanced", plain(enhanced["prompt"])
-        pair = pair_name(enhanced["attribute"], enhanced["object"])
-        yield "pair", f"{plain(pair)} {enhanced['probability']:.2f}"
+        attribute = enhanced["attribute"]
+        pair = pair_name(attribute or NO_ATTRIBUTE, enhanced["object"])
+        yield (
+            "object" if attribute is None else "pair",
+            f"{plain(pair)} {enhanced['probability']:.2f}",
+        )
     if "slots" in record:
         slots = record["slots"]
         yield "says", "nothing in the places of a prompt" if slots is None else plain(_slots(slots))

@@ -20,6 +20,7 @@ from compositional_prompts.enhancement.colors.foreground_colors import ColorWork
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.enhancement.word_scorer import WordScorer, load_word_scorer
 from compositional_prompts.files.outputs import MismatchedOutputsError
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, objects_alone
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.troika.model.model_folder import load_model, vocabulary_to_name
 from compositional_prompts.troika.naming import LoadedModels, best_pairs, naming_scorer
@@ -66,11 +67,14 @@ class PairNamer:
         return self._clip.preprocess(image)
 
     def __call__(self, pixel_values: Tensor) -> list[dict[str, Any]]:
-        """``attribute``, ``object`` and ``probability`` of photos ``[n, 3, size, size]``."""
+        """``attribute``, ``object`` and ``probability`` of photos ``[n, 3, size, size]``.
+
+        The attribute is None where photos are named by objects alone.
+        """
         rows = best_pairs(self._score(pixel_values.to(self._device)).scores(), 1)
         pairs = [self._pairs[position] for position in rows["positions"][:, 0].tolist()]
         return [
-            {"attribute": attribute, "object": name, "probability": probability}
+            {"attribute": attribute or None, "object": name, "probability": probability}
             for (attribute, name), probability in zip(
                 pairs, rows["probabilities"][:, 0].tolist(), strict=True
             )
@@ -148,7 +152,8 @@ def enhanced_prompts(
     Raises:
         PromptError: a word of the vocabulary cannot be read back from a prompt.
     """
-    template = PromptTemplate(tuple(scorer.words), params.fallback)
+    alone = bool(pairs) and objects_alone(pair["attribute"] for pair in pairs)
+    template = PromptTemplate(tuple(scorer.words), params.fallback, objects_alone=alone)
     template.check_words(scorer.words)
     choices = {
         group: one.choose(scores[group], params.threshold) for group, one in scorer.groups.items()
@@ -159,6 +164,6 @@ def enhanced_prompts(
             group: choice.words[choice.best[row]] if choice.chosen[row] else None
             for group, choice in choices.items()
         }
-        prompt = template.format(pair["attribute"], pair["object"], chosen)
+        prompt = template.format(pair["attribute"] or NO_ATTRIBUTE, pair["object"], chosen)
         rows.append({"prompt": prompt, **pair, "words": chosen})
     return rows

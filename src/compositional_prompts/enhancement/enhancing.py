@@ -37,12 +37,12 @@ from compositional_prompts.enhancement.word_scorer import load_word_scorer
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
-    require_outputs,
 )
-from compositional_prompts.files.tables import iterate_table, write_tables
+from compositional_prompts.files.tables import is_absent, iterate_table, write_tables
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.results.bootstrap import Bootstrap
-from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
 PROMPT_COLUMNS = ["image_id", "attribute", "object", "original_prompt"]
 
@@ -68,7 +68,7 @@ class EnhanceInputs:
     scorer: Path
 
     def prompt_batches(self) -> Iterator[pa.RecordBatch]:
-        return iterate_table(self.prompts, ORIGINAL_PROMPTS, ROWS, PROMPT_COLUMNS)
+        return iterate_table(self.prompts, PROMPTS_OF_OBJECTS, ROWS, PROMPT_COLUMNS)
 
     def split_batches(self) -> Iterator[pa.RecordBatch]:
         return iterate_table(self.splits, SPLITS, ROWS, ["image_id", "product_id", "caption_split"])
@@ -138,9 +138,9 @@ def enhance_prompts(
             colours that are not there.
     """
     scorer = load_word_scorer(inputs.scorer)
-    template = PromptTemplate(tuple(scorer.words), params.fallback)
-    template.check_words(scorer.words)
-    require_outputs(inputs.prompts)
+    PromptTemplate(tuple(scorer.words)).check_words(scorer.words)
+    alone = is_absent(inputs.prompts, "attribute")
+    template = PromptTemplate(tuple(scorer.words), params.fallback, objects_alone=alone)
     total = pq.read_metadata(inputs.prompts).num_rows
     if not total:
         raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
@@ -181,7 +181,7 @@ def enhance_prompts(
             return _tabulate(block.prompts, template, choices, chosen, named)
 
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
-        schema = enhanced_prompts_schema(tuple(scorer.words))
+        schema = enhanced_prompts_schema(tuple(scorer.words), objects_alone=alone)
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
     bootstrap = Bootstrap(np.concatenate(products))
     certainty = {group: words.judge() for group, words in held_out.items()}
@@ -280,7 +280,9 @@ def _tabulate(
     rows = original.num_rows
     words = zip(*(chosen[group] for group in template.groups), strict=True)
     enhanced = [
-        template.format(attribute, object_, dict(zip(template.groups, row, strict=True)))
+        template.format(
+            attribute or NO_ATTRIBUTE, object_, dict(zip(template.groups, row, strict=True))
+        )
         for attribute, object_, row in zip(
             original.column("attribute").to_pylist(),
             original.column("object").to_pylist(),

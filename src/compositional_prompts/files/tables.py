@@ -40,6 +40,14 @@ def required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
+def or_null(schema: pa.Schema, *names: str) -> pa.Schema:
+    """The schema, but that columns of these names may be null."""
+    return pa.schema(
+        [field.with_nullable(True) if field.name in names else field for field in schema],
+        schema.metadata,
+    )
+
+
 def with_image_feature(schema: pa.Schema) -> pa.Schema:
     """Mark the ``image`` column as a Hugging Face ``Image`` so that ``datasets`` decodes it."""
     features = {}
@@ -210,6 +218,17 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     check_schema(pq.read_schema(path), schema, path)
     read = _part(schema, columns)
     return as_declared(pq.read_table(path, columns=read.names), read, path)
+
+
+def is_absent(path: Path, column: str) -> bool:
+    """Whether a column that is known in every row of a table, or in none, is known in none.
+
+    The first row tells; a table without rows lacks nothing.
+    """
+    require_outputs(path)
+    with open_parquet(path) as file:
+        first = next(file.iter_batches(1, columns=[column]), None)
+    return first is not None and len(first) > 0 and not first.column(column)[0].is_valid
 
 
 def open_parquet(path: Path, buffer_size: int = 0) -> pq.ParquetFile:

@@ -175,12 +175,18 @@ def _unsure(unsure: NDArray[np.bool_], part: NDArray[np.int64]) -> dict[str, Any
 
 
 def _unknown_labels(labels: pa.Table, origin: Origin) -> dict[str, dict[str, int]]:
-    """Photos by a label that the model does not know; by a pair where it knows both words."""
+    """Photos by a label that the model does not know; by a pair where it knows both words.
+
+    Of a model that names objects alone an object is all that there is to know.
+    """
     attributes, objects = labels.column("attribute"), labels.column("object")
     found = {
         "attribute": _unknown(attributes, origin.attributes),
         "object": _unknown(objects, origin.objects),
     }
+    if not origin.attributes:
+        del found["attribute"]
+        return {kind: counts for kind, counts in found.items() if counts}
     known = pc.and_(
         pc.is_in(attributes, pa.array(origin.attributes, pa.string())),
         pc.is_in(objects, pa.array(origin.objects, pa.string())),

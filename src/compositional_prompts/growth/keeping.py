@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from compositional_prompts.catalog.image_join import image_rows
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.digests import folder_digest
 from compositional_prompts.files.outputs import atomic_directory
@@ -28,7 +28,7 @@ from compositional_prompts.growth.confidence import (
 from compositional_prompts.growth.recorded_outputs import RecordedOutputs, recorded_outputs
 from compositional_prompts.pipeline.dvc_file import stage_paths
 from compositional_prompts.pipeline.section import ParameterError
-from compositional_prompts.prompt.pair import pair_name
+from compositional_prompts.prompt.pair import label_name
 from compositional_prompts.results.kept_models import (
     CONTENTS,
     CONTENTS_FILE,
@@ -188,7 +188,7 @@ def _read(inputs: Mapping[str, Path]) -> _Data:
     return _Data(
         labels=labels,
         splits=splits.take(rows),
-        pairs=read_table(inputs["pairs"], PAIRS),
+        pairs=read_table(inputs["pairs"], PAIRS_OF_OBJECTS),
         words=words,
         confidence={
             "troika_train": pair_confidence(inputs["original"], ids, inputs["catalog"]),
@@ -207,6 +207,7 @@ def _origin(
 ) -> Origin:
     trained = _trained(data, kind)
     attributes, objects = (data.pairs.column(name).to_pylist() for name in ("attribute", "object"))
+    labels = (label_name(*pair) for pair in zip(attributes, objects, strict=True))
     training = {name: value for name, value in read_metrics(metrics).items() if name != "mode"}
     commit, committed = _first_commit(recorded.md5(model), recorded.lock)
     return Origin(
@@ -219,9 +220,9 @@ def _origin(
         params=recorded.params(kind.stage),
         training=training,
         measured={name: measured[name] for name in kind.measured if name in measured},
-        attributes=sorted(set(attributes)),
+        attributes=sorted({name for name in attributes if name is not None}),
         objects=sorted(set(objects)),
-        pairs=sorted({pair_name(a, o) for a, o in zip(attributes, objects, strict=True)}),
+        pairs=sorted({label for label in labels if label is not None}),
         words={} if kind.stage == "troika_train" else data.words,
         unsure_below=unsure_below(data.confidence[kind.stage], ~trained),
     )

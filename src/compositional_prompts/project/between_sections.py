@@ -85,13 +85,11 @@ def _titles_to_pretrain_on(split: Split, weights: Weights) -> Finding:
 
 
 def _words_to_predict(download: Download, split: Split) -> Finding:
-    lacking = [name for name in ("attributes", "objects") if not getattr(split, name)]
-    if lacking and not download.chosen.brings_labels():
+    if not split.objects and not download.chosen.brings_labels():
         yield (
-            f"download.dataset is {download.dataset} without labels, and "
-            f"{' and '.join(f'split.{name}' for name in lacking)} "
-            f"{'are' if len(lacking) > 1 else 'is'} empty, so that nothing could be predicted: "
-            "name words in split.attributes and split.objects, or give the data set labels."
+            f"download.dataset is {download.dataset} without labels, and split.objects is empty, "
+            "so that nothing could be predicted: name words in split.objects, and in "
+            "split.attributes where prompts are to name both, or give the data set labels."
         )
 
 

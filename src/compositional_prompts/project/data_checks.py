@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.enhancement.parameters import Enhance
@@ -84,7 +84,7 @@ def judge_data(
     """
     columns = ["image_id", "attribute", "object", "caption_split", "pair_split"]
     splits = read_table(paths.splits, SPLITS, columns)
-    pairs = read_table(paths.pairs, PAIRS, ["attribute", "object"])
+    pairs = read_table(paths.pairs, PAIRS_OF_OBJECTS, ["attribute", "object"])
     truth = read_table(paths.truth, TRUTH)
     known = _truth_words(truth)
     faults = [

@@ -84,13 +84,16 @@ class ReadableText:
         self._names = names
 
     def write(self, words: Mapping[str, str | None]) -> str:
-        """The text of ``attribute``, ``object`` and a word or None of every group."""
+        """The text of ``attribute``, ``object`` and a word or None of every group.
+
+        Where labels are objects alone there is no attribute, and nothing stands in its place.
+        """
         named = {place: None if word is None else self._name(word) for place, word in words.items()}
         if self._pieces is None:
             return _tidy(self._sentence(named))
-        written = (_PLACE.sub(lambda place: named[place[1]] or "", text)
+        written = (_PLACE.sub(lambda place: named.get(place[1]) or "", text)
             for optional, text in self._pieces
-            if not (optional and any(named[place] is None for place in _PLACE.findall(text)))
+            if not (optional and any(named.get(place) is None for place in _PLACE.findall(text)))
         )  # fmt: skip
         return _tidy("".join(written))
 
@@ -98,7 +101,7 @@ class ReadableText:
         return self._names.get(label) or spoken(label).replace("_", " ")
 
     def _sentence(self, named: Mapping[str, str | None]) -> str:
-        pair = f"{named['attribute']} {named['object']}"
+        pair = " ".join(filter(None, [named.get("attribute"), named["object"]]))
         phrases = [
             f"{named[group]} {group.replace('_', ' ')}" for group in self._groups if named[group]
         ]

@@ -1,16 +1,23 @@
 """The wording of the enhanced prompt, written and read by the same class.
 
 ``A photo of {Attribute}_{Object} with {color} color and {material} material``: the pair that
-Troika named, then one phrase for each attribute group, in the order of the vocabulary.
+Troika named, then one phrase for each attribute group, in the order of the vocabulary. Of a data
+set whose labels are objects alone it is ``A photo of {Object} with ...``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compositional_prompts.prompt.pair import PREFIX, SEPARATOR, Pair, original_prompt
+from compositional_prompts.prompt.pair import (
+    NO_ATTRIBUTE,
+    PREFIX,
+    SEPARATOR,
+    Pair,
+    original_prompt,
+)
 
 WITH = " with "
 FALLBACKS: Mapping[Literal["unspecified", "undefined"], str] = {
@@ -27,7 +34,10 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an enhanced prompt says; a group's word is None where it is unspecified."""
+    """What an enhanced prompt says; a group's word is None where it is unspecified.
+
+    The attribute is :data:`NO_ATTRIBUTE` where labels are objects alone.
+    """
 
     attribute: str
     object: str
@@ -48,6 +58,8 @@ class PromptTemplate:
         groups: Sequence[str],
         fallback: Literal["unspecified", "undefined"] = "unspecified",
         attributes: Iterable[str] = (),
+        *,
+        objects_alone: bool = False,
     ) -> None:
         """Make the template.
 
@@ -57,6 +69,7 @@ class PromptTemplate:
             attributes: the attributes that may occur. They matter only where one holds an
                 underscore: the longest of them that fits is taken as the attribute of a pair;
                 otherwise the first underscore ends it.
+            objects_alone: prompts name an object and no attribute.
 
         Raises:
             PromptError: no group is given, or one cannot be read back, or is given twice.
@@ -79,6 +92,7 @@ class PromptTemplate:
         joints = [", "] * (len(groups) - 2) + [" and "] if len(groups) > 1 else []
         self.groups = tuple(groups)
         self.fallback = FALLBACKS[fallback]
+        self.objects_alone = objects_alone
         # A line end closes the last phrase, so that every phrase is one word and one fixed end.
         self._ends = [
             f" {label}{joint}" for label, joint in zip(labels, [*joints, "\n"], strict=True)
@@ -112,7 +126,8 @@ class PromptTemplate:
         """Write the prompt; ``words`` has a word, or None where unspecified, for every group.
 
         Raises:
-            PromptError: ``attribute`` or ``object_`` is empty.
+            PromptError: ``attribute`` or ``object_`` is empty, or there is an attribute where
+                objects are named alone.
         """
         self._check_pair(attribute, object_)
         phrases = (
@@ -147,7 +162,8 @@ class PromptTemplate:
         for attribute, object_ in names:
             self._check_pair(attribute, object_)
         attributes, objects = (list(dict.fromkeys(part)) for part in zip(*names, strict=True))
-        segments = [[PREFIX], attributes, [SEPARATOR], objects, [WITH]]
+        named = [objects] if self.objects_alone else [attributes, [SEPARATOR], objects]
+        segments = [[PREFIX], *named, [WITH]]
         for group, end in zip(self.groups, self._ends, strict=True):
             segments += [[*dict.fromkeys(words[group]), *FALLBACKS.values()], [end]]
         segments[-1] = [segments[-1][0].removesuffix("\n")]
@@ -163,7 +179,7 @@ class PromptTemplate:
         if not joint or not pair.startswith(PREFIX):
             return None
         attribute, object_ = self._split_pair(pair.removeprefix(PREFIX))
-        if not attribute or not object_:
+        if not object_ or (attribute == NO_ATTRIBUTE) != self.objects_alone:
             return None
         words: dict[str, str | None] = {}
         for group, end in zip(self.groups, self._ends, strict=True):
@@ -174,22 +190,52 @@ class PromptTemplate:
         return None if rest else Prompt(attribute, object_, words)
 
     def read_slots(self, text: str) -> dict[str, str | None] | None:
-        """As :meth:`parse`, but every word by its place: attribute, object, then each group."""
+        """As :meth:`parse`, but every word by its place: attribute, object, then each group.
+
+        Where objects are named alone, there is no place of an attribute.
+        """
         prompt = self.parse(text)
         if prompt is None:
             return None
-        return {"attribute": prompt.attribute, "object": prompt.object, **prompt.words}
+        named = {} if self.objects_alone else {"attribute": prompt.attribute}
+        return {**named, "object": prompt.object, **prompt.words}
 
-    @staticmethod
-    def _check_pair(attribute: str, object_: str) -> None:
-        if not attribute or not object_:
+    def _check_pair(self, attribute: str, object_: str) -> None:
+        if self.objects_alone:
+            if attribute != NO_ATTRIBUTE or not object_:
+                raise PromptError(
+                    "an object without an attribute is needed, where labels are objects alone, "
+                    f"found {attribute!r} and {object_!r}."
+                )
+        elif not attribute or not object_:
             raise PromptError(
                 f"attribute and object must not be empty, found {attribute!r} and {object_!r}."
             )
 
     def _split_pair(self, pair: str) -> tuple[str, str]:
+        if self.objects_alone:
+            # An underscore would be that of a pair, which no such prompt has.
+            return NO_ATTRIBUTE, "" if SEPARATOR in pair else pair
         for attribute in self._attributes:
             if pair.startswith(attribute + SEPARATOR):
                 return attribute, pair.removeprefix(attribute + SEPARATOR)
         attribute, _, object_ = pair.partition(SEPARATOR)
         return attribute, object_
+
+
+def slot_reader(
+    groups: Sequence[str], attributes: Iterable[str] | None
+) -> Callable[[str], dict[str, str | None] | None]:
+    """What reads the words in the places of a text, as :meth:`PromptTemplate.read_slots`.
+
+    Args:
+        groups: as of :class:`PromptTemplate`.
+        attributes: those that may occur; None where prompts name objects alone.
+    """
+    template = PromptTemplate(groups, attributes=attributes or (), objects_alone=attributes is None)
+    return template.read_slots
+
+
+def names_objects_alone(segments: Sequence[Sequence[str]]) -> bool:
+    """Whether prompts of these :meth:`PromptTemplate.alternatives` name objects alone."""
+    return [SEPARATOR] not in [list(alternatives) for alternatives in segments]

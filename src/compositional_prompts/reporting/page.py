@@ -168,6 +168,7 @@ def build_report(paths: ReportPaths, shown_limits: Sequence[Caveat], settings: P
             params_text=paths.params.read_text(encoding="utf-8"),
             versions=library_versions(),
             **{name: getattr(browsing, name) for name in _PHOTO_PARTS},
+            objects_alone="majority_closed" in results.troika,
             **_tables(results),
             few_products=tables.few_products(_fewest_products(results)),
             **_finetune_facts(results),
@@ -239,7 +240,9 @@ def _charts(results: StageResults) -> list[Chart]:
             "Troika on validation images",
             "share",
             troika,
-            {"val_auc": "AUC", "val_hm": "harmonic mean"},
+            {"val_object_accuracy": "objects right"}
+            if "majority_closed" in results.troika
+            else {"val_auc": "AUC", "val_hm": "harmonic mean"},
         ),
     ]
 

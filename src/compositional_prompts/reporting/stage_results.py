@@ -106,7 +106,8 @@ def read_results(metrics: Path) -> StageResults:
             ),
         ),
         troika_curve=_read_curve(
-            metrics / "curves/troika_train/plots/metrics", ("train_loss", "val_auc", "val_hm")
+            metrics / "curves/troika_train/plots/metrics",
+            ("train_loss", "val_auc", "val_hm", "val_object_accuracy"),
         ),
         confusions=_read_confusions(metrics, enhance),
         reliability={

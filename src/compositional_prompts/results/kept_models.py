@@ -52,9 +52,9 @@ class Origin:
         params: its stage's section, as it was trained by.
         training: what its stage measured.
         measured: what was measured of it on test images, as ``summary.json`` has it.
-        attributes: that it knows, sorted; so
+        attributes: that it knows, sorted, none where labels are objects alone; so
         objects: and
-        pairs: Attribute_Object, and
+        pairs: Attribute_Object, or Object, and
         words: of every attribute group, in the order of the vocabulary; none for Troika.
         unsure_below: of a pair's probability, and of the lead of each group's word over the next:
             what nine of ten photos that were held out had at least.

@@ -66,6 +66,8 @@ def _pairs(troika: Metrics) -> Figures:
     for key, name in _TROIKA.items():
         figures[name] = number(troika, world, key)
         figures[f"{name}_zero_shot"] = number(troika, f"zero_shot_{world}", key)
+        # Where labels are objects alone, there is this baseline too.
+        figures[f"{name}_majority"] = number(troika, f"majority_{world}", key)
     return figures
 
 

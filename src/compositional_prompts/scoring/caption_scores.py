@@ -45,8 +45,9 @@ SPREAD_METRICS = (
     *("cider_d", "meteor_stem", "bert_score", "cosine", "clip_score", "ref_clip_score"),
 )
 """Metrics summarised by best, mean and worst, where they were measured."""
-MakeSlotReader = Callable[[Sequence[str], Collection[str]], SlotReader]
-"""Makes the reader of captions, given the groups and every attribute that may occur."""
+MakeSlotReader = Callable[[Sequence[str], Collection[str] | None], SlotReader]
+"""Makes the reader of captions, given the groups and every attribute that may occur; None: prompts
+name objects alone."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ def score_captions(
         ImageJoinError: an image has no vector.
         ValueError: the vectors are not of the model's width.
     """
-    attributes = {
-        *(name for name in inputs.enhanced["attribute"] if name is not None),
-        *(name for names in inputs.truth["attribute"] for name in names),
-    }
+    attributes = None
+    if "attribute" in inputs.enhanced:
+        attributes = {
+            *(name for name in inputs.enhanced["attribute"] if name is not None),
+            *(name for names in inputs.truth["attribute"] for name in names),
+        }
     read_slots = make_slot_reader(inputs.groups, attributes)
     plain = {"reference": inputs.references, **inputs.captions}
     texts = {

@@ -24,12 +24,12 @@ from compositional_prompts.files.outputs import (
     require_outputs,
 )
 from compositional_prompts.files.tables import read_table
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.results.bootstrap import product_codes
 from compositional_prompts.scoring.judged_texts import Judgement, Text, judge
 from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED, RECOMMENDED
-from compositional_prompts.scoring.scoring_inputs import prompt_groups
+from compositional_prompts.scoring.scoring_inputs import LABEL_PLACES, label_places, prompt_groups
 from compositional_prompts.scoring.shortcomings import caption_warnings
 from compositional_prompts.scoring.slot_accuracy import SlotReader
 
@@ -70,7 +70,7 @@ class _Texts:
     Attributes:
         table: ``image_id``, ``product_id``, ``split``, ``original``, ``enhanced``, ``caption``,
             ``free_caption``.
-        places: attribute, object and the groups.
+        places: attribute, object and the groups; no attribute where labels are objects alone.
         words: of each place, the enhanced prompt's word.
         truth: of each place, the true words.
     """
@@ -79,6 +79,11 @@ class _Texts:
     places: Sequence[str]
     words: Mapping[str, Sequence[str | None]]
     truth: Mapping[str, Sequence[Sequence[str]]]
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """The attribute groups."""
+        return tuple(place for place in self.places if place not in LABEL_PLACES)
 
     def column(self, name: str) -> list[Any]:
         values: list[Any] = self.table.column(name).to_pylist()
@@ -109,8 +114,7 @@ def recommend_texts(paths: RecommendPaths, params: Recommend) -> Recommendation:
     """
     texts = _read(paths)
     train_images = _train_images(paths.finetuning)
-    groups = texts.places[2:]
-    readable = params.readable.of(groups)
+    readable = params.readable.of(texts.groups)
     read_slots = _slot_reader(texts)
     judgement = _judge(texts, read_slots, params.min_labelled)
     captions = texts.column("caption")
@@ -169,9 +173,10 @@ def _judge(texts: _Texts, read_slots: SlotReader, min_labelled: int) -> Judgemen
 
 def _read(paths: RecommendPaths) -> _Texts:
     groups = prompt_groups(paths.prompts)
-    places = ("attribute", "object", *groups)
+    named = label_places(paths.prompts)
+    places = (*named, *groups)
     names = ["image_id", "original_prompt", "enhanced_prompt", *places]
-    prompts = read_table(paths.prompts, enhanced_prompts_schema(groups), names)
+    prompts = read_table(paths.prompts, enhanced_prompts_schema(groups, objects_alone=True), names)
     ids = prompts.column("image_id").combine_chunks()
 
     def aligned(table: pa.Table, path: Path) -> pa.Table:
@@ -179,7 +184,7 @@ def _read(paths: RecommendPaths) -> _Texts:
         return table.take(image_rows(ids, found, table=path, wanted_by=paths.prompts, exact=True))
 
     splits = read_table(paths.splits, SPLITS, ["image_id", "product_id", "caption_split"])
-    labels = aligned(read_labels(paths.catalog, ["image_id", *places[:2]]), paths.catalog)
+    labels = aligned(read_labels(paths.catalog, ["image_id", *named]), paths.catalog)
     captions = _captions(paths, ids)
     splits = aligned(splits, paths.splits)
     table = pa.table(
@@ -195,7 +200,7 @@ def _read(paths: RecommendPaths) -> _Texts:
     )
     labelled = {
         name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
-        for name in places[:2]
+        for name in named
     }
     words = {place: prompts.column(place).to_pylist() for place in places}
     return _Texts(table, places, words, {**labelled, **read_truth(paths.truth, ids, groups)})
@@ -229,8 +234,10 @@ def _captions(paths: RecommendPaths, ids: pa.Array) -> pa.Table:
 
 def _slot_reader(texts: _Texts) -> SlotReader:
     """Reads every distinct text once."""
-    attributes = {
-        *(word for word in texts.words["attribute"] if word is not None),
-        *(word for words in texts.truth["attribute"] for word in words),
-    }
-    return cache(PromptTemplate(texts.places[2:], attributes=attributes).read_slots)
+    attributes = None
+    if "attribute" in texts.places:
+        attributes = {
+            *(word for word in texts.words["attribute"] if word is not None),
+            *(word for words in texts.truth["attribute"] for word in words),
+        }
+    return cache(slot_reader(texts.groups, attributes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,15 @@ from compositional_prompts.catalog.reading import iterate_batches
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import iterate_table, read_table
+from compositional_prompts.files.tables import is_absent, iterate_table, read_table
 from compositional_prompts.results.bootstrap import product_codes
 
 UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
 """The untrained BLIP-2; the fine-tuned one without the grammar, where ``infer.grammar`` is true;
 and the fine-tuned one as ``infer`` has it. Captions of the first are in ``base.parquet``, of the
 others in ``finetuned.parquet``."""
+LABEL_PLACES: Final = ("attribute", "object")
+"""The places of a text that a label tells of; where labels are objects alone, the second."""
 Column = Sequence[str | None]
 
 
@@ -37,7 +40,8 @@ class ScoringInputs:
         source: the table that names them, for errors.
         captions: by captioner.
         references: the enhanced prompts.
-        enhanced: by place (attribute, object, then the groups), the enhanced prompt's word.
+        enhanced: by place (attribute, object, then the groups), the enhanced prompt's word. Where
+            labels are objects alone, attribute is no place.
         truth: by place, the true words: the label, or a group's truth; none where not known.
     """
 
@@ -52,7 +56,7 @@ class ScoringInputs:
     @property
     def groups(self) -> tuple[str, ...]:
         """The attribute groups, in the order of the prompt."""
-        return tuple(self.enhanced)[2:]
+        return tuple(name for name in self.enhanced if name not in LABEL_PLACES)
 
 
 def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> ScoringInputs:
@@ -88,16 +92,16 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         texts[FREE] = free.to_pylist()
     texts[FINETUNED] = finetuned.column("caption").to_pylist()
     groups = prompt_groups(prompts)
-    places = ("attribute", "object", *groups)
+    named = label_places(prompts)
+    places = (*named, *groups)
     columns = ["image_id", "enhanced_prompt", *places]
-    schema = enhanced_prompts_schema(groups)
+    schema = enhanced_prompts_schema(groups, objects_alone=True)
     wanted = aligned(iterate_table(prompts, schema, IDS_AT_ONCE, columns), prompts)
-    pair = places[:2]
-    names = ["image_id", "product_id", *pair]
+    names = ["image_id", "product_id", *named]
     labels = aligned(iterate_batches(catalog, names, batch_size=IDS_AT_ONCE), catalog)
     labelled = {
         name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
-        for name in pair
+        for name in named
     }
     return ScoringInputs(
         image_ids=image_ids,
@@ -108,6 +112,11 @@ def read_inputs(captions: Path, prompts: Path, catalog: Path, truth: Path) -> Sc
         enhanced={name: wanted.column(name).to_pylist() for name in places},
         truth={**labelled, **read_truth(truth, image_ids, groups)},
     )
+
+
+def label_places(prompts: Path) -> tuple[str, ...]:
+    """The places of ``enhanced.parquet`` that labels tell of: all, or object alone."""
+    return LABEL_PLACES[1:] if is_absent(prompts, LABEL_PLACES[0]) else LABEL_PLACES
 
 
 def prompt_groups(prompts: Path) -> tuple[str, ...]:

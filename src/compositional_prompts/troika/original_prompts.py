@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from compositional_prompts.files.tables import required
+from compositional_prompts.files.tables import or_null, required
 
 JUDGED = pa.struct(
     [
@@ -18,7 +18,8 @@ JUDGED = pa.struct(
     ]
 )
 """How a labelled test image was judged by ``troika`` or ``zero_shot`` in the ``closed`` or ``open``
-world: what :class:`~compositional_prompts.results.czsl_figures.JudgedImages` holds of it. All
+world: what :class:`~compositional_prompts.results.czsl_figures.JudgedImages` holds of it. Where
+images are named by objects alone, ``attribute_hit`` is true, and says nothing. All
 metrics of compositional zero-shot learning can be made of it again, of any images."""
 
 ORIGINAL_PROMPTS = pa.schema(
@@ -37,3 +38,7 @@ ORIGINAL_PROMPTS = pa.schema(
 """``data/prompts/original.parquet``: the predicted pair of every image and its best pairs, most
 probable first; probabilities are a softmax over the closed world's pairs. ``judged`` has an entry
 for every scorer and world, and is null of images that are not measured."""
+
+PROMPTS_OF_OBJECTS = or_null(ORIGINAL_PROMPTS, "attribute")
+"""The same where labels are objects alone: ``attribute`` is null in every row, and so is every item
+of ``top_attributes``. Tables of both kinds are read by it."""

@@ -77,7 +77,8 @@ class TroikaScores(ImageScores):
     Attributes:
         scorer: the model and the texts.
         features: unit-length features of the composition branch, ``[images, d]``.
-        attributes: probabilities of all attributes, ``[images, attributes]``.
+        attributes: probabilities of all attributes, ``[images, attributes]``; 1, ``[images, 1]``,
+            where images are named by objects alone.
         objects: probabilities of all objects, ``[images, objects]``.
         memories: what each layer of the traction reads of the composition branch's patches.
         zero_shot: the same images as the frozen CLIP scores them; None: nobody asks for it.
@@ -163,6 +164,8 @@ class TroikaScorer:
         return TroikaScores(self, images.composition, attributes, objects, memories, zero_shot)
 
     def _probabilities(self, features: Tensor, texts: Tensor, patches: Tensor) -> Tensor:
+        if not features.shape[1]:
+            return self.model.no_attribute_logits(features).softmax(dim=-1)
         memories = list(self.model.traction.memories(patches, len(texts)))
         block = self.model.pairs_in(self.block_bytes, len(features))
         blocks = [self.model.cosines(features, part, memories) for part in texts.split(block)]

@@ -19,7 +19,7 @@ from compositional_prompts.compute.rows.completed_rows import CompletedRows, com
 from compositional_prompts.compute.rows.computation import Item, kernel_batch
 from compositional_prompts.files.tables import GROUP_ROWS, write_tables
 from compositional_prompts.pipeline.section import Base
-from compositional_prompts.prompt.pair import original_prompt
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, original_prompt
 from compositional_prompts.troika.evaluation.czsl_intervals import CzslIntervals
 from compositional_prompts.troika.evaluation.feasibility import OpenWorld
 from compositional_prompts.troika.evaluation.judged_rows import (
@@ -30,9 +30,14 @@ from compositional_prompts.troika.evaluation.judged_rows import (
 from compositional_prompts.troika.evaluation.judged_worlds import JudgedWorlds
 from compositional_prompts.troika.evaluation.measured_worlds import MeasuredImages, measure
 from compositional_prompts.troika.model.model_folder import read_config, vocabulary_to_name
-from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
+from compositional_prompts.troika.model.pair_vocabulary import Vocabulary, labelled_images
 from compositional_prompts.troika.naming import PairNames, named_dtype
-from compositional_prompts.troika.original_prompts import JUDGED, ORIGINAL_PROMPTS
+from compositional_prompts.troika.objects_alone import beside_majority, without_attributes
+from compositional_prompts.troika.original_prompts import (
+    JUDGED,
+    ORIGINAL_PROMPTS,
+    PROMPTS_OF_OBJECTS,
+)
 from compositional_prompts.troika.pair_scoring import kernel_block
 from compositional_prompts.troika.parameters import TroikaPredict
 
@@ -68,7 +73,9 @@ class _PromptTable:
     """Rows of ``original.parquet`` of named pairs."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._attributes = pa.array([attribute for attribute, _ in vocabulary.pairs])
+        attributes = [None if one == NO_ATTRIBUTE else one for one, _ in vocabulary.pairs]
+        self._attributes = pa.array(attributes, pa.string())
+        self.schema = PROMPTS_OF_OBJECTS if vocabulary.objects_alone else ORIGINAL_PROMPTS
         self._objects = pa.array([name for _, name in vocabulary.pairs])
         self._prompts = pa.array([original_prompt(*pair) for pair in vocabulary.pairs])
 
@@ -94,7 +101,7 @@ class _PromptTable:
                 lists(pa.array(probabilities.reshape(-1))),
                 judged,
             ],
-            schema=ORIGINAL_PROMPTS,
+            schema=self.schema,
         )
 
 
@@ -134,7 +141,9 @@ def predict(
     Candidates of the naming are the pairs of ``pairs.parquet``, of a kept model as
     :func:`~.model_folder.vocabulary_to_name` says. Measured are the test images, in
     the worlds asked for; validation images are judged too, and choose the bias of the closed world
-    and the threshold of the open one.
+    and the threshold of the open one. Where labels are objects alone, every combination is a pair
+    of the data set, so that there is no other open world; no attribute is measured; and beside
+    the models stands the object that most training images have.
     A measured image is scored once, for all pairs that it is named or measured among. Memory is 50
     bytes an image and what :func:`measure` says; it grows with the pairs by their text features,
     ``8 d`` bytes a pair with those of the baseline.
@@ -158,12 +167,14 @@ def predict(
     device = resolve_device(base.device)
     vocabulary = vocabulary_to_name(model_directory, pairs)
     measured = MeasuredImages.of(splits, catalog, vocabulary)
+    alone = vocabulary.objects_alone
+    closed, opened = alone or "closed" in params.worlds, "open" in params.worlds and not alone
     open_world = None
-    if "open" in params.worlds:
+    if opened:
         clip = load_clip(clip_directory, device)
         open_world = OpenWorld.of(vocabulary, params.feasibility, clip)
         del clip  # what computes loads its own
-    worlds = JudgedWorlds.of(vocabulary, "closed" in params.worlds, open_world)
+    worlds = JudgedWorlds.of(vocabulary, closed, open_world)
     naming = PairNames(
         clip=clip_directory,
         model=model_directory,
@@ -198,7 +209,14 @@ def predict(
         if trained and world in metrics:
             minus = intervals.minus(f"troika_{world}", f"zero_shot_{world}")
             metrics[world] |= {"minus": {"zero_shot": minus}}
-    if "open" in params.worlds:
+    if alone:
+        training = labelled_images(splits, vocabulary, "train")
+        found, leads = beside_majority(training, measured, vocabulary, intervals.images)
+        metrics = without_attributes(metrics) | {"majority_closed": found}
+        for prefix, lead in leads.items():
+            minus = metrics[f"{prefix}closed"].setdefault("minus", {})
+            minus["majority"] = lead
+    if opened:
         feasibility = params.feasibility
         metrics["feasibility"] = {
             "vectors": feasibility.vectors,
@@ -274,4 +292,4 @@ def _write_prompts(
             yield table.rows(batch.column("image_id"), rows, of_tested)
             start += batch.num_rows
 
-    write_tables(tables(), prompts, ORIGINAL_PROMPTS)
+    write_tables(tables(), prompts, table.schema)

@@ -48,7 +48,7 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.files.outputs import atomic_directory
-from compositional_prompts.prompt.pair import Pair
+from compositional_prompts.prompt.pair import Pair, objects_alone
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.prompt.text_metrics import sentence_bleu
 
@@ -280,7 +280,7 @@ def finetune(
     val: CaptionPairs,
     params: Finetune,
     *,
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     words: Mapping[str, Sequence[str]],
     seed: int,
     adapter: Path,
@@ -329,7 +329,8 @@ def finetune(
             "finetune.precision float16 scales gradients, which FSDP spreads over processes: "
             "set it to bfloat16."
         )
-    grammar = PromptTemplate(list(words)).alternatives(pairs, words)
+    alone = objects_alone(attribute for attribute, _ in pairs)
+    grammar = PromptTemplate(list(words), objects_alone=alone).alternatives(pairs, words)
     seed_everything(seed)
     train_tokens = tokenize_repeated(captioner, train.captions, params.max_tokens)
     val_tokens = tokenize_repeated(captioner, val.captions, params.max_tokens)

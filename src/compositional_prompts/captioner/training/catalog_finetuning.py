@@ -12,11 +12,12 @@ from compositional_prompts.captioner.features.image_inputs import load_for_input
 from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import Outcome, finetune
-from compositional_prompts.catalog.splitting.split_tables import PAIRS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.precision import ResolvedPrecision
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.section import Base
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,15 @@ def train_adapter(
     """
     captioner = load_for_inputs(paths.blip2, paths.features, group.device, computed.precision)
     source = paths.features, paths.catalog, captioner
-    pairs = read_table(paths.pairs, PAIRS)
+    pairs = read_table(paths.pairs, PAIRS_OF_OBJECTS)
+    attributes = [attribute or NO_ATTRIBUTE for attribute in pairs["attribute"].to_pylist()]
     return finetune(
         captioner,
         open_inputs(*source, workers=base.workers, augment=params.augment, seed=base.seed),
         CaptionPairs.read(paths.splits, paths.prompts, "train", params.train_images, base.seed),
         CaptionPairs.read(paths.splits, paths.prompts, "val", None, base.seed),
         params,
-        pairs=zip(pairs["attribute"].to_pylist(), pairs["object"].to_pylist(), strict=True),
+        pairs=list(zip(attributes, pairs["object"].to_pylist(), strict=True)),
         words=words,
         adapter=paths.adapter,
         curve=paths.curve,

@@ -23,9 +23,14 @@ from compositional_prompts.catalog.splitting.product_splits import (
     seeded_digest,
     split_products,
 )
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLIT_NAMES, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import (
+    PAIRS,
+    PAIRS_OF_OBJECTS,
+    SPLIT_NAMES,
+    SPLITS,
+)
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
-from compositional_prompts.prompt.pair import Pair, dotted
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair, dotted
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ class Splits(NamedTuple):
 
     Attributes:
         images: SPLITS, a row an image, in the order of the catalog.
-        pairs: PAIRS, sorted by attribute, then object.
+        pairs: PAIRS, sorted by attribute, then object; PAIRS_OF_OBJECTS of objects alone.
         metrics: how many images, products and pairs are where, by which assignment, and by how much
             the shares found are above those wanted.
     """
@@ -79,6 +84,10 @@ def make_splits(
     they have no image left, and every combination that has at least one of the words in
     ``params.attributes`` and ``params.objects``.
 
+    Where labels are objects alone (no image has an attribute), the closed world is that of the
+    objects: each is a pair without an attribute, whose only word is its own, so that none can be
+    unseen by choice, and images follow their products.
+
     Args:
         labels: the columns :data:`LABEL_COLUMNS` of the catalog.
         params: fractions of products, share of unseen pairs, and words beyond the labels.
@@ -91,7 +100,9 @@ def make_splits(
             brings has an unknown name, an unseen pair in both val and test, or an image of a pair
             that it does not list for that image's split.
     """
-    coded = _Coded.of(labels)
+    named = _without_attributes(labels) if _objects_alone(labels, params) else labels
+    alone = named is not labels
+    coded = _Coded.of(named)
     splits = split_products(coded.products, params.fractions, seed, assignment)
     caption_splits = splits[coded.product]
     labelled = coded.pair >= 0
@@ -103,17 +114,17 @@ def make_splits(
     if made:
         pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
     else:
-        chosen = labels.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
+        chosen = named.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
         pairs, pair_splits, moved = _given_pairs(pl.DataFrame(chosen), listed), given, 0
     seen = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "seen").iter_rows()}
     # A pair of images that the given split leaves out is in no split, so that its place is unused.
     pair_seen = np.array([seen.get(pair, False) for pair in coded.pairs] + [False])[coded.pair]
-    added = _added_pairs(pairs, params)
+    added = _added_pairs(pairs, params, alone=alone)
     metrics = _counts(caption_splits, splits, pair_splits, pairs, moved) | {
         "added_pairs": added.height,
         "pairs_without_images": pairs.filter(pl.col("images") == 0).height,
         "assignment": assignment,
-        "deviation": _deviation(splits, pairs, params, made=made),
+        "deviation": _deviation(splits, pairs, params, made=made and not alone),
     }
     world = pl.concat([pairs, added]).sort(_PAIR)
     log.info(
@@ -129,9 +140,36 @@ def make_splits(
     images = [columns[name] if name in columns else labels[name] for name in SPLITS.names]
     return Splits(
         pa.table(images, names=SPLITS.names).cast(SPLITS),
-        world.select(PAIRS.names).to_arrow().cast(PAIRS),
+        _as_table(world, alone=alone),
         metrics,
     )
+
+
+def _objects_alone(labels: pa.Table, params: Split) -> bool:
+    """Whether what may be predicted are objects alone: no label, and no parameter, says else."""
+    if labels["attribute"].null_count < len(labels):
+        return False
+    labelled = labels["object"].null_count < len(labels)
+    if labelled and params.attributes:
+        raise SplitError(
+            f"split.attributes names {', '.join(params.attributes)}, but the labels of the data "
+            "set are objects alone, without attributes: leave it empty."
+        )
+    return labelled or bool(params.objects and not params.attributes)
+
+
+def _without_attributes(labels: pa.Table) -> pa.Table:
+    """Labels that are objects alone as pairs in memory."""
+    known = pc.is_valid(labels["object"])
+    attribute = pc.if_else(known, pa.scalar(NO_ATTRIBUTE), pa.scalar(None, pa.string()))
+    return labels.set_column(labels.schema.get_field_index("attribute"), "attribute", attribute)
+
+
+def _as_table(world: pl.DataFrame, *, alone: bool) -> pa.Table:
+    if not alone:
+        return world.select(PAIRS.names).to_arrow().cast(PAIRS)
+    nulled = world.with_columns(pl.lit(None, pl.String).alias("attribute"))
+    return nulled.select(PAIRS.names).to_arrow().cast(PAIRS_OF_OBJECTS)
 
 
 class _Coded(NamedTuple):
@@ -292,7 +330,7 @@ def _of_first_product(coded: _Coded, rows: NDArray[np.int64], seed: int) -> NDAr
     return np.asarray(lowest[coded.pair[rows]] == rank)
 
 
-def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
+def _added_pairs(pairs: pl.DataFrame, params: Split, *, alone: bool) -> pl.DataFrame:
     """The pairs of the closed world beyond the labels, as rows of PAIRS."""
     words = {
         "attributes": {dotted(word) for word in params.attributes},
@@ -300,12 +338,14 @@ def _added_pairs(pairs: pl.DataFrame, params: Split) -> pl.DataFrame:
     }
     known = set(pairs.select(_PAIR).iter_rows())
     attributes = words["attributes"] | {attribute for attribute, _ in known}
+    if alone:
+        attributes = {NO_ATTRIBUTE}
     objects = words["objects"] | {object_ for _, object_ in known}
     if not attributes or not objects:
         raise SplitError(
-            "no image has a label, so what may be predicted must be given: set both "
-            f"split.attributes (found {params.attributes}) and split.objects "
-            f"(found {params.objects}), or give the data set labels."
+            "no image has a label, so what may be predicted must be given: set split.objects "
+            f"(found {params.objects}), and split.attributes too where prompts are to name both "
+            f"(found {params.attributes}), or give the data set labels."
         )
     added = sorted(
         (attribute, object_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from compositional_prompts.files.tables import required
+from compositional_prompts.files.tables import or_null, required
 
 SPLIT_NAMES = ("train", "val", "test")
 
@@ -50,3 +50,13 @@ PAIRS = pa.schema(
 """``data/pairs.parquet``: every pair of the closed world, sorted by attribute, then object.
 ``seen`` pairs have training images (``split`` is train); an unseen one has its images in the
 ``split`` named. A pair that the data set lists may have lost all its images."""
+
+PAIRS_OF_OBJECTS = or_null(PAIRS, "attribute")
+"""The same where labels are objects alone: ``attribute`` is null in every row, and there are no
+unseen pairs, but for objects that a split of the data set's own keeps from training. Tables of both
+kinds are read by it."""
+
+
+def pairs_schema(pairs: pa.Table) -> pa.Schema:
+    """That of :data:`PAIRS` or :data:`PAIRS_OF_OBJECTS` that a table is to be written by."""
+    return PAIRS_OF_OBJECTS if pairs.column("attribute").null_count else PAIRS

@@ -327,11 +327,6 @@ def _why_none(path: str, paths: SortedNames, directory: str) -> str:
 
 def _checked_labels(values: dict[str, str | None], place: str) -> Labels:
     attribute, object_ = values.get("attribute"), values.get("object")
-    if (attribute is None) != (object_ is None):
-        missing = "attribute" if attribute is None else "object"
-        raise FolderError(
-            f"{place}: {missing} is empty; give both attribute and object, or neither."
-        )
     for name, text in (("attribute", attribute), ("object", object_)):
         if text is not None:
             try:

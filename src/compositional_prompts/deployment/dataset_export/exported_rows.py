@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
 from compositional_prompts.catalog.reading import iterate_batches, iterate_ids
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
 from compositional_prompts.catalog.truth import SEPARATOR, TruthTable
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.enhancement.word_probabilities import word_probabilities
@@ -26,10 +26,11 @@ from compositional_prompts.enhancement.word_scorer import WordScorer, load_word_
 from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import iterate_table, read_table, required
 from compositional_prompts.pipeline.dvc_file import PipelineError
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.pair import objects_alone
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED, RECOMMENDED
 from compositional_prompts.scoring.scoring_inputs import prompt_groups
-from compositional_prompts.troika.original_prompts import ORIGINAL_PROMPTS
+from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
 Captions = Literal["recommended", "readable", "enhanced", "finetuned"]
 """Which text of a photo is its caption."""
@@ -42,6 +43,7 @@ _PHOTOS_AT_ONCE: Final = 256
 _DIGITS: Final = 4
 
 Slots = Mapping[str, str | None]
+"""What a text says by place; there is no attribute where labels are objects alone."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +201,10 @@ class ExportReader:
         self.calibrated = {
             group: self._scorer.groups[group].calibration is not None for group in groups
         }
-        attributes = read_table(paths.pairs, PAIRS, ["attribute"]).column("attribute")
-        known = {name for name in attributes.unique().to_pylist() if name is not None}
-        template = PromptTemplate(groups, attributes=known)
-        self._slots = lru_cache(2**16)(template.read_slots)
+        pairs = read_table(paths.pairs, PAIRS_OF_OBJECTS, ["attribute"])
+        attributes = pairs.column("attribute").unique().to_pylist()
+        alone = objects_alone(attributes)
+        self._slots = lru_cache(2**16)(slot_reader(groups, None if alone else attributes))
         self._truth = TruthTable(paths.truth, groups)
 
     def rows(self, with_photos: bool) -> Iterator[ExportedRow]:
@@ -212,13 +214,13 @@ class ExportReader:
             OutputError: a table is damaged, or not of the catalog's images.
         """
         paths = self._paths
-        schema = enhanced_prompts_schema(list(self.columns.groups))
+        schema = enhanced_prompts_schema(list(self.columns.groups), objects_alone=True)
         tables = {
             "splits": self._beside(paths.splits, SPLITS, ["image_id", "caption_split"]),
             "original": self._beside(
                 paths.original,
-                ORIGINAL_PROMPTS,
-                [name for name in ORIGINAL_PROMPTS.names if name != "judged"],
+                PROMPTS_OF_OBJECTS,
+                [name for name in PROMPTS_OF_OBJECTS.names if name != "judged"],
             ),
             "enhanced": self._beside(paths.enhanced, schema, _words_and_scores(self.columns)),
         }
@@ -284,7 +286,7 @@ class ExportReader:
                 "caption": caption,
                 "caption_source": source,
                 CONFIDENCE: self._least(said, confidences),
-                "attribute": said["attribute"],
+                "attribute": said.get("attribute"),
                 "object": said["object"],
                 "pair_confidence": confidences[PAIR],
             }
@@ -371,7 +373,7 @@ def _words_and_scores(columns: ExportColumns) -> list[str]:
 
 def _pair_confidence(said: Slots, original: Mapping[str, Any]) -> float | None:
     """Troika's probability of the pair that is said; None where it is not among its best."""
-    pair = said["attribute"], said["object"]
+    pair = said.get("attribute"), said["object"]
     found = original["probability"] if pair == (original["attribute"], original["object"]) else None
     if found is None:
         best = zip(

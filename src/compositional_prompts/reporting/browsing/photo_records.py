@@ -17,7 +17,7 @@ from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
 from compositional_prompts.files.tables import check_schema
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import judge
 from compositional_prompts.scoring.recommended_texts import RECOMMENDED
 from compositional_prompts.scoring.score_table import SCORES
@@ -71,7 +71,8 @@ def photo_records(
     """The photos named, in columns.
 
     Texts are numbers into ``texts``; cosines and probabilities are ten thousandths; ``verdicts``
-    have a letter a place (:func:`said_words.judge`), None where there is no such text.
+    have a letter a place (:func:`said_words.judge`), None where there is no such text. Where photos
+    are named by objects alone, attribute is no place.
 
     Args:
         tables: where they are told of.
@@ -86,12 +87,12 @@ def photo_records(
     """
     rows = _joined(tables, image_ids, tuple(vocabulary))
     interned = Interned()
-    places = ["attribute", "object", *vocabulary]
+    alone = rows["named_attribute"].null_count() > 0
+    places = [*([] if alone else ["attribute"]), "object", *vocabulary]
     truth = _truth(rows, tables.truth, image_ids, tuple(vocabulary))
-    template = PromptTemplate(
-        tuple(vocabulary), attributes=_names(rows["label_attribute"], rows["named_attribute"])
-    )
-    said = {name: [_read(template, text) for text in rows[name]] for name in TEXTS}
+    named = None if alone else _names(rows["label_attribute"], rows["named_attribute"])
+    read = slot_reader(tuple(vocabulary), named)
+    said = {name: [None if text is None else read(text) for text in rows[name]] for name in TEXTS}
     return {
         "places": places,
         "groups": [{"name": name, "words": list(words)} for name, words in vocabulary.items()],
@@ -193,10 +194,6 @@ def _require_all(found: pl.Series, image_ids: Sequence[str], path: Path) -> None
 
 def _names(*columns: pl.Series) -> set[str]:
     return {name for column in columns for name in column.unique() if name is not None}
-
-
-def _read(template: PromptTemplate, text: str | None) -> dict[str, str | None] | None:
-    return None if text is None else template.read_slots(text)
 
 
 def _truth(

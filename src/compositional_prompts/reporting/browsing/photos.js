@@ -20,7 +20,10 @@ const words = (name) => name.replaceAll("_", " ");
 const spoken = (name) => name.replaceAll(".", " ").replaceAll("_", " ");
 const text = (number) => (number === null ? null : texts[number]);
 const share = (tenThousandths) => tenThousandths / 10000;
-const pair = (attribute, object) => `${attribute}_${object}`;
+// Where photos are labelled with objects alone, there is no attribute anywhere.
+const pair = (attribute, object) => (attribute === null ? object : `${attribute}_${object}`);
+const named = places.filter((place) => place === "attribute" || place === "object");
+const unlabelled = `none: right and wrong of ${named.join(" and ")} ${named.length > 1 ? "are" : "is"} not known`;
 
 // ---------------------------------------------------------------- photos, from columns
 
@@ -35,7 +38,7 @@ function readPhotos() {
       row,
       path: thumbnails.paths[row],
       split: columns.split[row],
-      label: attribute === null ? null : pair(attribute, object),
+      label: object === null ? null : pair(attribute, object),
       attribute,
       object,
       truth: Object.fromEntries(groups.map(({ name }) => [name, (columns.true[name][row] || []).map(text)])),
@@ -200,7 +203,7 @@ function drawPhoto(photo) {
         photo.path && photo.path !== photo.id ? ["Path", breakable(photo.path)] : null,
         ["Split", SPLITS[photo.split]],
         truths.length ? ["Truth", truths.join("; ")] : null,
-        ["Label", photo.label ? breakable(photo.label) : "none: right and wrong of attribute and object are not known"],
+        ["Label", photo.label ? breakable(photo.label) : unlabelled],
       ].filter((row) => row)),
       make("h4", {}, "Texts"),
       facts([
@@ -211,7 +214,7 @@ function drawPhoto(photo) {
       make(
         "div",
         { class: "score-columns" },
-        barTable("Troika's best pairs and their probabilities", photo.top.map(([a, o, p], at) => [pair(a, o), p, percent(p), at === 0])),
+        barTable(`Troika's best ${named.length > 1 ? "pairs" : "objects"} and their probabilities`, photo.top.map(([a, o, p], at) => [pair(a, o), p, percent(p), at === 0])),
         ...groups.map((group) => groupScores(photo, group)),
       ),
       make("h4", {}, "Metrics"),
@@ -233,6 +236,10 @@ const KINDS = {
     ask: (_, photo) => ({ attribute: photo.attribute, object: photo.object }),
   },
 };
+if (named.length === 1) {
+  delete KINDS.attribute;
+  delete KINDS.pair;
+}
 for (const { name } of groups) {
   const ask = (key) => ({ word: JSON.stringify([name, key]) });
   KINDS[name] = { title: words(name), key: (photo) => photo.truth[name], at: [name], ask };
@@ -337,7 +344,8 @@ function startAccuracy(photos, ask) {
 
 const photos = readPhotos();
 const form = document.getElementById("find");
-for (const place of ["attribute", "object"]) {
+form.elements.attribute.closest("label").hidden = named.length === 1;
+for (const place of named) {
   fillSelect(form.elements[place], namesOf(photos.flatMap((photo) => [photo[place], photo.said[place]])));
 }
 for (const { name } of groups) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, judge
 from compositional_prompts.reporting.content.differences import compare
 from compositional_prompts.reporting.content.galleries import attribute_groups
@@ -84,11 +84,13 @@ def caption_changes(first: Path, second: Path, tables: TablePaths) -> CaptionCha
         second / tables.splits, columns=["image_id", "caption_split", "attribute", "object"]
     )
     both = both.join(labels, on="image_id", how="left", maintain_order="left")
-    places = ["attribute", "object", *groups]
+    attributes = _attributes(first, second, tables, labels)
+    # No prompt of either has an attribute where labels are objects alone.
+    places = [*(["attribute"] if attributes else []), "object", *groups]
     truth = read_truth(second / tables.truth, both["image_id"].to_arrow(), groups)
-    template = PromptTemplate(groups, attributes=_attributes(first, second, tables, labels))
+    read = slot_reader(groups, attributes or None)
     rows = [
-        _row(row, {group: truth[group][at] for group in groups}, places, template)
+        _row(row, {group: truth[group][at] for group in groups}, places, read)
         for at, row in enumerate(both.iter_rows(named=True))
     ]
     return CaptionChanges(
@@ -131,7 +133,7 @@ def _row(
     row: Mapping[str, Any],
     truth: Mapping[str, Sequence[str]],
     places: Sequence[str],
-    template: PromptTemplate,
+    read: Callable[[str], Mapping[str, str | None] | None],
 ) -> dict[str, Any]:
     known = {
         "attribute": (row["attribute"],) if row["attribute"] else (),
@@ -139,12 +141,12 @@ def _row(
         **truth,
     }
     texts = row["first"], row["second"]
-    verdicts = [judge(template.read_slots(text), known, places) for text in texts]
-    pair = [row["attribute"], row["object"]]
+    verdicts = [judge(read(text), known, places) for text in texts]
+    pair = [name for name in (row["attribute"], row["object"]) if name]
     return {
         "image_id": row["image_id"],
         "split": row["caption_split"],
-        "label": pair if row["attribute"] else None,
+        "label": pair if row["object"] else None,
         "kind": _kind(texts, verdicts),
         "first": row["first"],
         "second": row["second"],

@@ -10,7 +10,7 @@ const photos = data.photos.map((photo, row) => {
   const path = thumbnails.path[row];
   const haystack = [photo.image_id, path, label, photo.first, photo.second].filter((one) => one).join("\n").toLowerCase();
   const right = photo.verdicts.map((letters) => [...letters].filter((letter) => letter === "r").length);
-  return { ...photo, id: photo.image_id, row, label, object: photo.label ? photo.label[1] : null, path, haystack, gain: right[1] - right[0] };
+  return { ...photo, id: photo.image_id, row, label, object: photo.label ? photo.label.at(-1) : null, path, haystack, gain: right[1] - right[0] };
 });
 
 const tests = {
@@ -57,7 +57,7 @@ function drawPhoto(photo) {
     ["Photo", make("dd", {}, breakable(photo.id))],
     photo.path && photo.path !== photo.id ? ["Path", make("dd", {}, breakable(photo.path))] : null,
     ["Split", make("dd", {}, SPLITS[photo.split] ?? "none")],
-    ["Label", make("dd", {}, photo.label ? breakable(photo.label) : "none: right and wrong of attribute and object are not known")],
+    ["Label", make("dd", {}, photo.label ? breakable(photo.label) : "none: right and wrong of what a label tells are not known")],
     [data.names[0], told(photo, 0)],
     [data.names[1], told(photo, 1)],
   ];

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.files.tables import is_absent
+from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, UNKNOWN, judge, same_word
 from compositional_prompts.reporting.content.formats import count, words
 from compositional_prompts.reporting.content.galleries import attribute_groups
@@ -235,12 +236,15 @@ def _pair_figures(
         )
         sides.append(czsl_figures(images, bootstrap))
     rows = []
+    shown = dict(_PAIR_METRICS)
+    if any(is_absent(folder / tables.original, "attribute") for folder in (first, second)):
+        del shown["attribute_accuracy"]
     for column, figure in enumerate(CZSL_FIGURES):
         before, after = (float(whole[column]) for whole, _ in sides)
-        if figure in _PAIR_METRICS and not np.isnan(before) and not np.isnan(after):
+        if figure in shown and not np.isnan(before) and not np.isnan(after):
             samples = sides[1][1][:, column] - sides[0][1][:, column]
             difference = interval(after - before, samples, every)
-            rows.append(PairedFigure(f"pairs, {_PAIR_METRICS[figure]}", before, after, difference))
+            rows.append(PairedFigure(f"pairs, {shown[figure]}", before, after, difference))
     return rows
 
 
@@ -313,16 +317,17 @@ def _caption_figures(
             columns[f"captions, {name}"] = (values[0], known), (values[1], known)
         elif any(has):
             notes.append(f"Only {names[has.index(True)]} has {name} of captions.")
-    places = ["attribute", "object", *groups]
     attributes = {name for one in images.true["attribute"] for name in one}
     for folder in (first, second):
         named = pl.read_parquet(folder / tables.prompts, columns=["attribute"])["attribute"]
         attributes |= {name for name in named.unique() if name}
-    template = PromptTemplate(groups, attributes=attributes)
+    # No prompt of either has an attribute where labels are objects alone.
+    places = [*(["attribute"] if attributes else []), "object", *groups]
+    read = slot_reader(groups, attributes or None)
     verdicts = [
         [
             judge(
-                None if text is None else template.read_slots(text),
+                None if text is None else read(text),
                 {place: images.true[place][at] for place in places},
                 places,
             )

@@ -21,7 +21,7 @@ from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import check_schema, iterate_table
-from compositional_prompts.prompt.pair import pair_name
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, pair_name
 from compositional_prompts.reporting.content.differences import Span, compare, plain
 from compositional_prompts.reporting.content.photo_choice import choose
 from compositional_prompts.scoring.score_table import SCORES
@@ -99,7 +99,7 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
     _check_tables(tables)
     prompts = pl.scan_parquet(tables.prompts)
     splits = pl.scan_parquet(tables.splits).select("image_id", "attribute", "object")
-    labelled = splits.filter(pl.col("attribute").is_not_null())
+    labelled = splits.filter(pl.col("object").is_not_null())
     fine, base = (pl.scan_parquet(_captions(tables, name)) for name in ("finetuned", "base"))
     scores = pl.scan_parquet(tables.scores).filter(pl.col("captioner") == "finetuned")
     pools = {
@@ -116,7 +116,7 @@ def build_galleries(tables: Tables, count: int, contact_images: int, seed: int) 
 
     wanted = sorted({*sample, *itertools.chain(*chosen.values())})
     labels = {
-        key: pair_name(row["attribute"], row["object"])
+        key: pair_name(row["attribute"] or NO_ATTRIBUTE, row["object"])
         for key, row in _rows(labelled, wanted).items()
     }
     prompt = _rows(prompts.select("image_id", "attribute", "object", "enhanced_prompt"), wanted)
@@ -206,7 +206,7 @@ def _preferred(row: Mapping[str, Any], label: str | None) -> Card:
 
 
 def _stepped(image_id: str, label: str, prompt: Mapping[str, Any], caption: str) -> Card:
-    pair = pair_name(prompt["attribute"], prompt["object"])
+    pair = pair_name(prompt["attribute"] or NO_ATTRIBUTE, prompt["object"])
     enhanced = prompt["enhanced_prompt"]
     return Card(
         image_id,

@@ -51,6 +51,8 @@ _SAMPLED = {
 _UNTHRESHOLDED = {"best_unseen": "Best unseen", "best_hm": "Best harmonic mean", "auc": "AUC"}
 _WORLDS = {"closed": "Closed world", "open": "Open world"}
 _SCORERS = {"": "Troika", "zero_shot_": "Zero-shot CLIP"}
+_MAJORITY = "majority_"
+"""Of the baseline that says one object of every photo, where labels are objects alone."""
 _BRANCHES = {
     "": "Troika",
     "composition_": "Composition alone",
@@ -162,12 +164,16 @@ def troika_table(troika: Metrics) -> Table:
     The exact metrics come first; below them those of the sampled protocol, the open world's without
     a threshold, and the threshold and counts behind them, each where there is one.
     """
+    scorers = dict(_SCORERS)
+    alone = _MAJORITY + "closed" in troika
+    if alone:
+        scorers[_MAJORITY] = f"Always {words(str(troika[_MAJORITY + 'closed'].get('object')))}"
     worlds = {
         world: name
         for world, name in _WORLDS.items()
-        if any(scorer + world in troika for scorer in _SCORERS)
+        if any(scorer + world in troika for scorer in scorers)
     }
-    columns = [scorer + world for world in worlds for scorer in _SCORERS]
+    columns = [scorer + world for world in worlds for scorer in scorers]
 
     def rows(names: Mapping[str, str], form: Callable[[float], str], *path: str) -> list[Row]:
         return _measured_rows(troika, columns, names, form, *path)
@@ -185,9 +191,9 @@ def troika_table(troika: Metrics) -> Table:
         if key not in _TROIKA_METRICS and "." not in key and key != "threshold"
     }
     return Table(
-        "Naming the pair, test images",
+        f"Naming the {'object' if alone else 'pair'}, test images",
         "Metric",
-        [*_SCORERS.values()] * len(worlds),
+        [*scorers.values()] * len(worlds),
         [
             *exact,
             *rows(sampled, percent, "sampled"),
@@ -195,7 +201,7 @@ def troika_table(troika: Metrics) -> Table:
             *rows({"threshold": "Least feasibility"}, score),
             *rows(counts, _plain),
         ],
-        groups=[(name, len(_SCORERS)) for name in worlds.values()],
+        groups=[(name, len(scorers)) for name in worlds.values()],
     )
 
 
@@ -450,6 +456,11 @@ def leads_table(enhance: Metrics, troika: Metrics, scores: Metrics, recommend: M
                 f"Troika, {title.lower()}, {name}, over zero-shot CLIP",
                 *(troika, (world,), key, ("zero_shot", f"zero_shot_{world}", key)),
             )
+    add(
+        "Troika, object, over the majority",
+        *(troika, ("closed",), "object_accuracy"),
+        ("majority", f"{_MAJORITY}closed", "object_accuracy"),
+    )
     for other, name in (("base", "untrained"), (_FREE, "written freely")):
         for of, figure in (("exact_match", "word for word"), ("bleu.mean", "BLEU")):
             add(

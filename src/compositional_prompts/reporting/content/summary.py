@@ -42,7 +42,7 @@ def key_figures(results: StageResults) -> list[KeyFigure]:
 
     What could not be measured, as without labels, is left out.
     """
-    figures = [_images(results)]
+    figures = [_images(results), _objects(results)]
     group = _measured_group(results)
     if group is not None:
         figures.append(
@@ -126,10 +126,25 @@ def sentence(results: StageResults) -> str | None:
     )
 
 
+def _objects(results: StageResults) -> KeyFigure:
+    """Where labels are objects alone, how many are named rightly: there are no pairs to measure."""
+    alone = "majority_closed" in results.troika
+    values = [
+        (
+            name,
+            number(results.troika, f"{prefix}closed", "object_accuracy") if alone else None,
+            prefix == "",
+        )
+        for name, prefix in (("Troika", ""), ("zero-shot", "zero_shot_"), ("majority", "majority_"))
+    ]
+    own = bounds(results.troika, "closed", "object_accuracy")
+    return _compared("Objects named right", percent, values, own)
+
+
 def _images(results: StageResults) -> KeyFigure:
     parts = [
         f"{count(value)} {name}"
-        for name in ("products", "pairs")
+        for name in ("products", "pairs" if results.download.get("pairs") else "objects")
         if (value := number(results.download, name))
     ]
     rejected = sum((number(results.download, "rejected", key) or 0.0) for key in _reasons(results))

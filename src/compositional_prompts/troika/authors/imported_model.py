@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from compositional_prompts.clip.open_clip_model import load_clip
-from compositional_prompts.troika.authors.authors_checkpoint import convert_reference
+from compositional_prompts.troika.authors.authors_checkpoint import (
+    ReferenceCheckpointError,
+    convert_reference,
+)
 from compositional_prompts.troika.model.model_folder import TrainedState, save_model
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
 from compositional_prompts.troika.parameters import TroikaTrain
@@ -39,6 +42,11 @@ def import_reference(
         Whatever :func:`~.authors_checkpoint.convert_reference` raises; nothing is written then.
     """
     vocabulary = Vocabulary.read(pairs)
+    if vocabulary.objects_alone:
+        raise ReferenceCheckpointError(
+            f"{checkpoint} names pairs, and the labels of the data set are objects alone, without "
+            "attributes: set troika_train.mode to train."
+        )
     clip = load_clip(clip_directory, torch.device("cpu"))
     model = convert_reference(checkpoint, clip, vocabulary, params)
     tensors = {name: tensor.clone() for name, tensor in model.trained_state().items()}

@@ -87,7 +87,8 @@ class ImageFeatures(NamedTuple):
 
     Attributes:
         composition: unit length, ``[batch, d]``.
-        attribute: unit length, disentangled for attributes, ``[batch, d]``.
+        attribute: unit length, disentangled for attributes, ``[batch, d]``; of no number, ``[batch,
+            0]``, where images are named by objects alone.
         object: unit length, disentangled for objects, ``[batch, d]``.
         tokens: projected class token and patches, not normalised, ``[batch, 1 + patches, d]``.
     """
@@ -103,7 +104,8 @@ class BranchLogits(NamedTuple):
 
     Attributes:
         composition: ``[batch, pairs]``.
-        attribute: ``[batch, attributes]``.
+        attribute: ``[batch, attributes]``; 0, ``[batch, 1]``, where images are named by objects
+            alone: the absent attribute has a probability of 1.
         object: ``[batch, objects]``.
     """
 
@@ -127,7 +129,11 @@ class Disentangler(nn.Module):
 
 
 class Troika(nn.Module):
-    """The model. CLIP is frozen and always in evaluation mode; everything else is trained."""
+    """The model. CLIP is frozen and always in evaluation mode; everything else is trained.
+
+    Where the labels are objects alone, the attribute branch is not there: the prompt of a pair is
+    that of its object, in a context of its own, and a score is made of composition and object.
+    """
 
     def __init__(self, clip: Clip, vocabulary: Vocabulary, config: TroikaConfig) -> None:
         """
@@ -148,7 +154,11 @@ class Troika(nn.Module):
         self.prompts = SoftPrompts(
             clip, vocabulary, config.context, config.context_length, config.attribute_dropout
         )
-        self.attribute_disentangler = Disentangler(dimension, config.disentangler_dropout)
+        self.attribute_disentangler = (
+            None
+            if vocabulary.objects_alone
+            else Disentangler(dimension, config.disentangler_dropout)
+        )
         self.object_disentangler = Disentangler(dimension, config.disentangler_dropout)
         self.patch_norm = nn.LayerNorm(dimension)
         self.traction = CrossModalTraction(
@@ -187,7 +197,7 @@ class Troika(nn.Module):
         """
         _, attribute, object_ = self.encode_text(pairs[:0])
         texts = attribute.new_empty(len(pairs), attribute.shape[1])
-        width = self.config.context_length * self.prompts.attribute_vectors.shape[1]
+        width = self.config.context_length * self.prompts.object_vectors.shape[1]
         block = max(1, block_bytes // (width * TEXT_MLP_RATIO * texts.element_size()))
         for start in range(0, len(pairs), block):
             rows = slice(start, start + block)
@@ -198,9 +208,13 @@ class Troika(nn.Module):
         """Image features of preprocessed images ``[batch, 3, size, size]``."""
         tokens = self.adapters(self.clip.visual, pixel_values)
         pooled = tokens[:, 0]
+        if self.attribute_disentangler is None:
+            attribute = pooled[:, :0]
+        else:
+            attribute = F.normalize(self.attribute_disentangler(pooled), dim=-1)
         return ImageFeatures(
             composition=F.normalize(pooled, dim=-1),
-            attribute=F.normalize(self.attribute_disentangler(pooled), dim=-1),
+            attribute=attribute,
             object=F.normalize(self.object_disentangler(pooled), dim=-1),
             tokens=tokens,
         )
@@ -209,7 +223,8 @@ class Troika(nn.Module):
         """The tokens as the composition, attribute and object branch read them, in this order.
 
         They are layer-normed again for each branch: once for composition, twice for attributes,
-        three times for objects, as in the authors' code. Each is ``[batch, 1 + patches, d]``.
+        three times for objects, as in the authors' code, whether there is an attribute branch or
+        not. Each is ``[batch, 1 + patches, d]``.
         """
         patches = images.tokens
         for _ in BranchLogits._fields:
@@ -252,6 +267,9 @@ class Troika(nn.Module):
         for features, text, patches in zip(
             images[:3], texts, self.branch_patches(images), strict=True
         ):
+            if not features.shape[1]:
+                logits.append(self.no_attribute_logits(features))
+                continue
             if torch.is_grad_enabled():
                 cosines = self.cosines(features, text, self.traction.memories(patches, len(text)))
             else:
@@ -260,6 +278,12 @@ class Troika(nn.Module):
                 cosines = torch.cat([self.cosines(features, b, memories) for b in blocks], dim=1)
             logits.append(cosines * scale)
         return BranchLogits(*logits)
+
+    @staticmethod
+    def no_attribute_logits(features: Tensor) -> Tensor:
+        """Of images named by objects alone the logit of the attribute that there is not."""
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        return features.new_zeros(len(features), 1, dtype=dtype)
 
     def forward(self, pixel_values: Tensor, pairs: Tensor) -> BranchLogits:
         """Logits of images ``[batch, 3, size, size]`` for ``pairs`` (int64 ``[pairs, 2]``)."""

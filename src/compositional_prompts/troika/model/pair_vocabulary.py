@@ -13,10 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
+from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
 from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import read_table
-from compositional_prompts.prompt.pair import Pair, spoken
+from compositional_prompts.prompt.pair import (
+    NO_ATTRIBUTE,
+    Pair,
+    objects_alone,
+    pair_name,
+    spoken,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Vocabulary:
     """Every pair that may be predicted, and the primitives they are made of.
 
     Attributes:
-        attributes: distinct attribute names, sorted.
+        attributes: distinct attribute names, sorted; :data:`NO_ATTRIBUTE` alone where labels are
+            objects alone.
         objects: distinct object names, sorted.
         pairs: (attribute, object) of every pair of the closed world.
         seen: whether the pair has training images.
@@ -47,14 +54,19 @@ class Vocabulary:
         """The vocabulary of a list of pairs.
 
         Raises:
-            ValueError: there is no pair, a pair is listed twice, or a name has no words.
+            ValueError: there is no pair, a pair is listed twice, a name has no words, or some
+                pairs have an attribute and some have none.
         """
         if not pairs:
             raise ValueError(f"{source} lists no pair: label images, or name words in `split`.")
         if len(set(pairs)) != len(pairs):
             double = next(pair for row, pair in enumerate(pairs) if pair in pairs[:row])
-            raise ValueError(f"{source} lists the pair {double[0]}_{double[1]} twice.")
-        for name in {name for pair in pairs for name in pair}:
+            raise ValueError(f"{source} lists the pair {pair_name(*double)} twice.")
+        try:
+            alone = objects_alone(attribute for attribute, _ in pairs)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        for name in {name for pair in pairs for name in (pair[1:] if alone else pair)}:
             if not spoken(name).strip():
                 raise ValueError(f"{source}: the label {name!r} has no words to encode.")
         return cls(
@@ -68,8 +80,9 @@ class Vocabulary:
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
         """Read ``pairs.parquet`` (:data:`~compositional_prompts.catalog.schema.PAIRS`)."""
-        columns = read_table(path, PAIRS).to_pydict()
-        pairs = list(zip(columns["attribute"], columns["object"], strict=True))
+        columns = read_table(path, PAIRS_OF_OBJECTS).to_pydict()
+        attributes = (name or NO_ATTRIBUTE for name in columns["attribute"])
+        pairs = list(zip(attributes, columns["object"], strict=True))
         return cls.of(pairs, columns["seen"], columns["split"], path)
 
     def of_kept_model(self, listed: Vocabulary) -> Vocabulary:
@@ -96,6 +109,11 @@ class Vocabulary:
             for pair, was_seen in zip(pairs, seen, strict=True)
         )
         return replace(self, pairs=pairs, seen=seen, splits=splits, kept=True)
+
+    @property
+    def objects_alone(self) -> bool:
+        """Whether images are named by an object, and no attribute."""
+        return self.attributes == (NO_ATTRIBUTE,)
 
     @cached_property
     def pair_indices(self) -> NDArray[np.int64]:
@@ -124,10 +142,10 @@ class Vocabulary:
     def as_json(self) -> dict[str, Any]:
         """The vocabulary as it is kept beside a trained model."""
         return {
-            "attributes": list(self.attributes),
+            "attributes": [] if self.objects_alone else list(self.attributes),
             "objects": list(self.objects),
             "pairs": [
-                {"attribute": attribute, "object": name, "seen": seen, "split": split}
+                {"attribute": attribute or None, "object": name, "seen": seen, "split": split}
                 for (attribute, name), seen, split in zip(
                     self.pairs, self.seen, self.splits, strict=True
                 )
@@ -139,7 +157,7 @@ class Vocabulary:
         """The vocabulary that :meth:`as_json` wrote."""
         rows = document["pairs"]
         return cls.of(
-            [(row["attribute"], row["object"]) for row in rows],
+            [(row["attribute"] or NO_ATTRIBUTE, row["object"]) for row in rows],
             [row["seen"] for row in rows],
             [row["split"] for row in rows],
             source,
@@ -182,13 +200,14 @@ def labelled_images(splits: Path, vocabulary: Vocabulary, split: str) -> Labelle
     image_ids, positions = [], []
     rows = zip(columns["image_id"], columns["attribute"], columns["object"], strict=True)
     for image_id, attribute, name in rows:
-        column = allowed.get((attribute, name))
+        pair = attribute or NO_ATTRIBUTE, name
+        column = allowed.get(pair)
         if column is not None:
             image_ids.append(image_id)
             positions.append(column)
         elif not vocabulary.kept:
             raise MismatchedOutputsError(
-                f"{splits}: image {image_id!r} of split {split} has the pair {attribute}_{name}, "
+                f"{splits}: image {image_id!r} of split {split} has the pair {pair_name(*pair)}, "
                 "which pairs.parquet does not list for that split.",
                 splits,
             )

@@ -23,7 +23,7 @@ class TextFeatures(NamedTuple):
 
     Attributes:
         composition: ``[pairs, d]``.
-        attribute: ``[attributes, d]``.
+        attribute: ``[attributes, d]``; of no row where objects are named alone.
         object: ``[objects, d]``.
     """
 
@@ -56,6 +56,10 @@ class SoftPrompts(nn.Module):
     padding`` for a primitive, ``context_length`` tokens each. Every branch has a context of its
     own; all three share the attribute and object vectors, which start as the mean token embedding
     of their words.
+
+    Where images are named by objects alone, the prompt of a pair is that of its object,
+    ``[start] context object [end] padding`` in the context of the composition branch; there is no
+    attribute branch, and neither vectors nor a context of it.
     """
 
     start: Tensor
@@ -116,15 +120,18 @@ class SoftPrompts(nn.Module):
                 persistent=False,
             )
             self.composition_context = nn.Parameter(initial_context.clone())
-            self.attribute_context = nn.Parameter(initial_context.clone())
+            alone = vocabulary.objects_alone
+            self.attribute_context = None if alone else nn.Parameter(initial_context.clone())
             self.object_context = nn.Parameter(initial_context.clone())
-            self.attribute_vectors = nn.Parameter(
-                _mean_word_vectors(clip, vocabulary.attributes, context_length)
+            self.attribute_vectors = (
+                None
+                if alone
+                else nn.Parameter(_mean_word_vectors(clip, vocabulary.attributes, context_length))
             )
             self.object_vectors = nn.Parameter(
                 _mean_word_vectors(clip, vocabulary.objects, context_length)
             )
-        self.composition_end = end
+        self.composition_end = end - 1 if alone else end
         self.primitive_end = end - 1
 
     def _prompts(self, context: Tensor, words: Sequence[Tensor], tail: Tensor) -> Tensor:
@@ -137,7 +144,10 @@ class SoftPrompts(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
-    def _pair_prompts(self, attributes: Tensor, objects: Tensor, pairs: Tensor) -> Tensor:
+    def _pair_prompts(self, attributes: Tensor | None, objects: Tensor, pairs: Tensor) -> Tensor:
+        if attributes is None:
+            words = [objects[pairs[:, 1]]]
+            return self._prompts(self.composition_context, words, self.primitive_tail)
         words = [attributes[pairs[:, 0]], objects[pairs[:, 1]]]
         return self._prompts(self.composition_context, words, self.composition_tail)
 
@@ -152,18 +162,18 @@ class SoftPrompts(nn.Module):
 
         Dropout is drawn once, so that the branches of one step share their word vectors.
         """
-        attributes = F.dropout(self.attribute_vectors, self.dropout, self.training)
+        attributes = None
+        if self.attribute_vectors is not None:
+            attributes = F.dropout(self.attribute_vectors, self.dropout, self.training)
         objects = F.dropout(self.object_vectors, self.dropout, self.training)
-        prompts = torch.cat(
-            [
-                self._pair_prompts(attributes, objects, pairs),
-                self._prompts(self.attribute_context, [attributes], self.primitive_tail),
-                self._prompts(self.object_context, [objects], self.primitive_tail),
-            ]
-        )
+        parts = [self._pair_prompts(attributes, objects, pairs)]
+        if attributes is not None and self.attribute_context is not None:
+            parts.append(self._prompts(self.attribute_context, [attributes], self.primitive_tail))
+        parts.append(self._prompts(self.object_context, [objects], self.primitive_tail))
+        prompts = torch.cat(parts)
         ends = torch.full((prompts.shape[0],), self.primitive_end, device=prompts.device)
         ends[: pairs.shape[0]] = self.composition_end
-        sizes = [pairs.shape[0], attributes.shape[0], objects.shape[0]]
+        sizes = [pairs.shape[0], 0 if attributes is None else len(attributes), objects.shape[0]]
         return TextFeatures(*torch.split(encode_prompts(model, prompts, ends), sizes))
 
 

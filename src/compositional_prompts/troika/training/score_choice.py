@@ -136,8 +136,10 @@ def choose_score_weights(
 
     batches = judged_in_order(judged, len(validation), batch_size, accelerator)
     values = []
+    alone = selection == "val_object_accuracy"
     for of_mix in zip(*batches, strict=True):
-        figures = validation_columns(czsl_metrics(Judgements.concatenate(of_mix)))
+        metrics = czsl_metrics(Judgements.concatenate(of_mix))
+        figures = validation_columns(metrics, objects_alone=alone)
         value = selected_figure(selection, figures)
         assert value is not None  # there are images of the kinds that the selection needs
         values.append(value)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compositional_prompts.compute.learning_curve import EpochRecord
 
-Selection = Literal["val_auc", "val_primitive_hm", "last_epoch"]
+Selection = Literal["val_auc", "val_primitive_hm", "val_object_accuracy", "last_epoch"]
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,34 @@ class TroikaEpoch(EpochRecord):
     val_object_accuracy: float | None
 
 
-def validation_columns(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The curve's columns of validation's :func:`~.evaluation.czsl_metrics`."""
+def validation_columns(
+    metrics: Mapping[str, float | None], *, objects_alone: bool = False
+) -> dict[str, float | None]:
+    """The curve's columns of validation's :func:`~.evaluation.czsl_metrics`.
+
+    Where images are named by objects alone, there is no accuracy of attributes.
+    """
     return {
         "val_auc": metrics["auc"],
         "val_hm": metrics["best_hm"],
         "val_best_seen": metrics["best_seen"],
         "val_best_unseen": metrics["best_unseen"],
-        "val_attribute_accuracy": metrics["attribute_accuracy"],
+        "val_attribute_accuracy": None if objects_alone else metrics["attribute_accuracy"],
         "val_object_accuracy": metrics["object_accuracy"],
     }
 
 
-def selection_of(seen: Tensor) -> Selection:
+def selection_of(seen: Tensor, *, objects_alone: bool = False) -> Selection:
     """What chooses the best epoch, by whether each validation image's pair is seen, ``[images]``.
 
     The AUC needs images of seen and of unseen pairs; where either are missing, the harmonic mean
-    of attribute and object accuracy takes its place; without images it is the last epoch.
+    of attribute and object accuracy takes its place, and where images are named by objects alone
+    the accuracy of objects; without images it is the last epoch.
     """
     if not len(seen):
         return "last_epoch"
+    if objects_alone:
+        return "val_object_accuracy"
     return "val_auc" if bool(seen.any()) and not bool(seen.all()) else "val_primitive_hm"
 
 
@@ -64,6 +72,8 @@ def selected_figure(
         return figures["val_auc"]
     if selection == "last_epoch":
         return figures["epoch"]
+    if selection == "val_object_accuracy":
+        return figures["val_object_accuracy"]
     attribute, name = figures["val_attribute_accuracy"], figures["val_object_accuracy"]
     if attribute is None or name is None:
         return None

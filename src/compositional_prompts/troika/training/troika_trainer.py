@@ -88,6 +88,9 @@ def weighted_loss(
 ) -> Tensor:
     """Weighted sum of the cross-entropies of the three branches (section 3.4), a scalar.
 
+    Where images are named by objects alone, there is one attribute, the absent one, whose
+    cross-entropy is 0 whatever the model: its branch has no part in the loss.
+
     Args:
         logits: of a batch.
         targets: true column among ``pairs``, int64 ``[batch]``.
@@ -200,7 +203,10 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         self.validation = validation
         self.normalizer = normalizer
         self.seed = seed
-        self.selection = selection_of(validation.seen.cpu()[validation.columns])
+        self.alone = model.attribute_disentangler is None
+        self.selection = selection_of(
+            validation.seen.cpu()[validation.columns], objects_alone=self.alone
+        )
         if fault := training_fault(len(train), len(validation), params):
             raise TrainingError(fault)
         module: nn.Module = model
@@ -277,7 +283,7 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
             self.zero_shot,
         )
         self.images += len(self.validation)
-        return validation_columns(metrics)
+        return validation_columns(metrics, objects_alone=self.alone)
 
     def value(self, record: TroikaEpoch) -> float | None:
         return selected_figure(self.selection, asdict(record))
