@@ -22,6 +22,7 @@ from hub_miniature import (
     photos,
     write_parquet,
 )
+from huggingface_hub.errors import IncompleteSnapshotError
 from pydantic import ValidationError
 
 from compositional_prompts.catalog.schema import CatalogRow
@@ -29,6 +30,7 @@ from compositional_prompts.datasets.columns import ColumnError
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.hub.hub_data_set import Hub
 from compositional_prompts.datasets.hub.hub_layout import HubError, find_files
+from compositional_prompts.files import hub as files_hub
 
 BASE = base_section(Path("rows"), workers=1)
 NAMES = ("image", "image_id", "product_id", "attribute", "object", "title")
@@ -316,16 +318,32 @@ def test_only_what_is_read_is_fetched_from_the_hub(
         calls.append((repository, options))
         return str(source)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(files_hub, "snapshot_download", snapshot_download)
     found = rows(parameters("owner/name", columns=LABEL, revision="v1", splits=["test"]))
     assert len(found) == 10
     asked = [(options["revision"], options["allow_patterns"]) for _, options in calls]
-    assert asked == [("v1", ["README.md"]), ("0123abc", ["README.md", "plain_text/test-*"])]
+    assert asked == [("v1", ["README.md"]), ("0123abc", ["plain_text/test-*"])]
     assert {(name, options["repo_type"]) for name, options in calls} == {("owner/name", "dataset")}
     calls.clear()
     (source / "README.md").unlink()
     rows(parameters("owner/name", columns=LABEL))
-    assert calls[-1][1]["allow_patterns"] == ["README.md", "*.parquet"]
+    assert calls[-1][1]["allow_patterns"] == ["*.parquet"]
+
+
+def test_a_cache_without_the_card_does_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = touch(tmp_path, "data/train-00000-of-00001.parquet")
+
+    def snapshot_download(repository: str, allow_patterns: list[str], **_: Any) -> str:
+        if "README.md" in allow_patterns:
+            raise IncompleteSnapshotError("missing: README.md", str(source))
+        return str(source)
+
+    monkeypatch.setattr(files_hub, "snapshot_download", snapshot_download)
+    (file,) = find_files("owner/name", None, None, None, "download.hub").files
+    assert file.split == "train"
+    assert "the card of owner/name is not in the hub's cache" in caplog.text
 
 
 def test_a_hub_out_of_reach_names_the_command_that_fetches(
@@ -333,8 +351,8 @@ def test_a_hub_out_of_reach_names_the_command_that_fetches(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    command = r'owner/name --repo-type dataset --include "README.md" --include "\*\.parquet" --rev'
-    with pytest.raises(HubError, match=rf"{command}ision v1"):
+    command = "hf download owner/name --repo-type dataset --revision v1"
+    with pytest.raises(FileNotFoundError, match=f"download.hub.source: .* run `{command}`"):
         find_files("owner/name", "v1", None, None, "download.hub")
 
 

@@ -232,8 +232,7 @@ ONLY_PARSED = {
     "git checkout --theirs dvc.lock metrics/summary.json": "wants a merge with conflicts",
     "git add dvc.lock metrics/summary.json": "ends a merge with conflicts",
     "git commit": "opens an editor",
-    "hf download ashraq/fashion-product-images-small --repo-type dataset "
-    "--include 'data/*.parquet'": "downloads photographs",
+    "hf download ashraq/fashion-product-images-small --repo-type dataset": "downloads photographs",
     "make bench": "takes a quarter of an hour",
     "make clean": "removes the environment",
     "make help": "its texts are read by nobody but people",

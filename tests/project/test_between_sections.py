@@ -76,6 +76,14 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
             ["without labels, and split.objects is empty"],
         ),
         (
+            {"split.assignment": "given"},
+            ["split.assignment is given", "sample, brings no split", "stable, exact or null."],
+        ),
+        (
+            {"split.assignment": "given", "download.dataset": "hub"},
+            ["split.assignment is given", "hub, brings no split", "set download.hub.keep_splits"],
+        ),
+        (
             {"clip_embed.attributes": [{"name": "with_lace", "words": ["a"]}]},
             ["clip_embed.attributes: ", "'with_lace'", "rename it"],
         ),

@@ -84,6 +84,10 @@ class DataSet(Section, ABC):
         """Whether an image may have an attribute and an object."""
         return True
 
+    def brings_splits(self) -> bool:
+        """Whether every image has a ``pair_split``."""
+        return False
+
     def files(self) -> list[tuple[str, str]]:
         """The parameters that name files or folders of the user's, and these."""
         return []

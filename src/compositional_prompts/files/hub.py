@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -20,7 +21,11 @@ from huggingface_hub.errors import (
 
 
 def fetch_snapshot(
-    repository: str, revision: str | None, patterns: Sequence[str], parameter: str
+    repository: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    parameter: str,
+    kind: Literal["model", "dataset"] = "model",
 ) -> Path:
     """The folder of a repository's files at a revision, downloaded if the cache lacks them.
 
@@ -29,6 +34,7 @@ def fetch_snapshot(
         revision: commit, branch or tag; the default branch if null.
         patterns: file names to take, with wildcards.
         parameter: what names the repository in ``params.yaml``, for messages.
+        kind: of the repository.
 
     Raises:
         FileNotFoundError: the hub is out of reach and the cache does not have the files; the
@@ -37,20 +43,28 @@ def fetch_snapshot(
         ValueError: ``repository`` cannot be the name of one.
     """
     pin = f" --revision {revision}" if revision else ""
+    command = f"hf download {repository}{pin}"
+    remedy = "set its source to path"
+    if kind == "dataset":
+        command = f"hf download {repository} --repo-type dataset{pin}"
+        remedy = "name a local folder of it"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=revision, allow_patterns=list(patterns)
+            )
+        )
     except IncompleteSnapshotError as error:
         raise FileNotFoundError(
             f"{parameter}: the local cache holds only a part of {repository}, and the hub is out "
-            f"of reach. Run `hf download {repository}{pin}` on a machine with a connection and "
-            f"bring its cache. ({error})"
+            f"of reach. Run `{command}` on a machine with a connection and bring its cache. "
+            f"({error})"
         ) from error
     except LocalEntryNotFoundError as error:
         at = f" at revision {revision}" if revision else ""
         raise FileNotFoundError(
             f"{parameter}: {repository}{at} is neither within reach nor in the local cache. On a "
-            f"machine with a connection run `hf download {repository}{pin}` and bring its cache, "
-            "or set its source to path."
+            f"machine with a connection run `{command}` and bring its cache, or {remedy}."
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(

@@ -93,6 +93,15 @@ def _words_to_predict(download: Download, split: Split) -> Finding:
         )
 
 
+def _splits_to_take(download: Download, split: Split) -> Finding:
+    if split.assignment == "given" and not download.chosen.brings_splits():
+        kept = ", or set download.hub.keep_splits" if download.dataset == "hub" else ""
+        yield (
+            f"split.assignment is given, and download.dataset, {download.dataset}, brings no split "
+            f"to take: set it to stable, exact or null{kept}."
+        )
+
+
 def _words_that_can_be_read_back(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
     vocabulary = clip_embed.vocabulary
     try:
@@ -177,6 +186,7 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
     _gpu_for_few_bits,
     _titles_to_pretrain_on,
     _words_to_predict,
+    _splits_to_take,
     _words_that_can_be_read_back,
     _methods_of_groups,
     _colors_for_pixels,

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.splitting.parameters import Assignment, Split
+from compositional_prompts.catalog.splitting.given_splits import given_splits
+from compositional_prompts.catalog.splitting.parameters import Assignment, MadeAssignment, Split
 from compositional_prompts.catalog.splitting.product_splits import (
     SplitError,
     seeded_digest,
@@ -73,7 +74,8 @@ def make_splits(
 ) -> Splits:
     """Split the images of a catalog.
 
-    Products are split by :func:`split_products`. Where the data set brings a pair split (any
+    With the assignment ``given``, :func:`given_splits` says both splits. Otherwise products are
+    split by :func:`split_products`. Where the data set brings a pair split (any
     labelled image has a ``pair_split``), it is used as it is, and labelled images without one
     take no part in it. Otherwise :func:`choose_unseen` picks the unseen pairs; their images go
     where the pair goes, and those of a seen pair follow their product. A seen pair without an
@@ -103,19 +105,28 @@ def make_splits(
     named = _without_attributes(labels) if _objects_alone(labels, params) else labels
     alone = named is not labels
     coded = _Coded.of(named)
-    splits = split_products(coded.products, params.fractions, seed, assignment)
-    caption_splits = splits[coded.product]
     labelled = coded.pair >= 0
-    given = np.where(labelled, _positions(labels["pair_split"], pa.array(SPLIT_NAMES)), -1).astype(
-        np.int8
-    )
-    brought = pc.is_valid(labels["pair_split"]).to_numpy() & labelled
-    made = not brought.any()
-    if made:
-        pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
+    counted: dict[str, int] = {}
+    made = False
+    if assignment == "given":
+        taken = given_splits(labels, coded.product, coded.pair, params.fractions, seed)
+        caption_splits, moved = taken.captions, taken.moved
+        splits = np.unique(np.stack([coded.product, caption_splits]), axis=1)[1]
+        pair_splits = np.where(labelled, taken.pairs, np.int8(-1))
+        pairs = _given_pairs(_with_splits(named, pair_splits), listed)
+        counted = {"products_across_splits": taken.across, "left_out": taken.left_out}
     else:
-        chosen = named.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
-        pairs, pair_splits, moved = _given_pairs(pl.DataFrame(chosen), listed), given, 0
+        splits = split_products(coded.products, params.fractions, seed, assignment)
+        caption_splits = splits[coded.product]
+        given = _positions(labels["pair_split"], pa.array(SPLIT_NAMES))
+        brought = pc.is_valid(labels["pair_split"]).to_numpy() & labelled
+        made = not brought.any()
+        if made:
+            pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
+        else:
+            chosen = named.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
+            pairs, moved = _given_pairs(pl.DataFrame(chosen), listed), 0
+            pair_splits = np.where(labelled, given, -1).astype(np.int8)
     seen = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "seen").iter_rows()}
     # A pair of images that the given split leaves out is in no split, so that its place is unused.
     pair_seen = np.array([seen.get(pair, False) for pair in coded.pairs] + [False])[coded.pair]
@@ -124,7 +135,10 @@ def make_splits(
         "added_pairs": added.height,
         "pairs_without_images": pairs.filter(pl.col("images") == 0).height,
         "assignment": assignment,
-        "deviation": _deviation(splits, pairs, params, made=made and not alone),
+        "deviation": {}
+        if assignment == "given"
+        else _deviation(splits, pairs, params, made=made and not alone),
+        **counted,
     }
     world = pl.concat([pairs, added]).sort(_PAIR)
     log.info(
@@ -228,6 +242,13 @@ def _named(splits: NDArray[np.int8]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
 
 
+def _with_splits(labels: pa.Table, splits: NDArray[np.int8]) -> pl.DataFrame:
+    """The labels of the images that have a split, with it as ``pair_split``."""
+    place = labels.column_names.index("pair_split")
+    placed = labels.set_column(place, "pair_split", _named(splits))
+    return pl.DataFrame(placed.select(list(LABEL_COLUMNS)).filter(pa.array(splits >= 0)))
+
+
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
     """The pairs of a split that the data set brings; ``images`` are those that have one."""
     unknown = images.filter(~pl.col("pair_split").is_in(SPLIT_NAMES))
@@ -249,7 +270,8 @@ def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:
         attribute, object_ = both.select(_PAIR).row(0)
         raise SplitError(
             f"the pair {attribute}, {object_} is unseen in training and has images in both val "
-            "and test; the data set's pair_split must keep an unseen pair in one of them."
+            "and test; the data set's pair_split must keep an unseen pair in one of them. "
+            "split.assignment: given leaves those of val out."
         )
     return pairs.with_columns(
         pl.when("seen").then(pl.lit("train")).otherwise("split").alias("split")
@@ -283,7 +305,7 @@ def _made_pairs(
     caption_splits: NDArray[np.int8],
     params: Split,
     seed: int,
-    assignment: Assignment,
+    assignment: MadeAssignment,
 ) -> tuple[pl.DataFrame, NDArray[np.int8], int]:
     """The pairs, the pair split of every image, and how many images had to move to training."""
     count = len(coded.pairs)

@@ -30,8 +30,12 @@ def _word(text: str) -> str:
 Word = Annotated[str, AfterValidator(_word)]
 
 
-Assignment: TypeAlias = Literal["stable", "exact"]
+MadeAssignment: TypeAlias = Literal["stable", "exact"]
 """By what products and pairs are split: each by its own hash, or by its rank among all."""
+
+
+Assignment: TypeAlias = MadeAssignment | Literal["given"]
+"""The same, or as the data set has them."""
 
 
 class SplitFractions(Section):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.splitting.parameters import Assignment, SplitFractions
+from compositional_prompts.catalog.splitting.parameters import MadeAssignment, SplitFractions
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def seeded_share(seed: int, *names: str) -> float:
 
 
 def split_products(
-    product_ids: pa.StringArray, fractions: SplitFractions, seed: int, assignment: Assignment
+    product_ids: pa.StringArray, fractions: SplitFractions, seed: int, assignment: MadeAssignment
 ) -> NDArray[np.int8]:
     """Assign every product to train, val or test.
 
@@ -71,15 +71,36 @@ def split_products(
             "images of one product stay together. Add products; or, where it is several, give each "
             "a product_id."
         )
+    shares = [getattr(fractions, name) for name in SPLIT_NAMES]
+    if assignment == "exact":
+        return rank_products(product_ids, shares, seed)
+    return _by_place(_digests(product_ids, seed)[:, 0] / _HASHES, shares)
+
+
+def rank_products(
+    product_ids: pa.StringArray, shares: Sequence[float], seed: int
+) -> NDArray[np.int8]:
+    """Part products into ``shares`` as :func:`split_products` does, ``exact``.
+
+    Args:
+        product_ids: as there, at least one a share.
+        shares: of the products, summing to 1.
+        seed: as there.
+
+    Returns:
+        For every product, the position of its share; int8 ``[n]``.
+    """
+    return _by_rank(_digests(product_ids, seed), shares)
+
+
+def _digests(product_ids: pa.StringArray, seed: int) -> NDArray[np.uint64]:
+    """What products are ranked by; uint64 ``[n, 2]``."""
     digests = np.empty((len(product_ids), 2), ">u8")
     for start in range(0, len(product_ids), _AT_ONCE):
         names = product_ids[start : start + _AT_ONCE].to_pylist()
         found = b"".join(seeded_digest(seed, "product", name) for name in names)
         digests[start : start + len(names)] = np.frombuffer(found, ">u8").reshape(-1, 2)
-    shares = [getattr(fractions, name) for name in SPLIT_NAMES]
-    if assignment == "exact":
-        return _by_rank(digests, shares)
-    return _by_place(digests[:, 0] / _HASHES, shares)
+    return digests
 
 
 def _by_rank(digests: NDArray[np.uint64], shares: Sequence[float]) -> NDArray[np.int8]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from compositional_prompts.catalog.splitting.parameters import Assignment
+from compositional_prompts.catalog.splitting.parameters import MadeAssignment
 from compositional_prompts.catalog.splitting.product_splits import seeded_digest, seeded_share
 from compositional_prompts.prompt.pair import Pair
 
@@ -16,7 +16,7 @@ UNSEEN_SPLITS: Final = ("test", "val")
 
 
 def choose_unseen(
-    counts: Mapping[Pair, int], share: float, seed: int, assignment: Assignment
+    counts: Mapping[Pair, int], share: float, seed: int, assignment: MadeAssignment
 ) -> dict[Pair, str]:
     """Choose the pairs that training never sees, and the split of each.
 

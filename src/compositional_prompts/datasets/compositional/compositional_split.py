@@ -87,6 +87,9 @@ class CompositionalDataSet(DataSet):
 
     path: str | None
 
+    def brings_splits(self) -> bool:
+        return True
+
     def files(self) -> list[tuple[str, str]]:
         return [] if self.path is None else [("path", self.path)]
 

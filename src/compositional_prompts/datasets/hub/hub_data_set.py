@@ -86,6 +86,9 @@ class Hub(DataSet):
     def brings_labels(self) -> bool:
         return self.columns.object is not None
 
+    def brings_splits(self) -> bool:
+        return self.keep_splits
+
     def hub_repository(self) -> tuple[str, str | None] | None:
         return hub_repository(self.source, self.revision)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,8 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from datasets import Features
+
+log = logging.getLogger(__name__)
 
 CARD: Final = "README.md"
 EXTENSION: Final = ".parquet"
@@ -82,6 +85,8 @@ def find_files(
     Raises:
         HubError: the data set cannot be had, has no such subset or split, or no Parquet; or its
             card cannot be read.
+        FileNotFoundError, ValueError: the hub does not give it, as
+            :func:`~compositional_prompts.files.hub.fetch_snapshot`.
     """
     # Links stay as they are: files of the hub's cache are links out of its folders.
     folder = Path(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
@@ -93,10 +98,14 @@ def find_files(
                 f"{section}.source: there is no folder {source}, and a data set on the hub is "
                 "named OWNER/NAME."
             )
+        # Only where it is needed: the hub's client takes longer to import than most stages.
+        from compositional_prompts.files.hub import fetch_snapshot
+
         # The card says which files are wanted; then both are of one commit.
-        folder = _fetch(source, revision, [CARD], section)
+        folder = _fetch_card(source, revision, section)
         found = _subset(folder, subset, section)
-        folder = _fetch(source, folder.name, [CARD, *_wanted(found, splits)], section)
+        wanted = _wanted(found, splits)
+        folder = fetch_snapshot(source, folder.name, wanted, f"{section}.source", "dataset")
     files = _files(folder, found)
     if not files:
         raise HubError(
@@ -266,23 +275,26 @@ def _every_file(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _fetch(repository: str, revision: str | None, patterns: list[str], section: str) -> Path:
-    # Only here, where it is needed: importing the hub's client takes longer than most stages.
-    from huggingface_hub import snapshot_download
+def _fetch_card(repository: str, revision: str | None, section: str) -> Path:
+    """The folder of a commit of a data set, with its card, if it has one.
+
+    Raises:
+        FileNotFoundError, ValueError: as
+            :func:`~compositional_prompts.files.hub.fetch_snapshot`.
+    """
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    from compositional_prompts.files.hub import fetch_snapshot
 
     try:
-        return Path(
-            snapshot_download(
-                repository, repo_type="dataset", revision=revision, allow_patterns=patterns
-            )
+        return fetch_snapshot(repository, revision, [CARD], f"{section}.source", "dataset")
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if not isinstance(cause, IncompleteSnapshotError):
+            raise
+        log.warning(
+            "warning: the card of %s is not in the hub's cache, which is out of reach: names of "
+            "files alone say what is of which split, and files what classes are called.",
+            repository,
         )
-    # The client's HTTP library, and with it what it raises, changes with its version.
-    except Exception as error:
-        included = " ".join(f'--include "{pattern}"' for pattern in (CARD, _EVERY_FILE))
-        pinned = f" --revision {revision}" if revision else ""
-        raise HubError(
-            f"{section}.source: {repository!r} is no local folder, and the hub did not give it: "
-            f"{error}\nWhere the hub can be reached, fetch it with\n"
-            f"  hf download {repository} --repo-type dataset {included}{pinned}\n"
-            f"or set source to a local folder that holds its data/*{EXTENSION}."
-        ) from error
+        return Path(cause.snapshot_path)
