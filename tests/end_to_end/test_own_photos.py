@@ -126,7 +126,7 @@ def test_a_missing_column_is_an_error(project: Project) -> None:
     lines[0] = lines[0].replace("image_path", "file")
     (project.root / "photos.csv").write_text("\n".join(lines))
     project.change({"download.folder.labels": "photos.csv"})
-    fails_cleanly(project, "photos.csv, line 1", "'file'", "image_path")
+    fails_cleanly(project, "photos.csv: no column names the images; found file,", "image_path")
 
 
 def test_an_image_named_twice_is_an_error(project: Project) -> None:

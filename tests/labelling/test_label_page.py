@@ -15,7 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from compositional_prompts.catalog.truth import TRUTH
-from compositional_prompts.datasets.folders.folder import read_labels_csv
+from compositional_prompts.datasets.columns import Columns
+from compositional_prompts.datasets.folders.image_labels import FileLabels, LabelFile
+from compositional_prompts.datasets.folders.named_images import NamedImages
 from compositional_prompts.files.sorted_names import SortedNames
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.labelling.merged_truth import merge_truth
@@ -135,10 +137,16 @@ def test_labels_are_picked_kept_and_come_back_as_truth(
         ("4.jpg", "color", "navy blue"),
     ]
     paths = SortedNames(sorted(IDS))
-    with (tmp_path / "labels" / file).open("rb") as labels:
-        found = read_labels_csv(labels, file, ["color", "material"], paths, "photos")
-        of_hostile = found.of(sorted(IDS).index(HOSTILE), HOSTILE)
-    assert of_hostile is not None and of_hostile["color"] == "black"
+    found = FileLabels(
+        [LabelFile(tmp_path / "labels" / file)],
+        NamedImages(paths, Path("photos")),
+        Columns(**dict.fromkeys(Columns.model_fields, None) | {"truth": []}),
+        ["color", "material"],
+        [],
+    )
+    of_hostile = found.of(sorted(IDS).index(HOSTILE), HOSTILE)
+    found.close()
+    assert of_hostile is not None and of_hostile.truth["color"] == "black"
 
 
 def test_the_page_reads_well(written: tuple[Path, str]) -> None:

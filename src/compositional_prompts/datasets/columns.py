@@ -163,8 +163,8 @@ class ColumnReader:
         Raises:
             ColumnError: as that.
         """
-        attribute = self._label(record, self._columns.attribute, place)
-        object_ = self._label(record, self._columns.object, place)
+        attribute = self.label(record, self._columns.attribute, place)
+        object_ = self.label(record, self._columns.object, place)
         if object_ is None or (self._columns.attribute is not None and attribute is None):
             return None, None
         return attribute, object_
@@ -206,7 +206,12 @@ class ColumnReader:
         text = _written(value, column, place)
         return None if text in self._missing else text
 
-    def _label(self, record: Mapping[str, Any], column: str | None, place: str) -> str | None:
+    def label(self, record: Mapping[str, Any], column: str | None, place: str) -> str | None:
+        """The value of a column as prompts write it; None where it is not known.
+
+        Raises:
+            ColumnError: as :meth:`describe`.
+        """
         text = self.text(record, column, place)
         if text is None:
             return None

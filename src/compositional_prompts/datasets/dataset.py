@@ -35,6 +35,8 @@ class Selection(NamedTuple):
             no folder was searched.
         columns_kept_out: the columns of a table that the parameters do not name; None where no
             table was read.
+        further_captions: how many captions are not used, since their image has one already; None
+            where no captions were looked for.
     """
 
     source: str
@@ -44,6 +46,7 @@ class Selection(NamedTuple):
     pairs: Sequence[ListedPair] = ()
     passed_over: Mapping[str, int] | None = None
     columns_kept_out: Sequence[str] | None = None
+    further_captions: int | None = None
 
 
 class Caveat(NamedTuple):

@@ -70,8 +70,9 @@ def ingest(
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
         (numbers by reason), ``grows`` (of the data set); where there are some, ``half_labelled``,
         of the images without a label; where a folder was searched, ``passed_over`` (numbers by
-        extension); where a table was read, ``columns_kept_out`` (their names). And how many images
-        were checked now and not before.
+        extension); where a table was read, ``columns_kept_out`` (their names); where captions were
+        looked for, ``further_captions`` (beyond the first of an image). And how many images were
+        checked now and not before.
 
     Raises:
         IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
@@ -137,6 +138,8 @@ def ingest(
         metrics["passed_over"] = dict(selection.passed_over)
     if selection.columns_kept_out is not None:
         metrics["columns_kept_out"] = list(selection.columns_kept_out)
+    if selection.further_captions is not None:
+        metrics["further_captions"] = selection.further_captions
     return metrics, stream.computed
 
 
@@ -151,6 +154,10 @@ def _log_rows(
     log.info("%d images of %s%s", images, selection.source, dropped)
     if selection.columns_kept_out:
         log.info("columns that are not used: %s", ", ".join(selection.columns_kept_out))
+    if selection.further_captions:
+        log.info(
+            "captions beyond the first of their image, not used: %d", selection.further_captions
+        )
     if equal:
         log.info("%d of them are byte for byte another one: their photos are computed once", equal)
     if aside:

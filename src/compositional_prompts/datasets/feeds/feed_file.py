@@ -13,7 +13,7 @@ from compositional_prompts.datasets.feeds.google_merchant import GoogleMerchant
 from compositional_prompts.datasets.feeds.merchant_xml import read_items
 from compositional_prompts.datasets.feeds.shopify import Shopify
 from compositional_prompts.datasets.feeds.woocommerce import WooCommerce
-from compositional_prompts.files.delimited import Delimited
+from compositional_prompts.files.records.delimited import Delimited
 
 FORMATS: Final[list[type[FeedFormat]]] = [Shopify, WooCommerce, GoogleMerchant]
 

@@ -32,6 +32,7 @@ _NOT_TEXT: Final = {
     b"PK\x03\x04": "an Excel workbook or another archive",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"\x1f\x8b": "compressed",
+    b"PAR1": "Parquet (which the data set hub reads)",
 }
 
 
@@ -223,7 +224,8 @@ class Delimited:
                 f"{self.source}, line {first}: not CSV, parted by {self.parted_by}: {reason}."
             ) from error
         finally:
-            text.detach()
+            if not self._file.closed:  # as it may be for rows that nobody asked for
+                text.detach()
 
 
 class _Reader:
@@ -286,13 +288,17 @@ def _without_space(line: str, separator: str, quoted: bool) -> str:
     return "".join(kept)
 
 
+def other_kind(begin: bytes) -> str | None:
+    """What a file is by how it begins, if it is no text in UTF-8."""
+    kind = next((kind for sign, kind in _NOT_TEXT.items() if begin.startswith(sign)), None)
+    return "UTF-16 or no text" if kind is None and b"\0" in begin[:4] else kind
+
+
 def _check_text(file: BinaryIO, source: str) -> int:
     """Where the text of a file begins, all of which is UTF-8."""
     file.seek(0)
     begin = file.read(_READ_AT_ONCE)
-    kind = next((kind for sign, kind in _NOT_TEXT.items() if begin.startswith(sign)), None)
-    if kind is None and b"\0" in begin[:4]:
-        kind = "UTF-16 or no text"
+    kind = other_kind(begin)
     if kind is not None:
         raise DelimitedError(
             f"{source}: the file is {kind}, expected UTF-8; save it as UTF-8 (in Excel: Save as, "
