@@ -106,9 +106,7 @@ def download(root: Path, folder: Path, out: Path) -> dict[str, Any]:
     seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": round(seconds, 1),
-        "cpu_seconds": round(
-            used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 1
-        ),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 1),
         "resident_mib": used.ru_maxrss // 1024,
         "metrics": json.loads((out / "metrics").read_text()),
     }
