@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 import yaml
 from compositional_miniature import UT_TRUTH, cgqa, mit_states, photo, ut_zappos, write_folder
 from hub_miniature import cifar100
@@ -76,6 +78,19 @@ def of_the_hub(root: Path) -> dict[str, Any]:
     return {"source": str(cifar100(root / "cifar100")), "columns": named | {"truth": truth}}
 
 
+def samples_in_tars(root: Path) -> dict[str, Any]:
+    for shard in range(2):
+        with webdataset.TarWriter(str(root / f"{shard:05d}.tar")) as writer:
+            for n in range(2):
+                values = {"kind": "Shoe", "colour": "red", "caption": f"a shoe, no. {n}"}
+                image = {"__key__": f"{n:04d}", "jpg": photo(2 * shard + n)}
+                writer.write(image | {"json": json.dumps(values if n else {})})
+    columns: dict[str, Any] = dict.fromkeys(("image", "image_id", "product_id"))
+    columns |= {"attribute": "colour", "object": "kind", "title": "caption"}
+    columns["truth"] = [{"group": "color", "column": "colour"}]
+    return {"shards": str(root / "{00000..00001}.tar"), "columns": columns}
+
+
 def prepared(files: dict[str, bytes]) -> Callable[[Path], dict[str, Any]]:
     return lambda root: {"path": str(write_folder(root / "data", files))}
 
@@ -89,6 +104,7 @@ MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cgqa": prepared(cgqa().prepared()),
     "vaw": prepared(cgqa().prepared()),
     "folder": folder_of_photos,
+    "webdataset": samples_in_tars,
     "feed": feed_of_a_shop,
     "squares": lambda root: {"squares": 5},
 }

@@ -12,6 +12,7 @@ from compositional_prompts.datasets.folders.folder import Folder
 from compositional_prompts.datasets.hub.fashion_products import FashionProducts
 from compositional_prompts.datasets.hub.hub_data_set import Hub
 from compositional_prompts.datasets.sample_shoes import SampleShoes
+from compositional_prompts.datasets.webdatasets.webdataset import Webdataset
 
 DATASETS: list[type[DataSet]] = [
     SampleShoes,
@@ -22,5 +23,6 @@ DATASETS: list[type[DataSet]] = [
     Cgqa,
     Vaw,
     Folder,
+    Webdataset,
     Feed,
 ]

@@ -79,19 +79,19 @@ def open_archive(path: Path, temporary: Path) -> Archive:
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(b"\x1f\x8b"):
-        return _guarded(path, lambda: _TarArchive(path, _inflated(path, temporary)))
+        return guarded(path, lambda: _TarArchive(path, inflated(path, temporary)))
     offset, magic = _TAR_MAGIC
     if start[offset:].startswith(magic):
-        return _guarded(path, lambda: _TarArchive(path, path.open("rb")))
+        return guarded(path, lambda: _TarArchive(path, path.open("rb")))
     if start.startswith(b"PK"):
-        return _guarded(path, lambda: _ZipArchive(path))
+        return guarded(path, lambda: _ZipArchive(path))
     raise ArchiveError(
         f"{path}: neither zip nor tar.gz; it begins with {start[:40]!r}. A host that no longer has "
         "the file may have sent a page instead: look into it and remove it."
     )
 
 
-def _guarded(path: Path, work: Callable[[], Value]) -> Value:
+def guarded(path: Path, work: Callable[[], Value]) -> Value:
     """What ``work`` gives; whatever the parsers run into in damaged bytes is an ArchiveError."""
     try:
         return work()
@@ -116,16 +116,30 @@ def _by_path(path: Path, members: Iterable[tuple[str, Value]]) -> dict[str, Valu
     """Members by their path, without a leading ``./``."""
     found: dict[str, Value] = {}
     for name, member in members:
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
-            raise ArchiveError(
-                f"{path}: the member {name!r} is not a plain relative path: archives of data sets "
-                "have none such; do not use it."
-            )
-        if str(pure) in found:
+        plain = plain_path(path, name)
+        if plain in found:
             raise ArchiveError(f"{path}: the member {name!r} is there twice.")
-        found[str(pure)] = member
+        found[plain] = member
     return found
+
+
+def plain_path(path: Path, name: str) -> str:
+    """A member's name without a leading ``./``.
+
+    Args:
+        path: the archive, for messages.
+        name: of the member.
+
+    Raises:
+        ArchiveError: it leads out of the folder that the archive would be unpacked to.
+    """
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
+        raise ArchiveError(
+            f"{path}: the member {name!r} is not a plain relative path: archives of data sets "
+            "have none such; do not use it."
+        )
+    return str(pure)
 
 
 def _check_total(path: Path, members: int, size: int) -> None:
@@ -168,7 +182,7 @@ class _ZipArchive:
                 raise _too_long(self._path, name, limit)
             return content
 
-        return _guarded(self._path, work)
+        return guarded(self._path, work)
 
     def close(self) -> None:
         self._zip.close()
@@ -185,8 +199,7 @@ class _TarArchive:
         self._path = path
         self._file = file
         try:
-            headers = tarfile.open(fileobj=_HeaderReader(file, path), mode="r:")  # noqa: SIM115
-            self._places = _by_path(path, _tar_members(path, headers))
+            self._places = _by_path(path, _tar_members(path, file))
         except BaseException:
             file.close()
             raise
@@ -209,22 +222,56 @@ class _TarArchive:
         self._file.close()
 
 
-def _tar_members(path: Path, headers: tarfile.TarFile) -> Iterator[tuple[str, tuple[int, int]]]:
+def _tar_members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, tuple[int, int]]]:
     """The regular files, and where they lie: offset and size in bytes."""
-    total = members = 0
-    while (member := headers.next()) is not None:
-        headers.members = []  # type: ignore[attr-defined]  # it would keep every header
-        members += 1
-        total += max(0, member.size)
-        _check_total(path, members, total)
-        if member.size < 0 or member.issparse():
-            raise ArchiveError(f"{path}: the member {member.name!r} is sparse or has no size.")
+    for member in TarHeaders(path, file):
         if member.isreg():
             yield member.name, (member.offset_data, member.size)
-    # tarfile takes a damaged header for the end.
-    headers.fileobj.seek(headers.offset)
-    if any(headers.fileobj.read(tarfile.BLOCKSIZE)):
-        raise ArchiveError(f"{path}: damaged: no header at byte {headers.offset}.")
+
+
+class TarHeaders:
+    """The headers of a tar, one after the other, as far as they can be trusted.
+
+    What ``file`` is read for between two of them does not matter.
+
+    Attributes:
+        end: where the header after the last one would be, in bytes; right once all were given.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        """Begin with the first one.
+
+        Args:
+            path: its name, for messages.
+            file: it, not compressed; stays open.
+        """
+        self._path = path
+        self._headers = tarfile.open(fileobj=_HeaderReader(file, path), mode="r:")  # noqa: SIM115
+
+    @property
+    def end(self) -> int:
+        return self._headers.offset
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        """
+        Raises:
+            ArchiveError: one is damaged or sparse, or there are too many.
+            tarfile.TarError: the tar ends within a member. (:func:`guarded`)
+        """
+        headers, path = self._headers, self._path
+        total = members = 0
+        while (member := headers.next()) is not None:
+            headers.members = []  # type: ignore[attr-defined]  # it would keep every header
+            members += 1
+            total += max(0, member.size)
+            _check_total(path, members, total)
+            if member.size < 0 or member.issparse():
+                raise ArchiveError(f"{path}: the member {member.name!r} is sparse or has no size.")
+            yield member
+        # tarfile takes a damaged header for the end.
+        headers.fileobj.seek(headers.offset)
+        if any(headers.fileobj.read(tarfile.BLOCKSIZE)):
+            raise ArchiveError(f"{path}: damaged: no header at byte {headers.offset}.")
 
 
 class _HeaderReader(io.RawIOBase):
@@ -249,8 +296,8 @@ class _HeaderReader(io.RawIOBase):
         return self._file.tell()
 
 
-def _inflated(path: Path, temporary: Path) -> IO[bytes]:
-    """The tar within a ``.tar.gz``, as an unnamed file."""
+def inflated(path: Path, temporary: Path) -> IO[bytes]:
+    """The tar within a ``.tar.gz``, as an unnamed file on the disk of ``temporary``."""
     temporary.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115
     try:
