@@ -55,7 +55,8 @@ def test_a_group_needs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     change = yaml.safe_load(CHANGE)
     document["clip_embed"] |= change["clip_embed"]
-    document["download"] |= change["download"]
+    section = document["download"]["folder"] | change["download"].pop("folder")
+    document["download"] |= change["download"] | {"folder": section}
     document["base"]["workers"] = 1
     Path("params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     Path("photos.csv").write_text(LABELS)

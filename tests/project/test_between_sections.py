@@ -20,7 +20,7 @@ from compositional_prompts.project.whole_params import check_params, checked
 ROOT = Path(__file__).parents[2]
 SHIPPED: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-FOLDER = {"path": "photos", "labels": None, "truth": [], "on_missing": "keep"}
+FOLDER = SHIPPED["download"]["folder"] | {"path": "photos", "labels": None, "truth": []}
 NEWEST = {"pretrained": None, "revision": None}
 
 
