@@ -283,10 +283,13 @@ def test_parameters_are_those_that_the_script_reads(name: str) -> None:
     assert whole == sections | (base_keys(script) - RESULT_NEUTRAL)
 
 
-SEVERAL_SECTIONS = {"check_data": 4, "colors": 2}
+SEVERAL_SECTIONS = {"check_data": 4, "colors": 2, "score": 2, "recommend": 2}
 """Stages that read more sections than one, and how many."""
 
-READ_IN_PART = {"check_data", "colors", "word_scorer", "enhance", "stability"}
+READ_IN_PART = {
+    *("check_data", "colors", "word_scorer", "enhance", "stability"),
+    *("score", "recommend"),
+}
 """Stages that make use of some keys of a section only, so that others do not make them stale: one
 section says how words are scored and how they are written."""
 
