@@ -24,15 +24,10 @@ def main() -> None:
     )
     params, base = read_params(paths.params, Split)
     with run_stage("split") as run:
+        labels = read_labels(paths.catalog, LABEL_COLUMNS)
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)
         assignment = params.assignment_of(grows=read_metrics(paths.download)["grows"])
-        splits = make_splits(
-            read_labels(paths.catalog, LABEL_COLUMNS),  # let go of as soon as it is split
-            params,
-            base.seed,
-            listed,
-            assignment=assignment,
-        )
+        splits = make_splits(labels, params, base.seed, listed, assignment=assignment)
         write_table(splits.images, paths.splits, SPLITS)
         write_table(splits.pairs, paths.pairs, pairs_schema(splits.pairs))
         corpus_images = 0

@@ -33,6 +33,7 @@ def settings(precision: str, dropout: float) -> Finetune:
     """Four epochs of four steps; the last step of an epoch has one batch, the others two."""
     return Finetune(
         mode="train",
+        target="enhanced",
         seed=None,
         lora=LORA.model_copy(update={"dropout": dropout}),
         precision=precision,

@@ -50,6 +50,7 @@ def lora(**changes) -> Lora:
 def settings(**changes) -> Finetune:
     values = {
         "mode": "train",
+        "target": "enhanced",
         "seed": None,
         "lora": lora(),
         "epochs": 3,

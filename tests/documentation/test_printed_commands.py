@@ -267,6 +267,7 @@ ONLY_PARSED = {
         "--threads 1 --clock processor",
         "python benchmarks/finetune.py --rows 1000 10000 100000 --batch 64 --repeats 2",
         "python benchmarks/growth.py",
+        "python benchmarks/growth.py --steps 2400 24000:anew 24240",
         "python benchmarks/intervals.py",
         "python benchmarks/labelling.py",
         "python benchmarks/report_page.py",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from compositional_miniature import photo
 from printed_commands import ROOT, Block, all_blocks
@@ -16,7 +14,6 @@ from compositional_prompts.datasets.parameters import Download
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.project.presets import lay_preset
 from compositional_prompts.project.whole_params import read_all_params
-from compositional_prompts.scoring.recommended_texts import RECOMMENDED
 
 BLOCKS = all_blocks()
 RUN_BY = {
@@ -24,7 +21,6 @@ RUN_BY = {
     ("docs/architecture.md", "csv"): "tests/datasets/test_group_recipe.py",
     ("docs/labelling.md", "csv"): "tests/labelling/test_hand_labels.py",
     ("docs/library.md", "python"): "tests/deployment/test_library.py",
-    ("README.md", "python"): "tests/documentation/test_printed_examples.py",
     ("README.md", "csv"): "tests/documentation/test_printed_examples.py",
 }
 """Who runs the examples of a document in a language."""
@@ -79,20 +75,3 @@ def test_the_readme_s_own_photos_make_a_catalog(
     places = (Path("catalog"), Path("truth.parquet"), Path("rejected.parquet"))
     measured, _ = ingest(params.chosen.select(base), *places, params, base)
     assert measured["images"] == measured["labelled"] == len(rows)
-
-
-def test_the_readme_s_way_back_makes_a_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("data").mkdir()
-    row = {name: f"the {name}" for name in RECOMMENDED.names}
-    table = pa.Table.from_pylist([row | {"image_id": name} for name in ("a.jpg", "b/c.jpg")])
-    pq.write_table(table, "data/recommended.parquet")
-    (code,) = (one for one in BLOCKS if (one.document, one.language) == ("README.md", "python"))
-    exec(compile(code.text, "README.md", "exec"), {})
-    assert Path("texts.csv").read_text().splitlines() == [
-        "image_id,readable,source",
-        "a.jpg,the readable,the source",
-        "b/c.jpg,the readable,the source",
-    ]

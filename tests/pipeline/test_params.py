@@ -21,7 +21,7 @@ from compositional_prompts.project.whole_params import Params, read_all_params
 SHIPPED: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 NOT_CHOSEN = {one.name for one in DATASETS} - {SHIPPED["download"]["dataset"]}
 # Whose keys are the user's to choose.
-FREE = ("download.fashion_products.filters",)
+FREE = ("download.fashion_products.filters", "download.feed.columns")
 
 
 def groups(document: dict[str, Any], where: str = "") -> Iterator[str]:

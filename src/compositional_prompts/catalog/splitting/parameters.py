@@ -34,7 +34,7 @@ MadeAssignment: TypeAlias = Literal["stable", "exact"]
 """By what products and pairs are split: each by its own hash, or by its rank among all."""
 
 
-Assignment: TypeAlias = MadeAssignment | Literal["given"]
+Assignment: TypeAlias = Literal["stable", "exact", "given"]
 """The same, or as the data set has them."""
 
 
