@@ -31,6 +31,7 @@ from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.reporting.content.galleries import attribute_groups
 from compositional_prompts.results.bootstrap import Bootstrap
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ class Run:
 
     def _true_prompts(self, prompts: Path, out: Path) -> Path:
         table = pq.read_table(prompts)
-        groups = [name.removesuffix("_best") for name in table.column_names if "_best" in name]
+        groups = attribute_groups(table.column_names)
         template = PromptTemplate(groups, attributes=self._names)
         texts, words = [], []
         for row in table.select(["image_id", "attribute", "object", *groups]).to_pylist():
@@ -191,7 +192,7 @@ def main() -> None:
         prompts = run.prompts(way, params)
         captions = run.captions(way, params, prompts)
         enhanced = pq.read_table(prompts)
-        groups = [name.removesuffix("_best") for name in enhanced.column_names if "_best" in name]
+        groups = attribute_groups(enhanced.column_names)
         said = dict(
             zip(
                 enhanced["image_id"].to_pylist(),
