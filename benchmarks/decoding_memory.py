@@ -9,6 +9,7 @@ process's resident memory (Linux alone: ``/proc/self/clear_refs``).
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def write(kind: str, path: Path) -> None:
 
 
 def peak(path: Path) -> float:
-    """Bytes a pixel."""
+    """Of a photo of that size, in bytes a pixel."""
     encoded = path.read_bytes()
     decode_rgb(encoded)
     Path("/proc/self/clear_refs").write_text("5")
@@ -74,14 +75,17 @@ def _most_resident() -> int:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(f"{peak(Path(sys.argv[1])):.1f}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photo", type=Path, help="of this one alone, in this process")
+    photo = parser.parse_args().photo
+    if photo is not None:
+        print(f"{peak(photo):.1f}")
         return
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = Path(folder, "photo")
             write(kind, path)
-            again = [sys.executable, __file__, str(path)]
+            again = [sys.executable, __file__, "--photo", str(path)]
             found = subprocess.run(again, check=True, capture_output=True, text=True)
             print(f"{kind:40} {found.stdout.strip():>5}", flush=True)
 

@@ -1,4 +1,4 @@
-"""What decoding and resizing a photo would make, judged from its header before any of it is made."""
+"""What decoding and resizing a photo would make, judged from its header before it is made."""
 
 from __future__ import annotations
 
