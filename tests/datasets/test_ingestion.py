@@ -13,7 +13,6 @@ import pytest
 from base_section import base_section
 from PIL import Image
 
-from compositional_prompts.catalog.images import REJECTION_REASONS
 from compositional_prompts.catalog.reading import count_rows, read_labels
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import DuplicateImageError, ShardWriter
@@ -23,6 +22,7 @@ from compositional_prompts.compute.rows import completed_rows
 from compositional_prompts.datasets import ingestion
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.image_check import ImageCheck, reason_in
+from compositional_prompts.datasets.image_limits import PHOTO_REASONS
 from compositional_prompts.datasets.ingestion import REJECTED, IngestionError, ingest
 from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.tables import read_table
@@ -397,7 +397,7 @@ def test_a_check_knows_the_size_of_the_upright_image(turned: bool) -> None:
     rows = worker.compute(some)
     assert rows[0].tolist() == (-1, *((12, 16) if turned else (16, 12)))
     assert reason_in(rows[0]) is None
-    assert rows[1].tolist() == (REJECTION_REASONS.index("unreadable"), 0, 0)
+    assert rows[1].tolist() == (PHOTO_REASONS.index("unreadable"), 0, 0)
     assert reason_in(rows[1]) == "unreadable"
     (small,) = (
         ImageCheck(max_pixels=191)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from compositional_prompts.catalog.images import REJECTION_REASONS, rejection_reason
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards, rewrite_labels
 from compositional_prompts.catalog.truth import open_truth, respell_truth
@@ -19,6 +18,7 @@ from compositional_prompts.compute.rows.completed_rows import RowStream, open_ro
 from compositional_prompts.compute.rows.computation import Item
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.image_check import ImageCheck, reason_in
+from compositional_prompts.datasets.image_limits import PHOTO_REASONS, judge_photo
 from compositional_prompts.datasets.joined_spellings import CountedTexts
 from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.digests import content_digest
@@ -198,8 +198,8 @@ def _check_rejected(
 
 def _counts(aside: Iterable[Mapping[str, str]]) -> dict[str, int]:
     found = Counter(row["reason"] for row in aside)
-    own = sorted(found.keys() - REJECTION_REASONS)  # of the data set
-    return {reason: found[reason] for reason in (*REJECTION_REASONS, *own) if reason in found}
+    own = sorted(found.keys() - PHOTO_REASONS)  # of the data set
+    return {reason: found[reason] for reason in (*PHOTO_REASONS, *own) if reason in found}
 
 
 def _item(row: CatalogRow) -> Item | None:
@@ -213,5 +213,5 @@ def _checked(
     """Every row with the reason to reject it, in the order of the rows."""
     for row, found in stream.rows_of(rows, _item):
         no_bytes = found is None
-        reason = rejection_reason(row.image, max_pixels) if no_bytes else reason_in(found)
+        reason = judge_photo(row.image, max_pixels).reason if no_bytes else reason_in(found)
         yield row, row.rejection or reason
