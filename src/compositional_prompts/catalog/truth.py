@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import iterate_table, required
+from compositional_prompts.files.tables import count_table_rows, iterate_table, required
 
 SEPARATOR: Final = ";"
 """Between the words of a cell that are true, as in UT-Zap50K's ``meta-data.csv``."""
@@ -111,7 +111,7 @@ class TruthTable:
         self.groups = tuple(groups)
         require_outputs(path)
         words: dict[tuple[str, str], int] = {}
-        most = pq.read_metadata(path).num_rows
+        most = count_table_rows(path)
         first, second = np.empty(most, np.uint64), np.empty(most, np.uint64)
         codes, end = np.empty(most, np.int32), 0
         for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):
