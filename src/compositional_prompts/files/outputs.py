@@ -163,8 +163,9 @@ def naming_written(path: Path, within: Path | None = None) -> Iterator[None]:
                 f"{path} cannot be written: its disk is full ({said}). Make room: `dvc gc -w` "
                 "removes results of other runs."
             ) from error
-        if within is not None and isinstance(error, OSError) and error.errno is not None:
-            if str(error.filename).startswith(str(within)):
+        if isinstance(error, OSError) and within is not None and error.errno is not None:
+            named = str(error.filename)
+            if named.startswith(str(within)):
                 raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
