@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("send", "number", "said"),
     [
-        (signal.SIGINT, "interrupted"),
-        (signal.SIGTERM, "ended by SIGTERM"),
-        (signal.SIGHUP, "ended by SIGHUP"),
+        (os.killpg, signal.SIGINT, "interrupted"),  # as a terminal sends it, to all
+        (os.killpg, signal.SIGTERM, "ended by SIGTERM"),
+        (os.kill, signal.SIGHUP, "ended by SIGHUP"),
     ],
 )
-def test_a_signal_to_all_processes_of_a_stage_leaves_nothing_but_a_line(
-    number: signal.Signals, said: str, tmp_path: Path
+def test_a_signal_to_a_stage_and_its_workers_leaves_nothing_but_a_line(
+    send: Callable[[int, int], None], number: signal.Signals, said: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "stages" / "download.py"
     script.parent.mkdir()
@@ -61,7 +62,7 @@ def test_a_signal_to_all_processes_of_a_stage_leaves_nothing_but_a_line(
     ) as stage:
         assert stage.stdout is not None
         assert stage.stdout.readline() == "begun\n"
-        os.killpg(stage.pid, number)
+        send(stage.pid, number)
         # Workers hold the same pipes: it returns when all have ended.
         _, complaints = stage.communicate(timeout=300)
     assert complaints == f"download: {said}\n"

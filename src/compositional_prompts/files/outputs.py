@@ -102,7 +102,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         if isinstance(error, KeyError | IndexError | AttributeError | TypeError) or not said:
             said = f"{type(error).__name__}: {said}".rstrip(": ")
         raise DamagedOutputError(
-            f"{path} is damaged, or of another version ({said}): expected a {expected}.", path
+            f"{path} is damaged ({said}): expected a {expected}.", path
         ) from error
 
 
