@@ -29,7 +29,6 @@ from compositional_prompts.enhancement.word_accuracy import (
     Confusion,
     GroupMetrics,
     WordEvaluation,
-    word_key,
 )
 from compositional_prompts.enhancement.word_choice import Choice
 from compositional_prompts.enhancement.word_scorer import load_word_scorer
@@ -45,6 +44,7 @@ from compositional_prompts.files.tables import (
 )
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.text_form import word_form
 from compositional_prompts.results.bootstrap import Bootstrap
 from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
@@ -205,8 +205,8 @@ def _hold_out(
 ) -> None:
     """Keep the best words of the block's test images whose truth is known."""
     rows = [row for row in np.flatnonzero(block.test).tolist() if truth[row]]
-    best = [word_key(choice.words[place]) for place in choice.best[rows].tolist()]
-    right = [said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)]
+    best = [word_form(choice.words[place]) for place in choice.best[rows].tolist()]
+    right = [said in map(word_form, truth[row]) for said, row in zip(best, rows, strict=True)]
     words.add(
         None if choice.probability is None else choice.probability[rows],
         np.array(right, np.bool_),
