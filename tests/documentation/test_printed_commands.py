@@ -263,6 +263,7 @@ ONLY_PARSED = {
         "python benchmarks/cold_run.py",
         "python benchmarks/cold_run.py --seeds 7 1 2",
         "python benchmarks/data_export.py",
+        "python benchmarks/decoding_memory.py",
         "python benchmarks/engines.py",
         "python benchmarks/evaluation.py",
         "python benchmarks/feature_store.py",
