@@ -73,14 +73,16 @@ class Labelled:
 class TrainingOutcome:
     """The trained tensors, on the CPU, the curve, and the criterion that chose the best epoch.
 
-    ``images`` were gone through by this run of it (fewer than all where it went on from a
-    checkpoint): training and validation images, once an epoch.
+    ``learnt_nothing`` is as :meth:`TrainingRun.learnt_nothing` says; ``images`` were gone through
+    by this run of it (fewer than all where it went on from a checkpoint): training and validation
+    images, once an epoch.
     """
 
     state: TrainedState
     records: list[TroikaEpoch]
     selection: Selection
     images: int
+    learnt_nothing: str | None
 
 
 def weighted_loss(
@@ -351,4 +353,4 @@ def fit(
     )
     run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
-    return TrainingOutcome(state, run.records, run.selection, run.images)
+    return TrainingOutcome(state, run.records, run.selection, run.images, run.learnt_nothing())
