@@ -128,7 +128,10 @@ def test_a_loss_that_does_not_fall_is_told_from_one_that_varies(
         first_loss=first,
         steps=2 * len(losses),
         records=[SimpleNamespace(train_loss=loss) for loss in losses],
+        chance_loss=None,
     )
     assert (TrainingRun.learnt_nothing(run) is not None) is nothing
+    run.chance_loss = min(losses)
+    assert "by chance" in str(TrainingRun.learnt_nothing(run))
     run.steps = 1
     assert TrainingRun.learnt_nothing(run) is None

@@ -193,6 +193,13 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         return 1.0
 
     @property
+    def chance_loss(self) -> float | None:
+        """The training loss of who knows how frequent every answer is, and nothing of the images;
+        None where that is not known.
+        """
+        return None
+
+    @property
     def best_epoch(self) -> int:
         """The first of the best epochs, 0 before any has a value."""
         return best_epoch(self.records, self.value)
@@ -262,8 +269,9 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         """Why nothing was learnt, as part of a sentence; None where something was, and where there
         was one step alone.
 
-        A batch's loss is not that of all images. So where the least loss of an epoch is not far
-        below that of the first step, later epochs must be below the first one too.
+        What is no better than :attr:`chance_loss` is nothing, nor is what is no better than the
+        beginning. A batch's loss is not that of all images, so where the least loss of an epoch is
+        not far below that of the first step, later epochs must be below the first one too.
         """
         if self.first_loss is None or self.steps < 2:
             return None
@@ -272,9 +280,14 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         fell = least < FALLEN * self.first_loss
         if len(losses) > 1 and least >= FAR_BELOW * self.first_loss:
             fell = fell and min(losses[1:]) < FALLEN * losses[0]
+        chance = self.chance_loss
+        if chance is not None and least >= FALLEN * chance:
+            return f"the training loss of its best epoch is {least:.4g}, and by chance {chance:.4g}"
         if fell:
             return None
-        return f"the training loss began at {self.first_loss:.4g}, and no epoch's fell below {least:.4g}"
+        return (
+            f"the training loss began at {self.first_loss:.4g}, and its best epoch has {least:.4g}"
+        )
 
     def _apart(self) -> AbstractContextManager[object]:
         """Gradients stay with their process; the last batch of a step averages them."""

@@ -118,6 +118,12 @@ def training_batches(images: int, batch_size: int, generator: torch.Generator) -
     return batches
 
 
+def _entropy(labels: Tensor) -> float:
+    """Of int64 ``[n]`` whose values are as probable as they are frequent, in nats."""
+    shares = torch.bincount(labels).double() / len(labels)
+    return float(torch.special.entr(shares).sum())
+
+
 def _epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
     return (seed * 1_000_003 + epoch + (process << 32)) % 2**63
 
@@ -269,6 +275,17 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         self.optimizer.zero_grad(set_to_none=True)
         if last:
             self.scheduler.step()
+
+    @property
+    def chance_loss(self) -> float:
+        """The weighted sum of the entropies of pairs, attributes and objects."""
+        pairs = self.train.pairs.cpu()[self.train.columns.cpu()]
+        weights = self.params.loss_weights
+        return (
+            weights.composition * _entropy(self.train.columns.cpu())
+            + weights.attribute * _entropy(pairs[:, 0])
+            + weights.object * _entropy(pairs[:, 1])
+        )
 
     def training_figures(self) -> dict[str, float]:
         total: Any = self.accelerator.reduce(torch.stack(self.losses).sum(), "sum")
