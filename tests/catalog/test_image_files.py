@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from named_files import make
 from PIL import Image
 
 from compositional_prompts.catalog.image_files import (
+    SPECIAL,
     FolderError,
     find_images,
     image_extensions,
     is_image_name,
+    list_files,
 )
 from compositional_prompts.catalog.images import rejection_reason
 
@@ -114,3 +117,24 @@ def test_an_empty_or_missing_directory_is_told(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         find_images(tmp_path / "nothing")
+
+
+def test_what_is_no_file_is_counted_and_never_opened(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "sub/b.jpg", "notes.txt")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "sub" / "metadata.csv")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket.jpg"))
+        found = find_images(tmp_path)
+    assert list(found.paths) == ["a.jpg", "dangling.jpg", "itself.jpg", "sub/b.jpg"]
+    assert found.passed_over == {SPECIAL: 4, "txt": 1}
+    assert "sub/metadata.csv" not in list_files(tmp_path)
+
+
+def test_a_folder_of_pipes_alone_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(FolderError, match=r"other files: 1 no_file\.$"):
+        find_images(tmp_path)

@@ -86,7 +86,7 @@ def test_a_pipe_is_set_aside_and_not_waited_for(tmp_path: Path) -> None:
     found = find_photos([pipe, tmp_path / "photos"])
     (batch,) = read_photos(found, red, max_pixels=4, batch_size=9, workers=1)
     aside = SetAside(pipe, "inaccessible", "no regular file")
-    assert batch == [aside, Prepared(photo, 0), aside]
+    assert batch == [aside, Prepared(photo, 0)]
 
 
 def test_folders_and_files_come_as_they_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from PIL import Image
 
@@ -18,6 +18,9 @@ from compositional_prompts.files.sorted_names import SortedNames
 
 # Pillow's reader of JPEG opens MPO, a JPEG with more pictures behind the first.
 _NAMED_FORMATS: Final = {*FORMATS, "MPO"}
+SPECIAL: Final = "no_file"
+"""What is passed over and no regular file, whatever its name: a pipe, a socket, a device."""
+
 # Of those passed over; enough to see what they are.
 _NAMED_IN_LOG: Final = 5
 _LONGEST_EXTENSION: Final = 10
@@ -35,7 +38,7 @@ class FolderImages(NamedTuple):
     Attributes:
         paths: its images, relative with ``/``, each once.
         passed_over: how many other files there are, by extension (``jp2``, ``txt``; ``none``
-            without one, ``other`` for what is no plain word), sorted.
+            without one, ``other`` for what is no plain word, :data:`SPECIAL`), sorted.
     """
 
     paths: SortedNames
@@ -61,27 +64,53 @@ def is_image_name(path: str) -> bool:
 def list_files(directory: Path) -> Iterator[str]:
     """The files under ``directory``: relative paths with ``/``.
 
-    Hidden files and folders are skipped. Links are followed, and every folder is read once
-    however many links lead to it, so loops end.
+    Hidden files and folders are skipped, and what is no regular file, which might never end to be
+    read (a pipe, a socket, a device). Links are followed, and every folder is read once
+    however many links lead to it, so loops end. A link that leads nowhere counts as a file.
 
     Raises:
         OSError: a folder cannot be read.
     """
+    return (path for path, regular in _list_entries(directory) if regular)
+
+
+def _list_entries(directory: Path) -> Iterator[tuple[str, bool]]:
+    """All but folders, as :func:`list_files`, and whether it is a file that can be read."""
     visited: set[int] = set()
-    for parent, folders, files in os.walk(directory, followlinks=True, onerror=_raise):
-        status = Path(parent).stat()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        parent = directory / prefix
+        status = parent.stat()
         folder = status.st_dev << 64 | status.st_ino  # half the memory of a tuple
         if folder in visited:
-            folders.clear()
             continue
         visited.add(folder)
-        # In place, which os.walk takes as where to go next and in which order.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(parent).relative_to(directory).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        for name in files:
-            if not name.startswith("."):
-                yield prefix + name
+        folders = []
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _leads_to_folder(entry):
+                    folders.append(f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name, _is_regular(entry)
+        waiting += sorted(folders, reverse=True)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether it is, or is a link that leads nowhere: who reads it is told so."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
 
 
 def find_images(directory: Path) -> FolderImages:
@@ -97,9 +126,9 @@ def find_images(directory: Path) -> FolderImages:
     others: list[str] = []  # the first of those passed over, one more than are named
 
     def images() -> Iterator[str]:
-        for path in list_files(directory):
-            if not is_image_name(path):
-                numbers[_extension(path)] += 1
+        for path, regular in _list_entries(directory):
+            if not regular or not is_image_name(path):
+                numbers[_extension(path) if regular else SPECIAL] += 1
                 insort(others, path)
                 del others[_NAMED_IN_LOG + 1 :]
             elif not _is_utf8(path):
@@ -145,7 +174,3 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error

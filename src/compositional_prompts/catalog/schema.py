@@ -45,8 +45,8 @@ class CatalogRow(NamedTuple):
         truth: by attribute group, the true word, or several with semicolons between
             (:mod:`~compositional_prompts.catalog.truth`); None or blank where not known.
         rejection: why the data set itself says that it cannot be used, in a word or two as those
-            of :data:`~compositional_prompts.catalog.images.REJECTION_REASONS`: ingestion sets the
-            row aside and counts it so. None leaves it to what the bytes are.
+            of :data:`~compositional_prompts.datasets.image_limits.PHOTO_REASONS`: ingestion sets
+            the row aside and counts it so. None leaves it to what the bytes are.
     """
 
     image_id: str

@@ -10,12 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compositional_prompts.catalog.images import (
-    REJECTION_REASONS,
-    Checked,
-    check_image,
-)
+from compositional_prompts.catalog.images import Checked
 from compositional_prompts.compute.rows.computation import Computation
+from compositional_prompts.datasets.image_limits import PHOTO_REASONS, judge_photo
 
 CHECKED = np.dtype([("reason", np.int8), ("width", np.int32), ("height", np.int32)])
 
@@ -24,7 +21,7 @@ _SOUND = -1
 
 @dataclass(frozen=True)
 class ImageCheck(Computation):
-    """Rows of the place of the reason in ``REJECTION_REASONS``, -1 where there is none (int8), and
+    """Rows of the place of the reason in ``PHOTO_REASONS``, -1 where there is none (int8), and
     of the upright image's width and height in pixels, 0 where it is rejected (int32).
 
     Attributes:
@@ -55,17 +52,17 @@ class _CheckWorker:
         Raises:
             MemoryError: it ran out, which says nothing of the photo, and must not be kept.
         """
-        return check_image(value, self._max_pixels)
+        return judge_photo(value, self._max_pixels)
 
     def compute(self, prepared: Sequence[Checked]) -> NDArray[Any]:
         rows = np.zeros(len(prepared), CHECKED)
         for row, checked in zip(rows, prepared, strict=True):
             reason = checked.reason
-            row["reason"] = _SOUND if reason is None else REJECTION_REASONS.index(reason)
+            row["reason"] = _SOUND if reason is None else PHOTO_REASONS.index(reason)
             row["width"], row["height"] = checked.width, checked.height
         return rows
 
 
 def reason_in(row: Any) -> str | None:
     """The reason that a row of :data:`CHECKED` has, or None."""
-    return None if row["reason"] == _SOUND else REJECTION_REASONS[row["reason"]]
+    return None if row["reason"] == _SOUND else PHOTO_REASONS[row["reason"]]

@@ -11,8 +11,9 @@ from typing import Generic, TypeVar
 from PIL import Image
 
 from compositional_prompts.catalog.image_files import FolderError, find_images
-from compositional_prompts.catalog.images import decode_rgb, rejection_reason
+from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.compute.ordered_map import READ_AHEAD, batched, map_in_threads
+from compositional_prompts.datasets.image_limits import judge_photo
 from compositional_prompts.files.outputs import naming
 
 Inputs = TypeVar("Inputs")
@@ -32,7 +33,7 @@ class SetAside:
 
     Attributes:
         path: which.
-        reason: one of :data:`~compositional_prompts.catalog.images.REJECTION_REASONS`, or
+        reason: one of :data:`~compositional_prompts.datasets.image_limits.PHOTO_REASONS`, or
             ``unusable_folder`` for one without images, or with a name that is not UTF-8.
         detail: more of it for people, or nothing.
     """
@@ -95,7 +96,7 @@ def read_photos(
         except OSError as error:
             return SetAside(photo, "inaccessible", _why(error))
         with naming(str(photo)):
-            reason = rejection_reason(encoded, max_pixels)
+            reason = judge_photo(encoded, max_pixels).reason
             if reason is not None:
                 return SetAside(photo, reason)
             return Prepared(photo, prepare(decode_rgb(encoded)))

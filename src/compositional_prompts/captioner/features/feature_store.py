@@ -24,7 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -33,7 +32,13 @@ from torch import Tensor
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import check_schema, open_parquet, required
+from compositional_prompts.files.tables import (
+    check_schema,
+    count_table_rows,
+    open_parquet,
+    parquet_schema,
+    required,
+)
 
 FEATURE_INDEX = pa.schema(
     [
@@ -129,8 +134,8 @@ def _checksums(metadata: Mapping[str, Any], directory: Path) -> Mapping[str, str
 def _count_indexed(index: Path) -> int:
     """The rows of an index, its columns checked."""
     require_outputs(index)
-    check_schema(pq.read_schema(index), FEATURE_INDEX, index)
-    return int(pq.read_metadata(index).num_rows)
+    check_schema(parquet_schema(index), FEATURE_INDEX, index)
+    return count_table_rows(index)
 
 
 class FeatureStore:

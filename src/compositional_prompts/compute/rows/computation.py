@@ -29,7 +29,7 @@ KEY = np.dtype(f"V{CONTENT_BYTES}")
 STEERING = ("files", "pipeline", "compute/rows", "catalog", "datasets")
 """Rooms that read, write and steer; of them only :data:`COMPUTING` decides what a row says."""
 
-COMPUTING = ("catalog/images.py", "datasets/image_check.py")
+COMPUTING = ("catalog/images.py", "datasets/image_check.py", "datasets/image_limits.py")
 """Modules of those rooms that compute: how an encoded image becomes pixels, or does not."""
 
 NEUTRAL = (
