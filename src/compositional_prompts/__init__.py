@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import sys
+import threading
+from pathlib import Path
 from typing import Any, Final
 
 __version__ = "0.2.0"
@@ -19,6 +23,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Arrow's own pools keep what was freed: a million labels then take 261 MiB where the system's
 # allocator takes 213, in the same time (`python benchmarks/scale.py split`).
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+def _is_ours(started: str) -> bool:
+    """Whether the program is a stage or the command, and not one that imports the package."""
+    program = Path(started)
+    return program.parent.name == "stages" or program.name in ("-m", "compositional-prompts")
+
+
+# While they import, for seconds, Ctrl-C ends them without a traceback of whatever is imported just
+# then; from pipeline/interruption.py on it is met.
+if (
+    _is_ours(next(iter(sys.argv), ""))
+    and threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",
