@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import iterate_table, required
+from compositional_prompts.files.tables import count_table_rows, iterate_table, required
 from compositional_prompts.prompt.text_form import clean_text, first_spellings, word_form
 
 SEPARATOR: Final = ";"
@@ -127,7 +127,7 @@ class TruthTable:
         self.groups = tuple(groups)
         require_outputs(path)
         words: dict[tuple[str, str], int] = {}
-        most = pq.read_metadata(path).num_rows
+        most = count_table_rows(path)
         first, second = np.empty(most, np.uint64), np.empty(most, np.uint64)
         codes, end = np.empty(most, np.int32), 0
         for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
@@ -37,7 +36,12 @@ from compositional_prompts.files.outputs import (
     atomic_directory,
 )
 from compositional_prompts.files.records.spreadsheet_cells import CsvTable
-from compositional_prompts.files.tables import is_absent, iterate_table, write_tables
+from compositional_prompts.files.tables import (
+    count_table_rows,
+    is_absent,
+    iterate_table,
+    write_tables,
+)
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.prompt.text_form import word_form
@@ -141,7 +145,7 @@ def enhance_prompts(
     PromptTemplate(tuple(scorer.words)).check_words(scorer.words)
     alone = is_absent(inputs.prompts, "attribute")
     template = PromptTemplate(tuple(scorer.words), params.fallback, objects_alone=alone)
-    total = pq.read_metadata(inputs.prompts).num_rows
+    total = count_table_rows(inputs.prompts)
     if not total:
         raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
     colors = ColorTable(inputs.colors)

@@ -13,13 +13,11 @@ from pathlib import Path
 from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
+from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.terminal_text import escaped
 
 TRACEBACK = "COMPOSITIONAL_PROMPTS_TRACEBACK"
 """Environment variable: anything in it, and errors come with their traceback."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 _FULL = 2**20
 """Bytes left on a disk that count as none."""
@@ -60,21 +58,29 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a stage's ``main``; an error that people can act on is its message and exit status 1.
 
     Where a library fails without naming its file, the stage's inputs are searched for a damaged
-    one. An interruption is no error: what was done so far is taken up by the next run.
+    one. An interruption, also by SIGTERM, is no error: what was done so far is taken up by the next
+    run.
     """
     name = Path(sys.argv[0]).stem
     try:
+        meet_signals()
         main()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
+    except KeyboardInterrupt as interrupt:
+        said, status = ending(interrupt)
+        print(f"{name}: {said}", file=sys.stderr)
+        sys.exit(status)
+    except BaseException as error:
+        if os.environ.get(TRACEBACK) or not _is_failure(error):
             raise
         told = _told(error)
         if told is None:
             raise
         sys.exit(escaped(f"{name}: {told}"))
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is an error; a panic of a library in Rust is no :class:`Exception` to Python."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def argument_paths(arguments: Sequence[str]) -> list[Path]:
@@ -83,7 +89,7 @@ def argument_paths(arguments: Sequence[str]) -> list[Path]:
     return [Path(word) for word in words if word]
 
 
-def _told(error: Exception) -> str | None:
+def _told(error: BaseException) -> str | None:
     """What is told of an error; None where it is a bug."""
     if reason := exhausted(error):
         return reason

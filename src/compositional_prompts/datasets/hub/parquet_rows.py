@@ -37,6 +37,7 @@ from compositional_prompts.datasets.hub.hub_layout import (
     class_names,
 )
 from compositional_prompts.files.distinct import Distinct
+from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.files.tables import IMAGE, is_spelling, open_parquet
 from compositional_prompts.pipeline.section import Section, Words, require_distinct
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair
@@ -331,9 +332,9 @@ class _Table:
                     rows = rows.filter(pa.array(kept[start : start + batch.num_rows]))
                 start += batch.num_rows
                 yield from rows.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, DamagedOutputError, OSError) as error:
             raise HubError(
-                f"{self._file.path}: row group {group} cannot be read: {error}"
+                f"{self._file.path}: row group {group} cannot be read: {error.__cause__ or error}"
             ) from error
 
     def _declared(self, column: str) -> pa.DataType:
