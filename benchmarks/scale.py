@@ -193,7 +193,7 @@ STAGES: Final = {
         "word_scorer",
         ("split", "clip_embed", "colors"),
         "--splits splits.parquet --truth truth.parquet --vectors embeddings/images "
-        "--colors colors --words embeddings/words.parquet --clip models/clip "
+        "--catalog catalog --colors colors --words embeddings/words.parquet --clip models/clip "
         "--scorer word_scorer --metrics word_scorer.json",
     ),
     "enhance": Stage(
