@@ -281,6 +281,8 @@ ONLY_PARSED = {
         "python benchmarks/troika_predict.py",
         "python benchmarks/troika_train.py",
         "python benchmarks/words.py PROJECT --group color --labels 200 --seeds 3",
+        "python benchmarks/words_to_captions.py PROJECT --group color",
+        "python benchmarks/forms.py PHOTOGRAPHS --run RUN --photos 300",
     ),
     "measures for minutes",
 )
