@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ from compositional_prompts.compute.rows.completed_rows import (
 from compositional_prompts.compute.rows.computation import Item, key_array, row_key
 from compositional_prompts.files.outputs import DamagedOutputError, MismatchedOutputsError
 from compositional_prompts.pipeline.section import Base
+
+logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 1024
 """The first batch that ``auto`` tries on a GPU."""
@@ -234,10 +237,13 @@ def _fitting(computation: Captions, params: Infer, device: torch.device) -> Capt
 
 
 class CaptionTable(NamedTuple):
-    """Captions, of the schema ``CAPTIONS``, and how many were computed now."""
+    """Captions, of the schema ``CAPTIONS``, how many were computed now, and how many of those that
+    follow no grammar did not end before ``infer.max_new_tokens``, and are cut there.
+    """
 
     table: pa.Table
     computed: int
+    cut: int
 
 
 def caption_split(
@@ -267,13 +273,15 @@ def caption_split(
     """
     device = torch.device(computation.device)
     tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
-    computed = 0
+    computed = cut = 0
 
     def write(how: Captions, image_ids: pa.StringArray) -> pa.ChunkedArray:
-        nonlocal computed
+        nonlocal computed, cut
         source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
         with complete_rows(_fitting(how, params, device), source, base) as rows:
             computed += rows.computed
+            if not how.grammar:
+                cut += _unended(rows, len(source.places), how.max_new_tokens)
             return pa.chunked_array(_texts(rows, source.places, tokenizer), pa.string())
 
     image_ids = images.captioned
@@ -282,7 +290,23 @@ def caption_split(
     if len(images.free_too):
         freely = write(replace(computation, grammar=False), images.free_too)
         free = freely.take(pc.index_in(image_ids, images.free_too))
-    return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed)
+    if cut:
+        logger.warning(
+            "warning: %d free captions did not end before %d tokens and are cut there: raise "
+            "infer.max_new_tokens.",
+            cut,
+            computation.max_new_tokens,
+        )
+    return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed, cut)
+
+
+def _unended(rows: CompletedRows, images: int, most: int) -> int:
+    """How many captions have so many tokens before their end."""
+    every = np.arange(images)
+    return sum(
+        int((rows.read(every[start : start + ROWS_AT_ONCE])["count"] >= most).sum())
+        for start in range(0, images, ROWS_AT_ONCE)
+    )
 
 
 def _texts(rows: CompletedRows, places: NDArray[np.int64], tokenizer: Any) -> Iterator[pa.Array]:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from compositional_prompts.pipeline.section import Positive, Section, Words, require_distinct
+from compositional_prompts.pipeline.section import ItemsAtOnce, Section, Words, require_distinct
 
 
 class AttributeGroup(Section):
@@ -18,7 +18,7 @@ class ClipEmbed(Section):
     section: ClassVar[str] = "clip_embed"
 
     attributes: Annotated[list[AttributeGroup], Field(min_length=1)]
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     template: str
 
     @model_validator(mode="after")

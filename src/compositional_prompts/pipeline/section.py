@@ -11,10 +11,35 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-Positive = Annotated[int, Field(ge=1)]
+LARGEST: Final = 2**53 - 1
+"""Of any whole number: what JSON, numpy and torch hold exactly."""
 
 
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+
+
+NonNegative = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+# What is made as many times, or as large: beyond these a slip of the keyboard, which would fill
+# memory, or never begin.
+
+Workers = Annotated[int, Field(ge=1, le=1024)]
+"""Processes, threads, connections: each takes up to 150 MB, and a place in the system's table."""
+
+
+MOST_AT_ONCE: Final = 65_536
+
+ItemsAtOnce = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
+"""Items of a batch, which lie in memory together."""
+
+
+Width = Annotated[int, Field(ge=1, le=16_384)]
+"""Of a layer, more than the widest that published models have."""
+
+
+Tokens = Annotated[int, Field(ge=1, le=4096)]
+"""Of a text, more than the language models of BLIP-2 and the text towers of CLIP read."""
 
 
 Rate = Annotated[float, Field(gt=0)]
@@ -44,9 +69,9 @@ Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 def _number_or_auto(value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value == "auto" or (whole and value >= 1):
+    if value == "auto" or (whole and 1 <= value <= MOST_AT_ONCE):
         return value
-    raise ValueError("must be a whole number of at least 1, or auto")
+    raise ValueError(f"must be a whole number from 1 to {MOST_AT_ONCE}, or auto")
 
 
 BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
@@ -121,8 +146,8 @@ class RayCluster(Section):
     """The actors of the engine ``ray``."""
 
     address: Annotated[str | None, AfterValidator(_ray_address)]
-    actors: Positive
-    cpus: Positive
+    actors: Workers
+    cpus: Workers
     gpus: NonNegativeFloat
 
 
@@ -131,7 +156,7 @@ class Base(Section):
 
     seed: NonNegative
     device: Literal["cpu", "cuda", "auto"]
-    workers: Positive
+    workers: Workers
     launcher: Annotated[str, AfterValidator(_command)]
     checkpoint_seconds: NonNegative
     rows: KeptRows

@@ -8,12 +8,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from compositional_prompts.pipeline.section import (
     Fraction,
+    ItemsAtOnce,
     NonNegative,
     NonNegativeFloat,
     Positive,
     Rate,
     Section,
     SeededSection,
+    Tokens,
+    Width,
 )
 
 
@@ -49,19 +52,19 @@ class TroikaTrain(SeededSection):
 
     mode: Literal["train", "keep", "reference"]
     epochs: NonNegative
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     learning_rate: Rate
     weight_decay: NonNegativeFloat
     lr_step: Positive
     lr_gamma: Rate
     gradient_accumulation: Positive
-    adapter_dim: Positive
+    adapter_dim: Width
     adapter_dropout: Fraction
     context: Annotated[str, AfterValidator(_with_words)]
-    context_length: Positive
+    context_length: Tokens
     attribute_dropout: Fraction
     disentangler_dropout: Fraction
-    traction_layers: Positive
+    traction_layers: Annotated[int, Field(ge=1, le=64)]
     traction_dropout: Fraction
     loss_weights: BranchWeights
     score_weights: ScoreWeights
@@ -104,7 +107,7 @@ def training_fault(train_images: int, val_images: int, params: TroikaTrain) -> s
 class Feasibility(Section):
     vectors: Literal["clip", "glove"]
     glove: str | None
-    thresholds: Positive
+    thresholds: Annotated[int, Field(ge=1, le=100_000)]
     masking: Literal["exclude", "multiply"]
 
     @model_validator(mode="after")
@@ -117,8 +120,8 @@ class Feasibility(Section):
 class TroikaPredict(Section):
     section: ClassVar[str] = "troika_predict"
 
-    batch_size: Positive
-    block_mib: Positive
+    batch_size: ItemsAtOnce
+    block_mib: Annotated[int, Field(ge=1, le=65_536)]
     top_k: Positive
     worlds: Annotated[list[Literal["closed", "open"]], Field(min_length=1)]
     protocol: Literal["exact", "sampled"]
