@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import sys
+import threading
+from pathlib import Path
 from typing import Any, Final
 
 __version__ = "0.2.0"
@@ -15,6 +19,22 @@ __version__ = "0.2.0"
 # Threads that wait for one another sleep: beside other work, spinning ones take its time, and
 # several times their own. OpenMP reads this once, when torch is imported; who has set it keeps it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _is_ours(started: str) -> bool:
+    """Whether the program is a stage or the command, and not one that imports the package."""
+    program = Path(started)
+    return program.parent.name == "stages" or program.name in ("-m", "compositional-prompts")
+
+
+# While they import, for seconds, Ctrl-C ends them without a traceback of whatever is imported just
+# then; from pipeline/interruption.py on it is met.
+if (
+    _is_ours(next(iter(sys.argv), ""))
+    and threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",

@@ -27,7 +27,8 @@ from compositional_prompts.deployment.trained_paths import (
 from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
-from compositional_prompts.pipeline.error_messages import INTERRUPTED, TRACEBACK, message_of
+from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
+from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.project.damage_naming import naming_damage
 from compositional_prompts.project.params_editing import set_params
@@ -767,10 +768,12 @@ def main() -> None:
     """Run one command from the project's root; exit with 2 and a reason if it cannot be done."""
     arguments = _parser().parse_args()
     try:
+        meet_signals()
         sys.exit(arguments.run(arguments))
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        said, status = ending(interrupt)
+        _complain(said)
+        sys.exit(status)
     except BrokenPipeError:
         # Whoever read the output has seen enough; nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

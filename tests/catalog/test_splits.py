@@ -308,6 +308,17 @@ def test_words_beyond_the_labels_widen_the_closed_world() -> None:
         parameters(objects=["a_b"])
 
 
+def test_a_word_that_is_a_label_in_another_spelling_is_that_label() -> None:
+    catalog = labels([(f"p{n}", "Off.White", "uv"[n % 2]) for n in range(6)])
+    splits = make_splits(
+        catalog, parameters(unseen_pairs=0.0, attributes=["off  white"], objects=["V", "w"]), 0
+    )
+    pairs = {(row["attribute"], row["object"]) for row in splits.pairs.to_pylist()}
+    assert pairs == {("Off.White", object_) for object_ in "uvw"}
+    with pytest.raises(ValueError, match=r"names 'Boat Shoes' and 'boat shoes'"):
+        parameters(objects=["Boat.Shoes", "boat shoes"])
+
+
 def test_without_labels_words_must_be_given() -> None:
     catalog = labels([(f"p{n}", None, None) for n in range(5)])
     for words in ({}, {"attributes": ["A"]}):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,26 @@ def test_a_process_that_dies_is_named_with_what_was_in_flight() -> None:
         list(results)
     with pytest.raises(WorkerDiedError, match="added to 7 to 7"):
         list(in_two_processes([7], initializer=partial(os._exit, 3)))
+
+
+def test_a_pool_that_another_one_takes_its_items_from_has_its_own_to_say() -> None:
+    """Without an item in flight, and with some that are not to blame."""
+
+    def drawn(count: int) -> Iterator[int]:
+        yield from range(count)
+        raise BrokenProcessPool("of the pool that draws")
+
+    for count in (0, 3):
+        with pytest.raises(BrokenProcessPool, match="that draws"):
+            list(in_two_processes(drawn(count)))
+
+
+def test_what_nobody_waits_for_any_more_ends_at_once() -> None:
+    results = in_two_processes([0, 600, 600], time.sleep)
+    assert next(results) is None
+    workers = multiprocessing.active_children()
+    results.close()
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_lists_of_a_size() -> None:

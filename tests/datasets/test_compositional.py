@@ -502,6 +502,10 @@ def changed(change: Callable[[Miniature], object]) -> dict[str, bytes]:
             r"objects: 'coffee\.table' and 'coffee_table' would both be written 'coffee\.table'",
         ),
         (
+            lambda data: data.pairs["train"].append(("Ancient", "clock")),
+            r"attributes: 'Ancient' and 'ancient' would both be written 'ancient'",
+        ),
+        (
             lambda data: data.pairs["train"].append(("_", "clock")),
             r"attributes: '_': an attribute or object must not be blank",
         ),

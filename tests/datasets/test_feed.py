@@ -277,6 +277,14 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_variants_that_spell_one_value_in_several_ways_agree(read: Any) -> None:
+    text = SHOPIFY.replace(",White,,41", ", NAVY,,41").replace(",Top view", ",")
+    rows, dropped = read(text.replace('"Top view, white"', ""))
+    found = labels(rows)
+    assert found["boat-shoe-hamble/hamble-4.jpg"] == ("Navy", "Boat.Shoes", "Navy", "canvas")
+    assert "ambiguous_label" not in dropped
+
+
 def test_words_are_found_in_texts(read: Any) -> None:
     truth = [label("description", words=["suede", "rubber", "Canvas"]) | {"group": "material"}]
     rows, _ = read(SHOPIFY, truth=truth)
@@ -287,6 +295,10 @@ def test_words_are_found_in_texts(read: Any) -> None:
         "red",
     ]
     assert words_in("leather-look", ("leather",)) == []
+    assert words_in("aus Lack, WEISS, cafe\u0301", ("wei\u00df", "Caf\u00e9")) == [
+        "wei\u00df",
+        "Caf\u00e9",
+    ]
     assert words_in("a (b)", ("(b)",)) == ["(b)"]
 
 

@@ -185,6 +185,22 @@ def test_numbers_without_classes_are_said(tmp_path: Path, caplog: pytest.LogCapt
         rows(parameters(tmp_path, columns={"image": "image", "object": "label"}))
 
 
+def test_filters_missing_values_and_rare_labels_ask_for_words_in_any_spelling(
+    tmp_path: Path,
+) -> None:
+    kinds = ["Boots", "boots", "BOOTS ", "na", "Cafe\u0301", "clog", "Boots"]
+    sides = [*["left", "Left", " LEFT"] * 2, "right"]
+    write_parquet(tmp_path / "train.parquet", {"img": photos(7), "kind": kinds, "side": sides})
+    filters = [{"column": "side", "values": ["Left"]}]
+    named = {"image": "img", "object": "kind"}
+    found = select(
+        parameters(tmp_path, columns=named, filters=filters, min_pair_images=2, on_missing="drop")
+    )
+    dropped = {name: count for name, count in found.dropped.items() if count}
+    assert dropped == {"filtered": 1, "missing_label": 1, "rare_pair": 2}
+    assert [row.object for row in found.rows] == ["Boots", "boots", "BOOTS"]
+
+
 def test_rare_labels_are_counted_over_all_files(tmp_path: Path) -> None:
     for number, labels in enumerate((["a", "b", None], ["b", "c", "a"], ["b", "d", "e"])):
         columns = {"image": photos(3, number), "label": labels}

@@ -143,6 +143,59 @@ def test_half_labels_among_pairs_are_taken_as_none_and_counted(
     assert metrics["labelled"] == sum(row.object is not None for row in whole)
 
 
+def test_spellings_of_one_word_are_joined_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = ["Canvas", "canvas", "Canvas", "CANVAS", "Caf\u00e9", "Cafe\u0301", "Suede", None]
+    truth = [
+        "Lace up; lace  up",
+        "lace up",
+        "Lace up;zip",
+        None,
+        "ZIP",
+        "zip",
+        "zip",
+        "cannot Tell; Cannot tell",
+    ]
+    given = [
+        row._replace(attribute=one, object=one and ("boots" if n == 3 else "Boots"),
+                     truth={"closure": words})
+        for n, (row, one, words) in enumerate(zip(rows(8), labels, truth, strict=True))
+    ]  # fmt: skip
+    tables = []
+    for name, order in (("there", given), ("back", given[::-1])):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            metrics, _ = ingest(
+                selection(order), *outputs(tmp_path / name), download(), base(tmp_path)
+            )
+        columns = ["image_id", "attribute", "object"]
+        found = read_labels(tmp_path / name / "catalog", columns).sort_by("image_id")
+        words = read_table(tmp_path / name / "truth.parquet", TRUTH).sort_by(
+            [("image_id", "ascending"), ("word", "ascending")]
+        )
+        tables.append((found.to_pydict(), words.to_pydict(), metrics))
+        assert "one object, written as most images have it: 'Boots' for 'boots' (1)" in caplog.text
+        assert "'Canvas' for 'CANVAS' (1), 'canvas' (1)" in caplog.text
+    assert tables[0] == tables[1]
+    found, words, metrics = tables[0]
+    assert found["attribute"] == ["Canvas"] * 4 + ["Caf\u00e9"] * 2 + ["Suede", None]
+    assert found["object"] == ["Boots"] * 7 + [None]
+    assert words["image_id"] == ["i0", "i1", "i2", "i2", "i4", "i5", "i6"]
+    assert words["word"] == ["Lace up", "Lace up", "Lace up", "zip", "zip", "zip", "zip"]
+    assert [metrics[name] for name in ("labelled", "attributes", "objects", "pairs")] == [
+        7,
+        3,
+        1,
+        3,
+    ]
+    assert metrics["joined_spellings"] == {
+        "attribute": {"Canvas": {"CANVAS": 1, "canvas": 1}, "Caf\u00e9": {"Cafe\u0301": 1}},
+        "object": {"Boots": {"boots": 1}},
+        "truth": {"closure": {"Lace up": {"lace  up": 1, "lace up": 1}, "zip": {"ZIP": 1}}},
+    }
+
+
 def test_files_that_a_searched_folder_passed_over_are_counted(tmp_path: Path) -> None:
     given = selection(rows(3))._replace(passed_over={"jp2": 2, "txt": 1})
     metrics, _ = ingest(given, *outputs(tmp_path), download(), base(tmp_path, 1))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compositional_prompts.files import outputs
 from compositional_prompts.files.outputs import (
+    FullDiskError,
     atomic_directory,
     atomic_file,
     rounded,
@@ -33,7 +40,9 @@ def test_a_file_appears_with_its_folders(tmp_path: Path) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
-        assert temporary.parent == path.parent  # the same file system, so that a rename is atomic
+        assert (
+            temporary.parent.parent == path.parent
+        )  # the same file system, so that a rename is atomic
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
 
@@ -109,6 +118,114 @@ def test_an_interrupted_directory_leaves_the_old_one(
         raise interruption
     assert (path / "weights").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def killed(write: Callable[[], object]) -> None:
+    """Run in a process of its own that is killed with what it was writing in its hands."""
+    process = os.fork()
+    if process == 0:
+        try:
+            write()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_directory])
+def test_what_a_killed_run_has_left_goes_with_the_next_of_the_same_output(
+    write: Callable[[Path], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "images.parquet"
+
+    def half() -> None:
+        with write(path) as temporary:
+            (temporary / "part" if temporary.is_dir() else temporary).write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed(half)
+    killed(half)
+    (tmp_path / ".images.parquet.0123abcd").write_text("of version 0.1.0")
+    strangers = {".other.parquet.0123abcd", ".images.parquet.notes", "images.parquet.0123abcd"}
+    for name in strangers:
+        (tmp_path / name).touch()
+    caplog.set_level("INFO")
+    with write(path):
+        pass
+    assert {entry.name for entry in tmp_path.iterdir()} == strangers | {path.name}
+    assert caplog.text.count("which a run that was killed has left") == 2
+
+
+def test_what_another_process_writes_stays(tmp_path: Path) -> None:
+    path = tmp_path / "catalog"
+    with atomic_directory(path) as first:
+        (first / "part").write_text("of the first")
+        program = (
+            "import sys; from pathlib import Path\n"
+            "from compositional_prompts.files.outputs import atomic_directory\n"
+            "with atomic_directory(Path(sys.argv[1])) as second: (second / 'part').touch()"
+        )
+        subprocess.run([sys.executable, "-c", program, path], check=True)
+        assert (path / "part").read_text() == ""
+        assert (first / "part").read_text() == "of the first"
+    assert (path / "part").read_text() == "of the first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_locks_outputs_are_written_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(outputs.fcntl, "flock", refuse)
+    left = tmp_path / ".out.txt.0123abcd"
+    left.mkdir()
+    with atomic_file(tmp_path / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "out.txt").read_text() == "whole"
+    assert left.is_dir() and len(list(tmp_path.iterdir())) == 2
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    OSError(errno.EFBIG, "File too large"),
+    RuntimeError(
+        "[enforce fail at inline_container.cc:664] . unexpected pos: No space left on device"
+    ),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__ + str(error)[:12])
+@pytest.mark.parametrize("write", [atomic_file, atomic_directory])
+def test_a_full_disk_is_told_by_the_name_of_the_output(
+    write: Callable[[Path], Any], error: Exception, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.parquet"
+    with pytest.raises(FullDiskError) as told, write(path):
+        raise error
+    assert str(told.value).startswith(f"{path} cannot be written: its disk is full (")
+    assert "Make room" in str(told.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_without_a_word_is_found_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    said = r"model\.safetensors .* full \(unexpected pos 64 vs 0\)"
+    with pytest.raises(FullDiskError, match=said), atomic_file(path):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def test_an_error_of_what_nobody_knows_of_is_one_of_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with pytest.raises(PermissionError, match=r"denied: '.*/out\.txt'$"), atomic_file(path) as new:
+        raise PermissionError(errno.EACCES, "Permission denied", str(new))
+    missing = tmp_path / "input.txt"
+    with pytest.raises(FileNotFoundError, match=r"input\.txt"), atomic_file(path):
+        missing.read_text()
 
 
 def test_metrics_are_rounded_at_every_depth(tmp_path: Path) -> None:

@@ -152,7 +152,17 @@ def test_a_value_out_of_range_is_refused(name: str, value: Any, tmp_path: Path) 
         (
             "enhance.reference_colors",
             [{"word": "Red", "rgb": [255, 0, 0]}, {"word": "red", "rgb": [254, 0, 0]}],
-            "names the word 'red' 2 times",
+            "names the word 'Red' and 'red', which differ in letter case",
+        ),
+        (
+            "clip_embed.attributes",
+            [{"name": "color", "words": ["black", "Black"]}],
+            "group 'color' has the word 'black' and 'Black', which differ in letter case",
+        ),
+        (
+            "clip_embed.attributes",
+            [{"name": "color", "words": ["red"]}, {"name": "Color", "words": ["blue"]}],
+            "names the group 'color' and 'Color', which differ in letter case",
         ),
     ],
 )

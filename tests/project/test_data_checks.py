@@ -126,6 +126,14 @@ def test_a_misspelt_group_is_seen(tmp_path: Path) -> None:
     assert "group 'colour'" in doubt and "'color'" in doubt
 
 
+@pytest.mark.parametrize("group", ["Color", " color", "COLOR\u200b"])
+def test_a_group_of_another_spelling_is_a_fault(tmp_path: Path, group: str) -> None:
+    found = judged(tables(tmp_path, truth=[(0, group, "red")]))
+    (fault,) = found.faults
+    assert repr(group) in fault and "clip_embed.attributes has 'color'" in fault
+    assert not found.doubts
+
+
 def test_sentences_and_words_have_one_order(tmp_path: Path) -> None:
     groups = [f"group{letter}" for letter in "hcagbfed"]
     truth = [(image, group, "x") for image, group in enumerate(groups)]

@@ -65,7 +65,7 @@ def test_groups_are_joined_as_in_the_prompt() -> None:
 
 
 def test_a_name_stands_for_label_and_word() -> None:
-    names = {"Boat.Shoes": "Deck Shoes", "white": "chalk"}
+    names = {"boat shoes": "Deck Shoes", "White": "chalk"}
     readable = ReadableText(GROUPS, "{object}[ in {color}]", names)
     assert readable.write(BOAT_SHOES) == "Deck Shoes in chalk"
 

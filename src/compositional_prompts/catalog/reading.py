@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, ImageJoin, image_rows
 from compositional_prompts.catalog.schema import CATALOG
 from compositional_prompts.files.table_shards import shard_files
-from compositional_prompts.files.tables import SchemaError, as_declared, check_schema, open_parquet
+from compositional_prompts.files.tables import (
+    SchemaError,
+    as_declared,
+    check_schema,
+    count_table_rows,
+    open_parquet,
+)
 
 LABEL_COLUMNS = tuple(name for name in CATALOG.names if name not in ("image", "content"))
 """What is known of every image: small enough to be read whole."""
@@ -26,7 +32,7 @@ def count_rows(directory: Path) -> int:
         MissingOutputError: the directory is not there.
         DamagedOutputError: it holds no shard.
     """
-    return sum(pq.read_metadata(shard).num_rows for shard in shard_files(directory))
+    return sum(count_table_rows(shard) for shard in shard_files(directory))
 
 
 def iterate_batches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -132,27 +132,57 @@ class ShardWriter:
         self._rows, self._bytes = [], 0
 
 
-def take_objects_alone(directory: Path) -> None:
-    """Take the label from every image of a catalog that has an object and no attribute.
-
-    Shards without such an image are left as they are.
+def rewrite_labels(
+    directory: Path,
+    attributes: Mapping[str, str],
+    objects: Mapping[str, str],
+    *,
+    pairs_only: bool,
+) -> None:
+    """Write labels of a catalog otherwise; shards in which none changes are left as they are.
 
     Args:
         directory: ``data/catalog/``; each shard is replaced whole.
+        attributes: what is written for some of them.
+        objects: the same.
+        pairs_only: take the label from every image that has an object and no attribute.
     """
     for shard in sorted(directory.glob("*.parquet")):
         with open_parquet(shard) as file:
             labels = file.read(["attribute", "object"])
-            half = pc.and_(pc.is_null(labels["attribute"]), pc.is_valid(labels["object"]))
-            if not pc.any(half).as_py():
+            if _relabelled(labels, attributes, objects, pairs_only=pairs_only).equals(labels):
                 continue
             with atomic_file(shard) as temporary, photo_writer(temporary, CATALOG) as writer:
-                place = CATALOG.get_field_index("object")
                 for number in range(file.num_row_groups):
                     group = file.read_row_group(number)
-                    known = pc.is_valid(group["attribute"])
-                    objects = pc.if_else(known, group["object"], pa.scalar(None, pa.string()))
-                    writer.write_table(group.set_column(place, CATALOG.field(place), objects))
+                    writer.write_table(
+                        _relabelled(group, attributes, objects, pairs_only=pairs_only)
+                    )
+
+
+def _relabelled(
+    table: pa.Table,
+    attributes: Mapping[str, str],
+    objects: Mapping[str, str],
+    *,
+    pairs_only: bool,
+) -> pa.Table:
+    for name, spellings in (("attribute", attributes), ("object", objects)):
+        column = _respelled(table[name], spellings)
+        if name == "object" and pairs_only:
+            column = pc.if_else(
+                pc.is_valid(table["attribute"]), column, pa.scalar(None, pa.string())
+            )
+        place = table.column_names.index(name)
+        table = table.set_column(place, table.schema.field(place), column)
+    return table
+
+
+def _respelled(column: pa.ChunkedArray, spellings: Mapping[str, str]) -> pa.Array:
+    """A column of text with other texts for some of its own."""
+    others = pa.array(spellings.values(), pa.string())
+    places = pc.index_in(column, value_set=pa.array(spellings.keys(), pa.string()))
+    return pc.coalesce(others.take(places.combine_chunks()), column.combine_chunks())
 
 
 @contextmanager

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from compositional_prompts.catalog.reading import iterate_batches
+from compositional_prompts.files.tables import read_columns
 
 _ROWS_AT_ONCE = 65_536
 
@@ -34,7 +33,7 @@ def read_titles(catalog: Path) -> dict[str, str]:
 def untitled_images(catalog: Path, splits: Path) -> dict[str, int]:
     """How many images of each caption split have no title."""
     titles = read_titles(catalog)
-    table = pq.read_table(splits, columns=["image_id", "caption_split"]).to_pydict()
+    table = read_columns(splits, ["image_id", "caption_split"]).to_pydict()
     counts = dict.fromkeys(("train", "val", "test"), 0)
     for image_id, split in zip(table["image_id"], table["caption_split"], strict=True):
         counts[split] += image_id not in titles

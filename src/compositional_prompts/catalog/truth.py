@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import iterate_table, required
+from compositional_prompts.files.tables import count_table_rows, iterate_table, required
+from compositional_prompts.prompt.text_form import clean_text, first_spellings, word_form
 
 SEPARATOR: Final = ";"
 """Between the words of a cell that are true, as in UT-Zap50K's ``meta-data.csv``."""
@@ -46,9 +47,9 @@ _ROWS_AT_ONCE: Final = 2**16
 
 
 def true_words(cell: str | None) -> list[str]:
-    """The words that are true, each once, without outer space; none where nothing is known."""
-    words = (word.strip() for word in (cell or "").split(SEPARATOR))
-    return list(dict.fromkeys(word for word in words if word and word.casefold() != CANNOT_TELL))
+    """The words that are true, each once, cleaned; none where nothing is known."""
+    words = first_spellings(map(clean_text, (cell or "").split(SEPARATOR)), word_form)
+    return [word for word in words if word_form(word) not in ("", CANNOT_TELL)]
 
 
 class TruthWriter:
@@ -90,6 +91,21 @@ def open_truth(path: Path) -> Iterator[TruthWriter]:
         writer.flush()
 
 
+def respell_truth(path: Path, spellings: Mapping[str, Mapping[str, str]]) -> None:
+    """Write words of ``data/truth.parquet`` otherwise; nothing else changes.
+
+    Args:
+        path: the table, which is replaced whole.
+        spellings: by group, what is written for some of its words.
+    """
+    with open_truth(path) as writer:
+        for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):
+            rows = zip(*(batch[name].to_pylist() for name in TRUTH.names), strict=True)
+            for image_id, group, word in rows:
+                kept = spellings.get(group, {}).get(word, word)
+                writer.write_words(image_id, {group: [kept]})
+
+
 class TruthTable:
     """The true words of some groups, to be asked for a block of images at a time.
 
@@ -111,7 +127,7 @@ class TruthTable:
         self.groups = tuple(groups)
         require_outputs(path)
         words: dict[tuple[str, str], int] = {}
-        most = pq.read_metadata(path).num_rows
+        most = count_table_rows(path)
         first, second = np.empty(most, np.uint64), np.empty(most, np.uint64)
         codes, end = np.empty(most, np.int32), 0
         for batch in iterate_table(path, TRUTH, _ROWS_AT_ONCE):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+<<<<<<< HEAD
 from compositional_prompts.pipeline.section import ItemsAtOnce, Section, Words, require_distinct
+=======
+from compositional_prompts.pipeline.section import Positive, Section
+from compositional_prompts.prompt.text_form import composed, require_distinct_words
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(composed)]
+>>>>>>> main
 
 
 class AttributeGroup(Section):
-    name: Annotated[str, Field(min_length=1)]
-    words: Words
+    name: Word
+    words: Annotated[list[Word], Field(min_length=1)]
 
 
 class ClipEmbed(Section):
@@ -25,9 +32,10 @@ class ClipEmbed(Section):
     def _valid(self) -> ClipEmbed:
         if self.template.count("{}") != 1:
             raise ValueError(f"template must hold {{}} once, found {self.template!r}")
-        require_distinct((group.name for group in self.attributes), "attributes names the group")
+        names = (group.name for group in self.attributes)
+        require_distinct_words(names, "attributes names the group")
         for group in self.attributes:
-            require_distinct(group.words, f"attributes: group {group.name!r} has the word")
+            require_distinct_words(group.words, f"attributes: group {group.name!r} has the word")
         return self
 
     @property

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from multiprocessing.connection import Connection
 from typing import Self, TypeVar
 
 Item = TypeVar("Item")
@@ -47,7 +50,7 @@ def map_in_threads(
         in_flight: how many items at most are taken and their results not yet handed over.
     """
     with ThreadPoolExecutor(workers) as pool:
-        yield from _ordered(pool, work, items, in_flight, deque())
+        yield from _ordered(pool, work, items, in_flight)
 
 
 def map_in_processes(
@@ -80,23 +83,34 @@ def map_in_processes(
 
 
 class WorkerProcesses:
-    """Processes for several maps one after another; they start with the first item of the first."""
+    """Processes for several maps one after another; they start with the first item of the first.
+
+    They end with this one, however it ends, and at once where it stops early. Ctrl-C, which a
+    terminal sends to all processes, is for this one.
+    """
 
     def __init__(self, workers: int, initializer: Callable[[], None] | None = None) -> None:
         """As :func:`map_in_processes`."""
         # Spawn: a fork would copy the locks of the threads of Arrow and torch in whatever state.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, context, partial(_begin, initializer))
+        # Nothing is ever sent: it is closed to end the processes, and by the end of this one.
+        self._lifeline, self._held = context.Pipe(duplex=False)
+        begin = partial(_begin, initializer)
+        self._pool = ProcessPoolExecutor(workers, context, begin, (self._lifeline,))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(at_once=kind is not None)
 
-    def close(self) -> None:
-        """End the processes."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes; ``at_once``: also in the middle of what nobody waits for any more."""
+        if at_once:
+            self._held.close()
         self._pool.shutdown(cancel_futures=True)
+        self._held.close()
+        self._lifeline.close()
 
     def map(
         self,
@@ -116,27 +130,31 @@ class WorkerProcesses:
                 ``in_flight`` items were taken, so that workers have something to do while the
                 consumer computes.
         """
-        waiting: deque[Item] = deque()
-        try:
-            yield from _ordered(self._pool, work, items, in_flight, waiting, when_ready)
-        except BrokenProcessPool as error:
-            said = died(waiting[0], waiting[-1])
-            raise WorkerDiedError(f"a worker process died while {said}") from error
+        yield from _ordered(self._pool, work, items, in_flight, died, when_ready)
 
 
-def _begin(initializer: Callable[[], None] | None) -> None:
+def _begin(initializer: Callable[[], None] | None, lifeline: Connection) -> None:
     """What a process of a pool begins with."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     if initializer is not None:
         initializer()
 
 
-def _end_with_parent() -> None:
+def _end_with(lifeline: Connection) -> None:
     # A pool's processes hold both ends of its pipes, so that none of them sees a killed parent.
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a process of a pool
-    parent.join()
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
     os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that are started inside never see Ctrl-C, from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ordered(
@@ -144,29 +162,41 @@ def _ordered(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     in_flight: int,
-    waiting: deque[Item],
+    died: Callable[[Item, Item], str] | None = None,
     when_ready: bool = False,
 ) -> Iterator[Result]:
-    """The map; ``waiting`` holds the items in flight."""
-    futures: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+
+    # Not around ``items``, which may come from another pool that has its own to say.
+    @contextmanager
+    def naming_dead(first: Item, last: Item) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            if died is None:
+                raise
+            raise WorkerDiedError(f"a worker process died while {died(first, last)}") from error
 
     def first() -> Result:
-        result = futures.popleft().result()
+        item, future = waiting[0]
+        with naming_dead(item, waiting[-1][0]):
+            result = future.result()
         waiting.popleft()
         return result
 
     try:
         for item in items:
-            waiting.append(item)
-            futures.append(pool.submit(work, item))
-            if len(futures) == in_flight:
+            with naming_dead(waiting[0][0] if waiting else item, item), _interrupts_held():
+                future = pool.submit(work, item)
+            waiting.append((item, future))
+            if len(waiting) == in_flight:
                 yield first()
-            while when_ready and futures and futures[0].done():
+            while when_ready and waiting and waiting[0][1].done():
                 yield first()
-        while futures:
+        while waiting:
             yield first()
     finally:
-        for future in futures:
+        for _, future in waiting:
             future.cancel()
 
 

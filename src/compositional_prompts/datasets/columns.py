@@ -15,8 +15,9 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from compositional_prompts.catalog.truth import SEPARATOR
-from compositional_prompts.pipeline.section import Section, require_distinct
+from compositional_prompts.pipeline.section import Section
 from compositional_prompts.prompt.pair import dotted
+from compositional_prompts.prompt.text_form import require_distinct_words, word_form
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -57,7 +58,7 @@ class Columns(Section):
     @field_validator("truth")
     @classmethod
     def _groups_once(cls, truth: list[TruthColumn]) -> list[TruthColumn]:
-        require_distinct((one.group for one in truth), "names the group")
+        require_distinct_words((one.group for one in truth), "names the group")
         return truth
 
     @model_validator(mode="after")
@@ -120,13 +121,13 @@ class ColumnReader:
 
         Args:
             columns: which column is what.
-            missing: ``missing_labels``: values, without outer space, that mean "not known".
-                Blank ones do by themselves.
+            missing: ``missing_labels``: values that mean "not known", in any case. Blank ones do
+                by themselves.
             classes: by column, the names of the classes that its numbers stand for. Their
                 underscores are spaces (``aquarium_fish``).
         """
         self._columns = columns
-        self._missing = frozenset(missing)
+        self._missing = frozenset(map(word_form, missing))
         self._classes = {
             column: [name.replace("_", " ") for name in names]
             for column, names in (classes or {}).items()
@@ -204,7 +205,7 @@ class ColumnReader:
                 )
             value = classes[value]
         text = _written(value, column, place)
-        return None if text in self._missing else text
+        return None if text is None or word_form(text) in self._missing else text
 
     def label(self, record: Mapping[str, Any], column: str | None, place: str) -> str | None:
         """The value of a column as prompts write it; None where it is not known.

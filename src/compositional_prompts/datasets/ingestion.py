@@ -11,14 +11,15 @@ from typing import Any
 import pyarrow as pa
 
 from compositional_prompts.catalog.schema import CatalogRow
-from compositional_prompts.catalog.shards import open_shards, take_objects_alone
-from compositional_prompts.catalog.truth import open_truth
+from compositional_prompts.catalog.shards import open_shards, rewrite_labels
+from compositional_prompts.catalog.truth import open_truth, respell_truth
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.rows.completed_rows import RowStream, open_row_stream
 from compositional_prompts.compute.rows.computation import Item
 from compositional_prompts.datasets.dataset import Selection
 from compositional_prompts.datasets.image_check import ImageCheck, reason_in
 from compositional_prompts.datasets.image_limits import PHOTO_REASONS, judge_photo
+from compositional_prompts.datasets.joined_spellings import CountedTexts
 from compositional_prompts.datasets.parameters import Download, MaxRejected
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.distinct import Distinct
@@ -55,7 +56,8 @@ def ingest(
     image_id. On an error the catalog is as it was before.
 
     Labels are pairs of attribute and object, or objects alone; a row that has an object alone in a
-    data set of pairs, or an attribute alone, has half a label and is taken as one without.
+    data set of pairs, or an attribute alone, has half a label and is taken as one without. Labels
+    and true words that are one in :mod:`~compositional_prompts.prompt.text_form` are joined.
 
     Args:
         selection: the data set's rows.
@@ -69,7 +71,9 @@ def ingest(
         The metrics: ``images``, ``equal_images`` (beyond the first of their bytes), ``labelled``,
         ``products``, ``attributes``, ``objects``, ``pairs`` (numbers), ``rejected`` and ``dropped``
         (numbers by reason), ``grows`` (of the data set); where there are some, ``half_labelled``,
-        of the images without a label; where a folder was searched, ``passed_over`` (numbers by
+        of the images without a label; where any were, ``joined_spellings``
+        (:meth:`~compositional_prompts.datasets.joined_spellings.SpelledTexts.metrics`); where a
+        folder was searched, ``passed_over`` (numbers by
         extension); where a table was read, ``columns_kept_out`` (their names); where captions were
         looked for, ``further_captions`` (beyond the first of an image). And how many images were
         checked now and not before.
@@ -80,9 +84,8 @@ def ingest(
         WorkerDiedError: a worker process died.
     """
     products = Distinct()
-    pairs: set[tuple[str, str]] = set()
-    alone: Counter[str] = Counter()
-    images = labelled = halves = 0
+    texts = CountedTexts()
+    images = halves = 0
     aside: list[dict[str, str]] = []
     rows = progress(selection.rows, "images", selection.total)
     with (
@@ -97,21 +100,24 @@ def ingest(
             if row.object is None and row.attribute is not None:
                 halves += 1
                 row = row._replace(attribute=None)
+            row = texts.count(row)
             shards.write(row)
             truths.write(row)
             images += 1
             products.add(row.product_id.encode())
-            if row.attribute is not None and row.object is not None:
-                labelled += 1
-                pairs.add((row.attribute, row.object))
-            elif row.object is not None:
-                alone[row.object] += 1
         _check_rejected(selection, aside, images, params.max_rejected)
         write_table(pa.Table.from_pylist(aside, REJECTED), rejected, REJECTED)
-    if pairs and alone:
-        take_objects_alone(catalog)
-        halves += alone.total()
-        alone.clear()
+    pairs_only = bool(texts.pairs and texts.alone)
+    if pairs_only:
+        halves += texts.alone.total()
+        texts.alone.clear()
+    spelled = texts.spelled()
+    attributes, objects = spelled.attributes.rewritten, spelled.objects.rewritten
+    if attributes or objects or pairs_only:
+        rewrite_labels(catalog, attributes, objects, pairs_only=pairs_only)
+    if spelled.truth_rewritten:
+        respell_truth(truth, spelled.truth_rewritten)
+    spelled.log()
     _log_rows(selection, aside, images, shards.equal_images, rejected)
     if halves:
         log.warning(
@@ -120,13 +126,14 @@ def ingest(
             "image.",
             halves,
         )
+    pairs = {spelled.pair(*pair) for pair in texts.pairs}
     metrics: dict[str, Any] = {
         "images": images,
         "equal_images": shards.equal_images,
-        "labelled": labelled + alone.total(),
+        "labelled": texts.pairs.total() + texts.alone.total(),
         "products": len(products),
         "attributes": len({attribute for attribute, _ in pairs}),
-        "objects": len({*alone, *(object_ for _, object_ in pairs)}),
+        "objects": len(set(spelled.objects.kept.values())),
         "pairs": len(pairs),
         "rejected": _counts(aside),
         "dropped": dict(selection.dropped),
@@ -134,6 +141,7 @@ def ingest(
     }
     if halves:
         metrics["half_labelled"] = halves
+    metrics |= spelled.metrics()
     if selection.passed_over is not None:
         metrics["passed_over"] = dict(selection.passed_over)
     if selection.columns_kept_out is not None:

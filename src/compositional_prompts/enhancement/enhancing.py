@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
@@ -30,7 +29,6 @@ from compositional_prompts.enhancement.word_accuracy import (
     Confusion,
     GroupMetrics,
     WordEvaluation,
-    word_key,
 )
 from compositional_prompts.enhancement.word_choice import Choice
 from compositional_prompts.enhancement.word_scorer import load_word_scorer
@@ -38,9 +36,15 @@ from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
 )
-from compositional_prompts.files.tables import is_absent, iterate_table, write_tables
+from compositional_prompts.files.tables import (
+    count_table_rows,
+    is_absent,
+    iterate_table,
+    write_tables,
+)
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.text_form import word_form
 from compositional_prompts.results.bootstrap import Bootstrap
 from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
@@ -141,7 +145,7 @@ def enhance_prompts(
     PromptTemplate(tuple(scorer.words)).check_words(scorer.words)
     alone = is_absent(inputs.prompts, "attribute")
     template = PromptTemplate(tuple(scorer.words), params.fallback, objects_alone=alone)
-    total = pq.read_metadata(inputs.prompts).num_rows
+    total = count_table_rows(inputs.prompts)
     if not total:
         raise DamagedOutputError(f"{inputs.prompts} holds no prompts.", inputs.prompts)
     colors = ColorTable(inputs.colors)
@@ -201,8 +205,8 @@ def _hold_out(
 ) -> None:
     """Keep the best words of the block's test images whose truth is known."""
     rows = [row for row in np.flatnonzero(block.test).tolist() if truth[row]]
-    best = [word_key(choice.words[place]) for place in choice.best[rows].tolist()]
-    right = [said in map(word_key, truth[row]) for said, row in zip(best, rows, strict=True)]
+    best = [word_form(choice.words[place]) for place in choice.best[rows].tolist()]
+    right = [said in map(word_form, truth[row]) for said, row in zip(best, rows, strict=True)]
     words.add(
         None if choice.probability is None else choice.probability[rows],
         np.array(right, np.bool_),

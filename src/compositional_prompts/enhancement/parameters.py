@@ -12,6 +12,7 @@ from compositional_prompts.pipeline.section import (
     Section,
     require_distinct,
 )
+from compositional_prompts.prompt.text_form import require_distinct_words
 
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -47,9 +48,9 @@ class Enhance(Section):
 
     @model_validator(mode="after")
     def _valid(self) -> Enhance:
-        words = (color.word.casefold() for color in self.reference_colors)
-        require_distinct(words, "reference_colors names the word")
-        require_distinct((one.group for one in self.methods), "methods names the group")
+        words = (color.word for color in self.reference_colors)
+        require_distinct_words(words, "reference_colors names the word")
+        require_distinct_words((one.group for one in self.methods), "methods names the group")
         require_distinct(self.templates, "templates has")
         for template in self.templates:
             if template.count("{}") != 1:

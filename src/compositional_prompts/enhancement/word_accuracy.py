@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compositional_prompts.prompt.text_form import word_form
 from compositional_prompts.results.bootstrap import Bootstrap, beside
 
 _SHARES: Final = ("known", "inside", "right", "specified", "pixel")
@@ -43,16 +44,11 @@ Of several true words it is the one predicted, else the first of the vocabulary,
 """
 
 
-def word_key(word: str) -> str:
-    """What words are compared by: without regard to case and outer white space."""
-    return word.strip().casefold()
-
-
 class WordEvaluation:
     """The words chosen in one group against the truth, a block of images at a time.
 
-    Words are compared without regard to case and outer white space. Memory holds 5 bytes an image,
-    and 16 more where truth is known.
+    Words are compared by their :func:`~compositional_prompts.prompt.text_form.word_form`. Memory
+    holds 5 bytes an image, and 16 more where truth is known.
     """
 
     def __init__(self, vocabulary: Sequence[str], *, pixel: bool) -> None:
@@ -62,7 +58,7 @@ class WordEvaluation:
             vocabulary: the group's words.
             pixel: whether there is the pixel baseline.
         """
-        self._spelling = {word_key(word): word for word in vocabulary}
+        self._spelling = {word_form(word): word for word in vocabulary}
         self._pixel = pixel
         self._counts: Counter[str] = Counter()
         self._keys: dict[str, int] = {}
@@ -91,12 +87,12 @@ class WordEvaluation:
         true = []
         confusion = []
         for index, words in enumerate(truth):
-            keys = list(dict.fromkeys(word_key(word) for word in words))
+            keys = list(dict.fromkeys(word_form(word) for word in words))
             if not keys:
                 continue
-            said = word_key(chosen[index] or "")
+            said = word_form(chosen[index] or "")
             inside = any(key in self._spelling for key in keys)
-            seen = pixel is not None and word_key(pixel[index] or "") in keys
+            seen = pixel is not None and word_form(pixel[index] or "") in keys
             flags[index] = True, inside, said in keys, flags[index, 3], seen
             true += [
                 (self._images + index, self._keys.setdefault(key, len(self._keys))) for key in keys

@@ -26,6 +26,8 @@ def damaged_file(paths: Iterable[Path]) -> DamagedOutputError | None:
             continue
         try:
             check(path)
+        except DamagedOutputError as error:
+            return error
         except (pa.ArrowException, OSError, ValueError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             return DamagedOutputError(f"{path} is damaged ({said}).", path)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from compositional_prompts.files.outputs import OutputError, atomic_file, require_outputs
+from compositional_prompts.files.outputs import (
+    OutputError,
+    atomic_file,
+    reading,
+    require_outputs,
+)
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """One encoded image file and its name: the layout of the Hugging Face ``Image`` feature.
@@ -31,6 +36,8 @@ _SPELLINGS: Final = (
     (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view),
     (types.is_fixed_size_list,),
 )
+
+_PARQUET: Final = "Parquet table"
 
 Columns = TypeVar("Columns", pa.Table, pa.RecordBatch)
 
@@ -211,13 +218,12 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     """Read a Parquet file in the types of ``schema``, its columns checked against it.
 
     Raises:
-        MissingOutputError: the file is not there.
+        MissingOutputError, DamagedOutputError: the file is not there, or not to be read.
         SchemaError: a column is missing, unexpected or of another type, or lacks a value.
     """
-    require_outputs(path)
-    check_schema(pq.read_schema(path), schema, path)
+    check_schema(parquet_schema(path), schema, path)
     read = _part(schema, columns)
-    return as_declared(pq.read_table(path, columns=read.names), read, path)
+    return as_declared(read_columns(path, read.names), read, path)
 
 
 def is_absent(path: Path, column: str) -> bool:
@@ -231,7 +237,40 @@ def is_absent(path: Path, column: str) -> bool:
     return first is not None and len(first) > 0 and not first.column(column)[0].is_valid
 
 
-def open_parquet(path: Path, buffer_size: int = 0) -> pq.ParquetFile:
+class NamedParquet(pq.ParquetFile):  # type: ignore[misc]
+    """A Parquet file that is named where what it holds cannot be read."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        """Open it.
+
+        Raises:
+            DamagedOutputError: it is none, or its footer is damaged.
+        """
+        self._path = path
+        with reading(path, _PARQUET):
+            super().__init__(path, **options)
+            self.schema_arrow  # noqa: B018 - some damage is found when it is first made
+
+    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        """As Arrow's.
+
+        Raises:
+            DamagedOutputError: a page is damaged, or a column is not there.
+        """
+        with reading(self._path, _PARQUET):
+            yield from super().iter_batches(*arguments, **options)
+
+    def read_row_group(self, *arguments: Any, **options: Any) -> pa.Table:
+        """As Arrow's.
+
+        Raises:
+            DamagedOutputError: as :meth:`iter_batches`.
+        """
+        with reading(self._path, _PARQUET):
+            return super().read_row_group(*arguments, **options)
+
+
+def open_parquet(path: Path, buffer_size: int = 0) -> NamedParquet:
     """A Parquet file to be streamed; the caller closes it.
 
     Arrow would by itself keep all that was read of a file until it is closed
@@ -240,8 +279,49 @@ def open_parquet(path: Path, buffer_size: int = 0) -> pq.ParquetFile:
     Args:
         path: the file.
         buffer_size: bytes of a column that are read at a time; 0: a row group's at once.
+
+    Raises:
+        DamagedOutputError: as :class:`NamedParquet`.
     """
-    return pq.ParquetFile(path, buffer_size=buffer_size, pre_buffer=False)
+    return NamedParquet(path, buffer_size=buffer_size, pre_buffer=False)
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file.
+
+    Raises:
+        MissingOutputError, DamagedOutputError: it is not there, or not to be read.
+    """
+    require_outputs(path)
+    with reading(path, _PARQUET):
+        return pq.read_schema(path)
+
+
+def count_table_rows(path: Path) -> int:
+    """The rows of a Parquet file.
+
+    Raises:
+        MissingOutputError, DamagedOutputError: as :func:`parquet_schema`.
+    """
+    require_outputs(path)
+    with reading(path, _PARQUET):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def read_columns(path: Path, columns: Sequence[str], filters: Any = None) -> pa.Table:
+    """Columns of a Parquet file as they are, unchecked.
+
+    Args:
+        path: the file.
+        columns: their names.
+        filters: of Arrow: rows that do not pass are left out.
+
+    Raises:
+        MissingOutputError, DamagedOutputError: as :func:`parquet_schema`; or a column is missing.
+    """
+    require_outputs(path)
+    with reading(path, _PARQUET):
+        return pq.read_table(path, columns=list(columns), filters=filters)
 
 
 def iterate_table(
@@ -250,7 +330,7 @@ def iterate_table(
     """Stream what :func:`read_table` reads, at most ``rows`` rows at a time.
 
     Raises:
-        MissingOutputError, SchemaError: as :func:`read_table`.
+        MissingOutputError, DamagedOutputError, SchemaError: as :func:`read_table`.
     """
     require_outputs(path)
     read = _part(schema, columns)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from compositional_prompts.catalog.truth import CANNOT_TELL, NONE_OF_THESE, SEPARATOR
+from compositional_prompts.prompt.text_form import word_form
 
 ID_COLUMNS: Final = ("image_id", "image_path")
 """What the column of photos may be called: the path is the id of the data set ``folder``."""
@@ -97,8 +98,7 @@ def read_hand_labels(folder: Path, vocabulary: Mapping[str, Sequence[str]]) -> H
         raise FileNotFoundError(f"there is no folder {folder} of labels made by hand: make it.")
     _check_vocabulary(vocabulary)
     spelled = {
-        group: {word.strip().casefold(): word for word in words}
-        for group, words in vocabulary.items()
+        group: {word_form(word): word for word in words} for group, words in vocabulary.items()
     }
     answers: dict[str, dict[str, Answer]] = {group: {} for group in vocabulary}
     files = _csv_files(folder)
@@ -119,7 +119,7 @@ def read_hand_labels(folder: Path, vocabulary: Mapping[str, Sequence[str]]) -> H
 def _check_vocabulary(vocabulary: Mapping[str, Sequence[str]]) -> None:
     for group, words in vocabulary.items():
         for word in words:
-            if word.strip().casefold() in (NONE_OF_THESE, CANNOT_TELL):
+            if word_form(word) in (NONE_OF_THESE, CANNOT_TELL):
                 raise LabelsError(
                     f"clip_embed.attributes: the group {group!r} has the word {word!r}, which is "
                     "what people answer where no word fits; remove it."
@@ -216,7 +216,7 @@ def _columns(
 
 
 def _words(cell: str, group: str, spelled: Mapping[str, str], place: str) -> tuple[str, ...]:
-    keys = dict.fromkeys(key for word in cell.split(SEPARATOR) if (key := word.strip().casefold()))
+    keys = dict.fromkeys(key for word in cell.split(SEPARATOR) if (key := word_form(word)))
     if list(keys) == [CANNOT_TELL]:
         return ()
     if list(keys) == [NONE_OF_THESE]:

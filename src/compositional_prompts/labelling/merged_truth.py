@@ -21,6 +21,7 @@ from compositional_prompts.catalog.truth import (
 from compositional_prompts.files.outputs import atomic_file, require_outputs
 from compositional_prompts.files.tables import iterate_table
 from compositional_prompts.labelling.hand_labels import HandLabels, read_hand_labels
+from compositional_prompts.prompt.text_form import word_form
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _counted_answers(
         count.cannot_tell += not words
         if words:
             found[group] = words
-            same = {word.casefold() for word in own[group]} == {word.casefold() for word in words}
+            same = set(map(word_form, own[group])) == set(map(word_form, words))
             count.as_the_data_set += bool(own[group]) and same
             count.replaced += bool(own[group]) and not same
     return found

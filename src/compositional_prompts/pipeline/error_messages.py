@@ -13,12 +13,10 @@ from pathlib import Path
 from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
+from compositional_prompts.pipeline.interruption import ending, meet_signals
 
 TRACEBACK = "COMPOSITIONAL_PROMPTS_TRACEBACK"
 """Environment variable: anything in it, and errors come with their traceback."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 _FULL = 2**20
 """Bytes left on a disk that count as none."""
@@ -59,14 +57,17 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a stage's ``main``; an error that people can act on is its message and exit status 1.
 
     Where a library fails without naming its file, the stage's inputs are searched for a damaged
-    one. An interruption is no error: what was done so far is taken up by the next run.
+    one. An interruption, also by SIGTERM, is no error: what was done so far is taken up by the next
+    run.
     """
     name = Path(sys.argv[0]).stem
     try:
+        meet_signals()
         main()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        said, status = ending(interrupt)
+        print(f"{name}: {said}", file=sys.stderr)
+        sys.exit(status)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

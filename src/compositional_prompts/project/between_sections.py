@@ -32,6 +32,7 @@ from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.section import QUANTIZED, Base, Section
 from compositional_prompts.prompt.readable_text import ReadableTemplateError, check_places
 from compositional_prompts.prompt.template import PromptTemplate
+from compositional_prompts.prompt.text_form import word_form
 from compositional_prompts.scoring.parameters import Recommend
 from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain
 from compositional_prompts.weights.parameters import Blip2Source, Weights
@@ -259,8 +260,8 @@ DEMANDS: tuple[Callable[..., Finding], ...] = (
 
 
 def _colors_of_words(clip_embed: ClipEmbed, enhance: Enhance) -> Finding:
-    words = {word.casefold() for words in clip_embed.vocabulary.values() for word in words}
-    unused = [one.word for one in enhance.reference_colors if one.word.casefold() not in words]
+    words = {word_form(word) for words in clip_embed.vocabulary.values() for word in words}
+    unused = [one.word for one in enhance.reference_colors if word_form(one.word) not in words]
     if unused:
         yield (
             f"enhance.reference_colors has {', '.join(map(repr, unused))}, which no group of "

@@ -19,6 +19,7 @@ from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.enhancement.parameters import Enhance
 from compositional_prompts.files.outputs import atomic_file, write_metrics
 from compositional_prompts.files.tables import read_table
+from compositional_prompts.prompt.text_form import label_form, word_form
 from compositional_prompts.troika.evaluation.glove import label_vectors
 from compositional_prompts.troika.parameters import TroikaPredict, TroikaTrain, training_fault
 
@@ -91,6 +92,7 @@ def judge_data(
         *_troika_images(splits, troika_train),
         *_glove_words(pairs, troika_predict),
         *_strange_truth(known, clip_embed.vocabulary, paths.truth),
+        *_groups_spelt_otherwise(known, clip_embed.vocabulary, paths.truth),
     ]
     doubts = [
         *_missing_words(known, clip_embed.vocabulary, truth, paths.truth),
@@ -173,14 +175,10 @@ def _truth_words(truth: pa.Table) -> dict[str, Counter[str]]:
     return found
 
 
-def _key(word: str) -> str:
-    return word.strip().casefold()
-
-
 def _outside(words: Mapping[str, int], vocabulary: Sequence[str]) -> Counter[str]:
-    """Those that the vocabulary lacks, whatever their case."""
-    inside = {_key(word) for word in vocabulary}
-    return Counter({word: count for word, count in words.items() if _key(word) not in inside})
+    """Those that the vocabulary lacks, in any spelling."""
+    inside = {word_form(word) for word in vocabulary}
+    return Counter({word: count for word, count in words.items() if word_form(word) not in inside})
 
 
 def _strange_truth(
@@ -219,11 +217,28 @@ def _missing_words(
             )
 
 
+def _groups_spelt_otherwise(
+    known: Mapping[str, Counter[str]], vocabulary: Mapping[str, Sequence[str]], source: Path
+) -> Iterator[str]:
+    """Truth under another spelling of a group's name would be known, and never compared."""
+    forms = {word_form(group): group for group in vocabulary}
+    for group in sorted(known.keys() - vocabulary.keys()):
+        meant = forms.get(word_form(group))
+        if meant is not None:
+            yield (
+                f"{source} has the group {group!r}, and clip_embed.attributes has {meant!r}, which "
+                "is the same name but for letter case, spaces or encoding: write it alike in both."
+            )
+
+
 def _misspelt_groups(
     known: Mapping[str, Counter[str]], vocabulary: Mapping[str, Sequence[str]], source: Path
 ) -> Iterator[str]:
     """Truth of other groups is kept and does no harm, but one may be meant for a group."""
+    forms = set(map(word_form, vocabulary))
     for group in sorted(known.keys() - vocabulary.keys()):
+        if word_form(group) in forms:
+            continue
         without = [other for other in vocabulary if other not in known]
         if close := _closest(group, without):
             yield (
@@ -256,7 +271,7 @@ def _alike_labels(splits: pa.Table, pairs: pa.Table) -> Iterator[str]:
 def _labels_not_known(splits: pa.Table) -> Iterator[str]:
     for column in ("attribute", "object"):
         counts = Counter(splits.column(column).drop_null().to_pylist())
-        found = {word: n for word, n in counts.items() if _key(word.replace(".", " ")) in NOT_KNOWN}
+        found = {word: n for word, n in counts.items() if label_form(word) in NOT_KNOWN}
         if found:
             yield (
                 f"the {column} {_counted(found)} reads as 'not known', and is learnt and predicted "
@@ -267,7 +282,7 @@ def _labels_not_known(splits: pa.Table) -> Iterator[str]:
 def _words_not_known(vocabulary: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for group, words in vocabulary.items():
         for word in words:
-            if _key(word) in NOT_KNOWN:
+            if word_form(word) in NOT_KNOWN:
                 yield (
                     f"clip_embed.attributes: the group {group!r} has the word {word!r}, and "
                     f'prompts would say "with {word} {group.replace("_", " ")}": remove it; where '
@@ -292,7 +307,7 @@ def _words_to_learn(
     for group in groups:
         true = known.get(group, Counter())
         outside = _outside(true, vocabulary[group])
-        if len({_key(word) for word in true.keys() - outside.keys()}) < 2:
+        if len({word_form(word) for word in true.keys() - outside.keys()}) < 2:
             yield (
                 f"the method of the group {group!r} is probe (enhance.methods, enhance.method), "
                 f"and {source} has fewer than two of its words for training images, so that "
@@ -316,8 +331,8 @@ def _with_closest(words: Mapping[str, int], vocabulary: Sequence[str]) -> str:
 
 def _closest(word: str, others: Iterable[str]) -> str | None:
     """The most similar spelling, or one that holds the word or is in it."""
-    by_key = {_key(other): other for other in others}
-    key = _key(word)
+    by_key = {word_form(other): other for other in others}
+    key = word_form(word)
     found = difflib.get_close_matches(key, by_key, 1)
     held = [other for other in by_key if other in key or key in other]
     return by_key[(found or held)[0]] if found or held else None

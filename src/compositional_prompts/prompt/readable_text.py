@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from compositional_prompts.prompt.pair import spoken
+from compositional_prompts.prompt.text_form import label_form
 
 PAIR = ("attribute", "object")
 _PIECES = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)|(.)", re.DOTALL)
@@ -71,8 +72,8 @@ class ReadableText:
             template: as :func:`template_places` has it; None for attribute and object, followed
                 by the groups in the words of the prompt: ``canvas sandals with white color and
                 fabric material``.
-            names: what is written for a label or a word, where it is not the label itself in lower
-                case with spaces for its dots and underscores.
+            names: what is written for a label or a word, in any case, where it is not the label
+                itself in lower case with spaces for its dots and underscores.
 
         Raises:
             ReadableTemplateError: as :func:`check_places`.
@@ -81,7 +82,7 @@ class ReadableText:
             check_places(template, groups)
         self._groups = tuple(groups)
         self._pieces = None if template is None else _pieces(template)
-        self._names = names
+        self._names = {label_form(label): text for label, text in names.items()}
 
     def write(self, words: Mapping[str, str | None]) -> str:
         """The text of ``attribute``, ``object`` and a word or None of every group.
@@ -98,7 +99,7 @@ class ReadableText:
         return _tidy("".join(written))
 
     def _name(self, label: str) -> str:
-        return self._names.get(label) or spoken(label).replace("_", " ")
+        return self._names.get(label_form(label)) or spoken(label).replace("_", " ")
 
     def _sentence(self, named: Mapping[str, str | None]) -> str:
         pair = " ".join(filter(None, [named.get("attribute"), named["object"]]))

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from compositional_prompts.pipeline.section import ItemsAtOnce, Positive, Section, require_distinct
+from compositional_prompts.pipeline.section import ItemsAtOnce, Positive, Section
 from compositional_prompts.prompt.readable_text import ReadableText, template_places
+from compositional_prompts.prompt.text_form import require_distinct_words
 
 
 class BertScore(Section):
@@ -50,7 +51,9 @@ class Readable(Section):
 
     @model_validator(mode="after")
     def _valid(self) -> Readable:
-        require_distinct((name.label for name in self.names), "names has the label")
+        require_distinct_words(
+            (name.label.replace(".", " ") for name in self.names), "names has the label"
+        )
         return self
 
     def of(self, groups: Sequence[str]) -> ReadableText:

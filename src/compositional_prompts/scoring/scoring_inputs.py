@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
@@ -20,7 +19,7 @@ from compositional_prompts.catalog.titles import read_titles
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import is_absent, iterate_table, read_table
+from compositional_prompts.files.tables import is_absent, iterate_table, parquet_schema, read_table
 from compositional_prompts.results.bootstrap import product_codes
 
 UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
@@ -147,5 +146,5 @@ def label_places(prompts: Path) -> tuple[str, ...]:
 def prompt_groups(prompts: Path) -> tuple[str, ...]:
     """The attribute groups of ``enhanced.parquet``, in the order of the prompt."""
     require_outputs(prompts)
-    names = pq.read_schema(prompts).names
+    names = parquet_schema(prompts).names
     return tuple(name for name in names if f"{name}_best" in names)

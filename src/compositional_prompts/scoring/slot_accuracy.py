@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compositional_prompts.prompt.text_form import text_form, word_form
 from compositional_prompts.results.bootstrap import Column
 
 SlotReader = Callable[[str], Mapping[str, str | None] | None]
@@ -49,7 +50,7 @@ class SlotHits:
 
 def plain_words(text: str) -> str:
     """Return ``text`` in lower case, with one space for whatever is neither letter nor digit."""
-    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+    return " ".join(re.findall(r"[^\W_]+", text_form(text)))
 
 
 def mentions(caption: str, word: str) -> bool:
@@ -65,10 +66,10 @@ def mentions(caption: str, word: str) -> bool:
 def says_true(read: Mapping[str, str | None] | None, name: str, words: Sequence[str]) -> bool:
     """Whether a text, as its places were read, has one of the true words in the place ``name``.
 
-    Case and outer white space do not matter. A text that is not well formed has none.
+    Case, spaces and encoding do not matter. A text that is not well formed has none.
     """
     said = None if read is None else read[name]
-    return said is not None and said.strip().casefold() in {one.strip().casefold() for one in words}
+    return said is not None and word_form(said) in map(word_form, words)
 
 
 def slot_hits(
@@ -81,8 +82,8 @@ def slot_hits(
     """Judge one place of the captions.
 
     A caption that is not well formed is wrong in every place; it may still mention a word. The
-    enhanced prompt's words are compared exactly, true words without regard to case and outer white
-    space.
+    enhanced prompt's words are compared exactly, true words by their form
+    (:func:`~compositional_prompts.prompt.text_form.word_form`).
 
     Args:
         captions: any number of captions.

@@ -32,7 +32,7 @@ from compositional_prompts.clip.clip_pretraining import (
     pretrain_text_tower,
 )
 from compositional_prompts.compute.devices import one_thread
-from compositional_prompts.compute.ordered_map import map_in_processes
+from compositional_prompts.compute.ordered_map import WorkerProcesses
 from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.files.outputs import naming
@@ -205,8 +205,10 @@ def pretrain_micro_models(
     trained: bytes | None
     with one_thread():
         if clip and captioner and workers > 1 and device.type == "cpu":
-            with ThreadPoolExecutor(1) as thread:
-                beside = thread.submit(_trained_beside, texts)
+            # The process ends first, also where the training here fails: the thread waits for it.
+            begin = partial(log_as, "weights")
+            with ThreadPoolExecutor(1) as thread, WorkerProcesses(1, begin) as process:
+                beside = thread.submit(_trained_beside, process, texts)
                 made = train_captioner()
                 trained = beside.result()
         else:
@@ -217,16 +219,9 @@ def pretrain_micro_models(
     return MicroModels(model if clip else None, made, len(captions))
 
 
-def _trained_beside(texts: TextTraining) -> bytes:
+def _trained_beside(process: WorkerProcesses, texts: TextTraining) -> bytes:
     """What the training gives in a process of its own."""
-    (trained,) = map_in_processes(
-        TextTraining.run,
-        [texts],
-        workers=1,
-        in_flight=1,
-        died=_text_training_died,
-        initializer=partial(log_as, "weights"),
-    )
+    (trained,) = process.map(TextTraining.run, [texts], in_flight=1, died=_text_training_died)
     return trained
 
 

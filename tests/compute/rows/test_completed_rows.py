@@ -191,8 +191,10 @@ class UnpaddedSquares(Squares):
 class ReadyAtOnce(Executor):
     """In the place of processes: every task is done before another item is asked for."""
 
-    def __init__(self, workers: int, context: object, begin: Callable[[], None]) -> None:
-        begin()
+    def __init__(
+        self, workers: int, context: object, begin: Callable[..., None], given: tuple[Any, ...]
+    ) -> None:
+        begin(*given)
 
     def submit(self, work, /, *arguments, **options):
         future: Future[Any] = Future()
@@ -218,7 +220,7 @@ def test_what_processes_have_computed_is_confirmed_while_items_come_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ordered_map, "ProcessPoolExecutor", ReadyAtOnce)
-    monkeypatch.setattr(ordered_map, "_end_with_parent", int)
+    monkeypatch.setattr(ordered_map, "_end_with", bool)
     monkeypatch.setattr(stored_rows, "BLOCK_BYTES", 1)  # as if there were always 2 seconds between
     base = base_section(tmp_path / "rows", workers=2)
 

@@ -23,7 +23,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -31,7 +30,13 @@ from torch import Tensor
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import check_schema, open_parquet, required
+from compositional_prompts.files.tables import (
+    check_schema,
+    count_table_rows,
+    open_parquet,
+    parquet_schema,
+    required,
+)
 
 FEATURE_INDEX = pa.schema(
     [
@@ -118,8 +123,8 @@ def map_shard(path: Path) -> Tensor:
 def _count_indexed(index: Path) -> int:
     """The rows of an index, its columns checked."""
     require_outputs(index)
-    check_schema(pq.read_schema(index), FEATURE_INDEX, index)
-    return int(pq.read_metadata(index).num_rows)
+    check_schema(parquet_schema(index), FEATURE_INDEX, index)
+    return count_table_rows(index)
 
 
 class FeatureStore:

@@ -9,6 +9,7 @@ attribute and object are unseen in training, though each word of them is seen in
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from compositional_prompts.catalog.splitting.split_tables import (
 )
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair, dotted
+from compositional_prompts.prompt.text_form import label_form
 
 log = logging.getLogger(__name__)
 
@@ -354,11 +356,11 @@ def _of_first_product(coded: _Coded, rows: NDArray[np.int64], seed: int) -> NDAr
 
 def _added_pairs(pairs: pl.DataFrame, params: Split, *, alone: bool) -> pl.DataFrame:
     """The pairs of the closed world beyond the labels, as rows of PAIRS."""
-    words = {
-        "attributes": {dotted(word) for word in params.attributes},
-        "objects": {dotted(word) for word in params.objects},
-    }
     known = set(pairs.select(_PAIR).iter_rows())
+    words = {
+        "attributes": _spelled_as(params.attributes, (attribute for attribute, _ in known)),
+        "objects": _spelled_as(params.objects, (object_ for _, object_ in known)),
+    }
     attributes = words["attributes"] | {attribute for attribute, _ in known}
     if alone:
         attributes = {NO_ATTRIBUTE}
@@ -381,6 +383,18 @@ def _added_pairs(pairs: pl.DataFrame, params: Split, *, alone: bool) -> pl.DataF
         schema=pairs.select(PAIRS.names).schema,
         orient="row",
     ).select(pairs.columns)
+
+
+def _spelled_as(words: Iterable[str], labels: Iterable[str]) -> set[str]:
+    """Words as prompts write them; those that labels have too, in the spelling of the labels."""
+    spelled = {label_form(label): label for label in labels}
+    found = set()
+    for word in map(dotted, words):
+        label = spelled.get(label_form(word), word)
+        if label != word:
+            log.info("%s is a label already, and is written %s as there", word, label)
+        found.add(label)
+    return found
 
 
 def _counts(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, field_validator, model_validator
 
 from compositional_prompts.pipeline.section import Fraction, Section
 from compositional_prompts.prompt.pair import dotted
+from compositional_prompts.prompt.text_form import clean_text, require_distinct_words
 
 
 def _share(value: float) -> float:
@@ -24,7 +25,7 @@ Share = Annotated[float, AfterValidator(_share)]
 
 def _word(text: str) -> str:
     dotted(text)
-    return text
+    return clean_text(text)
 
 
 Word = Annotated[str, AfterValidator(_word)]
@@ -60,6 +61,12 @@ class Split(Section):
     attributes: list[Word]
     objects: list[Word]
     corpus: bool
+
+    @field_validator("attributes", "objects")
+    @classmethod
+    def _words_once(cls, words: list[str]) -> list[str]:
+        require_distinct_words((word.replace(".", " ") for word in words), "names")
+        return words
 
     def assignment_of(self, *, grows: bool) -> Assignment:
         """The assignment asked for, or that which suits a data set that grows, or does not."""

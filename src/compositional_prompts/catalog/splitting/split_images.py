@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from compositional_prompts.files.tables import read_columns
 
 
 def split_images(splits: Path, split: str, images: int | None, seed: int) -> pa.StringArray:
@@ -18,7 +19,7 @@ def split_images(splits: Path, split: str, images: int | None, seed: int) -> pa.
     of each of a million would take three times the memory.
     """
     chosen = pc.field("caption_split") == split
-    column = pq.read_table(splits, columns=["image_id"], filters=chosen)["image_id"]
+    column = read_columns(splits, ["image_id"], chosen)["image_id"]
     ids = _sorted(column.cast(pa.string()).combine_chunks())
     if images is None or images >= len(ids):
         return ids

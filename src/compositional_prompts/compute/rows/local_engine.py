@@ -80,7 +80,7 @@ class LocalEngine:
     ) -> None:
         self._worker = None
         if self._processes is not None:
-            self._processes.close()
+            self._processes.close(at_once=kind is not None)
             self._processes = None
 
     def compute(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

@@ -293,7 +293,8 @@ class _Connection:
                 self._join(cluster.address, cluster.cpus)
             if self._on_sigterm is not None:
                 # Ray's core reports a crash and aborts, where our own Ray would have to be ended.
-                signal.signal(signal.SIGTERM, _end)
+                ours = self._on_sigterm
+                signal.signal(signal.SIGTERM, _end if ours == signal.SIG_DFL else ours)
         except BaseException:
             self.close()
             raise

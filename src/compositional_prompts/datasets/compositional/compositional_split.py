@@ -40,6 +40,7 @@ from compositional_prompts.files.archives import Archive, ArchiveError, open_arc
 from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
 from compositional_prompts.pipeline.section import Base, Positive, Section, Sha256, in_project
 from compositional_prompts.prompt.pair import Pair, dotted
+from compositional_prompts.prompt.text_form import clean_text, label_form
 
 OTHER_SPLIT: Final = "other_split"
 """Why a photo is set aside whose pair is listed, though not by the files of its set."""
@@ -239,15 +240,16 @@ def _named(words: Sequence[str], kind: str) -> dict[str, str]:
     taken: dict[str, str] = {}
     for word in words:
         try:
-            name = dotted(word.replace("_", " "))
+            name = dotted(clean_text(word.replace("_", " ")))
         except ValueError as error:
             raise CompositionalError(f"{kind}: {word!r}: {error}") from error
-        if name in taken:
+        form = label_form(name)
+        if form in taken:
             raise CompositionalError(
-                f"{kind}: {taken[name]!r} and {word!r} would both be written {name!r}: rename one "
+                f"{kind}: {taken[form]!r} and {word!r} would both be written {name!r}: rename one "
                 "in the list of photos and in the pair files."
             )
-        taken[name] = word
+        taken[form] = word
         names[word] = name
     return names
 

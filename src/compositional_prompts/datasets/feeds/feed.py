@@ -27,7 +27,8 @@ from compositional_prompts.datasets.feeds.feed_records import FeedTables
 from compositional_prompts.datasets.feeds.photo_downloads import Fetch, Fetched, PhotoDownloads
 from compositional_prompts.datasets.feeds.photo_folder import PhotoFolder
 from compositional_prompts.files.downloads import DOWNLOADS
-from compositional_prompts.pipeline.section import Base, in_project, require_distinct
+from compositional_prompts.pipeline.section import Base, in_project
+from compositional_prompts.prompt.text_form import require_distinct_words
 
 PHOTOS: Final = DOWNLOADS / "photos"
 """Where fetched photos are kept."""
@@ -69,7 +70,7 @@ class Feed(DataSet):
     @field_validator("truth")
     @classmethod
     def _groups_once(cls, truth: list[TruthLabel]) -> list[TruthLabel]:
-        require_distinct((one.group for one in truth), "names the group")
+        require_distinct_words((one.group for one in truth), "names the group")
         return truth
 
     @model_validator(mode="after")

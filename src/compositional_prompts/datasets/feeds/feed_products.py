@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from compositional_prompts.catalog.truth import SEPARATOR
 from compositional_prompts.pipeline.section import Section, Words
 from compositional_prompts.prompt.pair import dotted
+from compositional_prompts.prompt.text_form import first_spellings, text_form, word_form
 
 Values = Mapping[str, tuple[str, ...]]
 """Values by name, as :func:`plain_name` writes it. One without values is not there."""
@@ -36,7 +37,7 @@ def plain_name(name: str) -> str:
 
     Letter case, underscores, prefixes and the address of a metafield do not count.
     """
-    plain = " ".join(_METAFIELD.sub("", name.casefold()).replace("_", " ").split())
+    plain = word_form(_METAFIELD.sub("", name.casefold()).replace("_", " "))
     for prefix in _PREFIXES:
         plain = plain.removeprefix(prefix)
     return plain
@@ -146,8 +147,8 @@ class Label(Section):
     def find(self, product: Product, photo: Photo) -> Found:
         """What a photo shows, by its variants where the product comes in several forms."""
         for name in self.asked:
-            lists = _lists(product, photo, name)
-            read = list(dict.fromkeys(tuple(self._read(values)) for values in lists))
+            lists = map(self._read, _lists(product, photo, name))
+            read = first_spellings(lists, lambda words: tuple(map(word_form, words)))
             if len(read) > 1:
                 return Found((), ambiguous=True)
             if read and read[0]:
@@ -163,7 +164,7 @@ class Label(Section):
                 found.append(text)
             else:
                 found += words_in(text, tuple(self.words))
-        return list(dict.fromkeys(word for word in found if word))
+        return first_spellings(filter(None, found), word_form)
 
     def _part_of(self, value: str) -> str:
         parts = [" ".join(part.split()) for part in value.split(_LEVELS)]
@@ -204,15 +205,15 @@ def words_in(text: str, words: tuple[str, ...]) -> list[str]:
     it is a word too.
     """
     pattern, spelled = _pattern(words)
-    return [spelled[" ".join(found.split()).casefold()] for found in pattern.findall(text)]
+    return [spelled[found] for found in pattern.findall(text_form(text))]
 
 
 @cache
 def _pattern(words: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
-    spelled = {" ".join(word.split()).casefold(): word for word in reversed(words)}
+    spelled = {word_form(word): word for word in reversed(words)}
     longest_first = sorted(spelled, key=lambda word: (-len(word), word))
-    each = "|".join(r"\s+".join(map(re.escape, word.split())) for word in longest_first if word)
-    return re.compile(rf"(?<![\w-])(?:{each or '(?!)'})(?![\w-])", re.IGNORECASE), spelled
+    each = "|".join(re.escape(word) for word in longest_first if word)
+    return re.compile(rf"(?<![\w-])(?:{each or '(?!)'})(?![\w-])"), spelled
 
 
 class PhotoLabels(NamedTuple):
@@ -245,7 +246,7 @@ class LabelReader:
     ) -> None:
         """Read photos; ``missing`` are values that mean "not known"."""
         self._attribute, self._object, self._truth = attribute, object_, truth
-        self._missing = {word.strip().casefold() for word in missing}
+        self._missing = set(map(word_form, missing))
         self.found: set[str] = set()
 
     def describe(self, product: Product, photo: Photo) -> PhotoLabels:
@@ -277,4 +278,4 @@ class LabelReader:
     def _known(self, field: str, found: Found) -> list[str]:
         if found.values or found.ambiguous:
             self.found.add(field)
-        return [value for value in found.values if value.casefold() not in self._missing]
+        return [value for value in found.values if word_form(value) not in self._missing]

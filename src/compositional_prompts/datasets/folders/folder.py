@@ -24,6 +24,7 @@ from compositional_prompts.datasets.folders.image_labels import (
 from compositional_prompts.datasets.folders.named_images import NamedImages
 from compositional_prompts.files.sorted_names import SortedNames
 from compositional_prompts.pipeline.section import Base, require_distinct
+from compositional_prompts.prompt.text_form import require_distinct_words
 
 FOLDERS: Final = "folders"
 METADATA: Final = "metadata"
@@ -89,7 +90,7 @@ class Folder(DataSet):
     @model_validator(mode="after")
     def _groups_once(self) -> Folder:
         groups = [*self.truth, *(one.group for one in self.columns.truth)]
-        require_distinct(groups, "truth and columns.truth name the group")
+        require_distinct_words(groups, "truth and columns.truth name the group")
         return self
 
     @model_validator(mode="after")

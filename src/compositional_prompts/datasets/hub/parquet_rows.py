@@ -37,8 +37,11 @@ from compositional_prompts.datasets.hub.hub_layout import (
     class_names,
 )
 from compositional_prompts.files.distinct import Distinct
+from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.files.tables import IMAGE, is_spelling, open_parquet
 from compositional_prompts.pipeline.section import Section, Words, require_distinct
+from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair
+from compositional_prompts.prompt.text_form import label_form, word_form
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ _NO_PAIR: Final = -1
 class RowFilter(Section):
     """Keep the rows whose ``column`` holds one of ``values``.
 
-    Numbers are compared as they are written, those of classes by the names of these.
+    Words are compared in any case; numbers as they are written, those of classes by the names of
+    these.
     """
 
     column: Name
@@ -123,7 +127,7 @@ def select_rows(files: HubFiles, choice: RowChoice, source: str) -> Selection:
     dropped = dict.fromkeys(DROPPED, 0)
     groups: list[_RowGroup] = []
     ids = Distinct()
-    numbers: dict[tuple[str | None, str], int] = {}
+    numbers: dict[Pair, int] = {}
     pairs = array("i")
     passed = 0
     for place, table in enumerate(tables):
@@ -148,7 +152,8 @@ def select_rows(files: HubFiles, choice: RowChoice, source: str) -> Selection:
                         continue
                     pairs.append(_NO_PAIR)
                 else:
-                    pairs.append(numbers.setdefault((attribute, object_), len(numbers)))
+                    forms = label_form(attribute or NO_ATTRIBUTE), label_form(object_)
+                    pairs.append(numbers.setdefault(forms, len(numbers)))
                 kept[row] = True
             groups.append(_RowGroup(place, number, first, kept))
     dropped["rare_pair"] = _drop_rare(groups, pairs, choice.min_pair_images)
@@ -250,7 +255,9 @@ class _Table:
         ]
         self.classes = class_names(self.schema, features, str(file.path))
         self.reader = ColumnReader(columns, choice.missing_labels, self.classes)
-        self._filters = [(one.column, frozenset(one.values)) for one in choice.filters]
+        self._filters = [
+            (one.column, frozenset(map(word_form, one.values))) for one in choice.filters
+        ]
         # A filter may ask for what means "not known".
         self._plain = ColumnReader(columns, (), self.classes)
         self._split: str | None = None
@@ -273,7 +280,9 @@ class _Table:
     def passes(self, record: Mapping[str, Any], place: str) -> bool:
         """Whether a row passes the filters."""
         return all(
-            self._plain.text(record, column, place) in values for column, values in self._filters
+            (text := self._plain.text(record, column, place)) is not None
+            and word_form(text) in values
+            for column, values in self._filters
         )
 
     def labels(self) -> Iterator[tuple[int, int, Iterator[dict[str, Any]]]]:
@@ -323,9 +332,9 @@ class _Table:
                     rows = rows.filter(pa.array(kept[start : start + batch.num_rows]))
                 start += batch.num_rows
                 yield from rows.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, DamagedOutputError, OSError) as error:
             raise HubError(
-                f"{self._file.path}: row group {group} cannot be read: {error}"
+                f"{self._file.path}: row group {group} cannot be read: {error.__cause__ or error}"
             ) from error
 
     def _declared(self, column: str) -> pa.DataType:

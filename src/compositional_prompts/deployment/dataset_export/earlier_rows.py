@@ -156,9 +156,10 @@ def _of_export(folder: Path, captions: Captions) -> Iterator[Keys]:
         for batch in iterate_table(folder / KEYS, KEYS_SCHEMA, _ROWS_AT_ONCE):
             photos, rows = (b"".join(column.to_pylist()) for column in batch.columns)
             yield Keys(np.frombuffer(photos, "V16"), np.frombuffer(rows, "V16"))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, DamagedOutputError) as error:
+        said = error.__cause__ or error
         raise DamagedOutputError(
-            f"--only-new {folder}: its {KEYS} is damaged ({error}): name another.", folder / KEYS
+            f"--only-new {folder}: its {KEYS} is damaged ({said}): name another.", folder / KEYS
         ) from error
 
 

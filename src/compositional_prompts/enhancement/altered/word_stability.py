@@ -21,7 +21,6 @@ from compositional_prompts.compute.rows.computation import Computation
 from compositional_prompts.enhancement.altered.altered_rows import ChosenPhotos, of_altered
 from compositional_prompts.enhancement.colors.color_tables import GroupColors, colors_of_rows
 from compositional_prompts.enhancement.colors.foreground_colors import ForegroundColors
-from compositional_prompts.enhancement.word_accuracy import word_key
 from compositional_prompts.enhancement.word_scorer import (
     GroupScorer,
     WordScorer,
@@ -31,6 +30,7 @@ from compositional_prompts.enhancement.word_scorer import (
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.tables import iterate_table
 from compositional_prompts.pipeline.section import Base
+from compositional_prompts.prompt.text_form import word_form
 from compositional_prompts.results.bootstrap import Bootstrap, beside, product_codes
 
 UNALTERED = ""
@@ -172,11 +172,11 @@ def _test_images(splits: Path, most: int) -> dict[str, str]:
 
 def _true_places(truth: Sequence[tuple[str, ...]], words: Sequence[str]) -> NDArray[np.bool_]:
     """Which words are true, bool ``[n, words + 1]``; nothing said, the last, never is."""
-    places = {word_key(word): place for place, word in enumerate(words)}
+    places = {word_form(word): place for place, word in enumerate(words)}
     true = np.zeros((len(truth), len(words) + 1), np.bool_)
     for row, said in enumerate(truth):
         for word in said:
-            if (place := places.get(word_key(word))) is not None:
+            if (place := places.get(word_form(word))) is not None:
                 true[row, place] = True
     return true
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.catalog_photos import CatalogPhotos
@@ -29,7 +28,7 @@ from compositional_prompts.enhancement.colors.reference_colors import reference_
 from compositional_prompts.enhancement.parameters import COLOR_METHODS, Enhance
 from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.table_shards import iterate_shards, open_table_shards, shard_files
-from compositional_prompts.files.tables import required
+from compositional_prompts.files.tables import parquet_schema, required
 from compositional_prompts.pipeline.section import Base
 
 LARGEST_SHARD = 8 * 2**20
@@ -187,7 +186,7 @@ class ColorTable:
             DamagedOutputError: it holds no shard.
         """
         self.path = path
-        names = pq.read_schema(shard_files(path)[0])
+        names = parquet_schema(shard_files(path)[0])
         self._words = {
             field.name.removeprefix(VOTES): field.type.list_size
             for field in names

@@ -9,12 +9,13 @@ from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 from numpy.typing import NDArray
 
 from compositional_prompts.enhancement.parameters import ReferenceColor
+from compositional_prompts.prompt.text_form import word_form
 
 
 def _look_up(word: str) -> list[int] | None:
     # The XKCD survey (2010) first: its "brown" and "green" are what most people mean by them,
     # while CSS has a brick red and a dark green.
-    name = " ".join(word.casefold().split())
+    name = word_form(word)
     value = XKCD_COLORS.get(f"xkcd:{name}") or CSS4_COLORS.get(name.replace(" ", ""))
     return None if value is None else [round(level * 255) for level in to_rgb(value)]
 
@@ -35,7 +36,7 @@ def reference_colors(
     Returns:
         Word to uint8 ``[3]``, or None where the group is not one of colours.
     """
-    given = {color.word.casefold(): color.rgb for color in overrides}
-    values = {word: given.get(word.casefold()) or _look_up(word) for word in words}
+    given = {word_form(color.word): color.rgb for color in overrides}
+    values = {word: given.get(word_form(word)) or _look_up(word) for word in words}
     found = {word: np.array(rgb, dtype=np.uint8) for word, rgb in values.items() if rgb is not None}
     return found if 2 * len(found) > len(words) else None

@@ -21,10 +21,10 @@ from compositional_prompts.clip.vector_tables import (
     iterate_image_vectors,
 )
 from compositional_prompts.enhancement.colors.color_tables import ColorTable, GroupColors
-from compositional_prompts.enhancement.word_accuracy import word_key
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.table_shards import shard_files
 from compositional_prompts.files.tables import iterate_table
+from compositional_prompts.prompt.text_form import word_form
 
 IDS_AT_ONCE = 65_536
 
@@ -142,7 +142,7 @@ def read_labelled(
     """
     truth = TruthTable(paths.truth, tuple(vocabulary))
     places = {
-        group: {word_key(word): place for place, word in enumerate(words)}
+        group: {word_form(word): place for place, word in enumerate(words)}
         for group, words in vocabulary.items()
     }
     ids: list[str] = []
@@ -194,7 +194,7 @@ def _mask(truth: Sequence[tuple[str, ...]], places: Mapping[str, int]) -> NDArra
     mask = np.zeros((len(truth), len(places)), np.bool_)
     for row, words in enumerate(truth):
         for word in words:
-            if (place := places.get(word_key(word))) is not None:
+            if (place := places.get(word_form(word))) is not None:
                 mask[row, place] = True
     return mask
 

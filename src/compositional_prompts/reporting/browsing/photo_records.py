@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import MismatchedOutputsError, require_outputs
-from compositional_prompts.files.tables import check_schema
+from compositional_prompts.files.tables import check_schema, parquet_schema
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import judge
 from compositional_prompts.scoring.recommended_texts import RECOMMENDED
@@ -177,7 +176,7 @@ def _rows_of(
 ) -> pl.DataFrame:
     """Of a table that may be large, the rows asked for alone."""
     require_outputs(path)
-    check_schema(pq.read_schema(path), schema, path)
+    check_schema(parquet_schema(path), schema, path)
     rows = pl.scan_parquet(path).select("image_id", *columns)
     wanted = pl.col("image_id").is_in(list(image_ids))
     return rows.filter(wanted).collect(engine="streaming")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from compositional_prompts.prompt.text_form import word_form
+
 RIGHT, WRONG, UNKNOWN = "r", "w", "u"
 """Of a place: a true word is said, none is, or what is true is not known."""
 
@@ -14,15 +16,15 @@ Truth = Mapping[str, Sequence[str]]
 def judge(said: Mapping[str, str | None] | None, truth: Truth, places: Sequence[str]) -> str:
     """A letter for each of ``places``: :data:`RIGHT`, :data:`WRONG` or :data:`UNKNOWN`.
 
-    As ``metrics/scores.json`` has it: words are compared without regard to case and outer white
-    space, and a text off the template (``said`` is None) or without a word is wrong.
+    As ``metrics/scores.json`` has it: words are compared in one form (case, spaces and encoding
+    aside), and a text off the template (``said`` is None) or without a word is wrong.
     """
     return "".join(_verdict((said or {}).get(place), truth.get(place, ())) for place in places)
 
 
 def same_word(word: str, other: str) -> bool:
-    """Whether two words count as one: letter case and outer white space aside."""
-    return word.strip().casefold() == other.strip().casefold()
+    """Whether two words are one, as :func:`~compositional_prompts.prompt.text_form.word_form`."""
+    return word_form(word) == word_form(other)
 
 
 def _verdict(word: str | None, true: Sequence[str]) -> str:

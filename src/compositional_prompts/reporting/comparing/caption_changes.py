@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tables import parquet_schema
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, judge
 from compositional_prompts.reporting.content.differences import compare
@@ -79,7 +79,7 @@ def caption_changes(first: Path, second: Path, tables: TablePaths) -> CaptionCha
             "no photo was captioned by both revisions: they are of other data, or other splits."
         )
     require_outputs(second / tables.splits, first / tables.prompts, second / tables.prompts)
-    groups = attribute_groups(pq.read_schema(second / tables.prompts).names)
+    groups = attribute_groups(parquet_schema(second / tables.prompts).names)
     labels = pl.read_parquet(
         second / tables.splits, columns=["image_id", "caption_split", "attribute", "object"]
     )

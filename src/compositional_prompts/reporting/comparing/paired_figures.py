@@ -9,13 +9,12 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import is_absent
+from compositional_prompts.files.tables import is_absent, parquet_schema
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, UNKNOWN, judge, same_word
 from compositional_prompts.reporting.content.formats import count, words
@@ -129,7 +128,7 @@ def paired_figures(
     require_outputs(second / tables.splits, first / tables.prompts, second / tables.prompts)
     notes: list[str] = []
     tested = _tested(first, second, tables, names, notes)
-    groups = attribute_groups(pq.read_schema(second / tables.prompts).names)
+    groups = attribute_groups(parquet_schema(second / tables.prompts).names)
     truth = read_truth(second / tables.truth, tested["image_id"].to_arrow(), groups)
     true: dict[str, Sequence[Sequence[str]]] = {
         name: [[word] if word else [] for word in tested[name]] for name in ("attribute", "object")
@@ -200,7 +199,7 @@ def _pair_figures(
     judged = []
     for folder, name in zip((first, second), names, strict=True):
         path = folder / tables.original
-        if not path.exists() or "judged" not in pq.read_schema(path).names:
+        if not path.exists() or "judged" not in parquet_schema(path).names:
             notes.append(
                 f"{tables.original} of {name} does not say how pairs were judged: they are not "
                 "compared."
@@ -265,7 +264,7 @@ def _word_figures(
     groups: Sequence[str],
     notes: list[str],
 ) -> list[PairedFigure]:
-    before = attribute_groups(pq.read_schema(first / tables.prompts).names)
+    before = attribute_groups(parquet_schema(first / tables.prompts).names)
     for name, own, other in ((names[0], before, groups), (names[1], groups, before)):
         if alone := [group for group in own if group not in other]:
             notes.append(f"Only {name} has the group {', '.join(alone)}.")

@@ -14,13 +14,12 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from compositional_prompts.captioner.captions_table import CAPTIONS
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import check_schema, iterate_table
+from compositional_prompts.files.tables import check_schema, iterate_table, parquet_schema
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE, pair_name
 from compositional_prompts.reporting.content.differences import Span, compare, plain
 from compositional_prompts.reporting.content.photo_choice import choose
@@ -172,7 +171,7 @@ def _check_tables(tables: Tables) -> None:
     }
     require_outputs(*expected)
     for path, schema in expected.items():
-        found = pq.read_schema(path)
+        found = parquet_schema(path)
         check_schema(found, schema or enhanced_prompts_schema(attribute_groups(found.names)), path)
 
 
