@@ -325,3 +325,15 @@ def test_what_would_fill_memory_is_refused(name: str, value: int) -> None:
 def test_beams_of_a_batch_are_counted_together() -> None:
     (line,) = refused({"infer.num_beams": 100, "infer.batch_size": 60_000})
     assert "infer" in line and "6000000 texts at once" in line
+
+
+@pytest.mark.parametrize("words", [["."], ["Canvas", ". ."], ["\u200b"]])
+def test_labels_that_say_nothing_are_refused(words: list[str]) -> None:
+    (line,) = refused({"split.objects": words})
+    assert "split.objects" in line and "no letter, digit or sign" in line
+
+
+def test_words_that_nobody_sees_are_refused() -> None:
+    groups = [{"name": "color", "words": ["red", "\u200b"]}]
+    (line, *_) = refused({"clip_embed.attributes": groups})
+    assert "clip_embed.attributes.0.words.1" in line and "that is seen" in line

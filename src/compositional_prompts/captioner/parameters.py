@@ -29,7 +29,6 @@ from compositional_prompts.pipeline.section import (
     Words,
 )
 
-
 MICRO_QUERIES: Final = 16
 """Query tokens of the BLIP-2 that is pretrained here,"""
 

@@ -6,14 +6,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-<<<<<<< HEAD
-from compositional_prompts.pipeline.section import ItemsAtOnce, Section, Words, require_distinct
-=======
-from compositional_prompts.pipeline.section import Positive, Section
-from compositional_prompts.prompt.text_form import composed, require_distinct_words
+from compositional_prompts.pipeline.section import ItemsAtOnce, Section
+from compositional_prompts.prompt.text_form import composed, require_distinct_words, word_form
 
-Word = Annotated[str, Field(min_length=1), AfterValidator(composed)]
->>>>>>> main
+
+def _seen(text: str) -> str:
+    if not word_form(text):
+        raise ValueError("must have a letter, a digit or a sign that is seen")
+    return composed(text)
+
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(_seen)]
 
 
 class AttributeGroup(Section):
