@@ -80,7 +80,8 @@ def ingest(
         checked now and not before.
 
     Raises:
-        IngestionError: a label says nothing, no row is left, or more than ``max_rejected`` of the rows are set aside.
+        IngestionError: a label says nothing, no row is left, or more than ``max_rejected`` of the
+            rows are set aside.
         DuplicateImageError: two rows have one image_id.
         WorkerDiedError: a worker process died.
     """

@@ -200,8 +200,9 @@ def _room_for_captions(source: Blip2Source) -> int | None:
         return None
     config, text_config = _local_config(source)
     positions, queries = text_config.get("max_position_embeddings"), config.get("num_query_tokens")
-    known = isinstance(positions, int) and isinstance(queries, int)
-    return positions - queries if known else None
+    if isinstance(positions, int) and isinstance(queries, int):
+        return positions - queries
+    return None
 
 
 def _local_config(source: Blip2Source) -> tuple[dict[str, Any], dict[str, Any]]:
