@@ -29,7 +29,7 @@ UNWATCHED = ("timing", "rows", ".git", ".dvc", "dvc.lock", "tests", "benchmarks"
 LITTLE = {
     "base.workers": 2,
     "base.checkpoint_seconds": 0,
-    "download.sample.images": 120,
+    "download.sample.images": 80,
     "weights.clip": {"source": "path", "name": "given/clip", "pretrained": None, "revision": None},
     "weights.blip2": {"source": "path", "name": "given/blip2", "revision": None},
     "weights.troika_clip": {
@@ -41,8 +41,9 @@ LITTLE = {
     "troika_train.epochs": 1,
     "finetune.epochs": 2,
     "finetune.caption_every": 1,
-    "finetune.caption_images": 8,
-    "report.photos": 60,
+    "finetune.caption_images": 4,
+    "enhance.stability_images": 4,
+    "report.photos": 40,
 }  # fmt: skip
 
 

@@ -68,13 +68,18 @@ def run_script(main: Callable[[], None]) -> None:
         said, status = ending(interrupt)
         print(f"{name}: {said}", file=sys.stderr)
         sys.exit(status)
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
+    except BaseException as error:
+        if os.environ.get(TRACEBACK) or not _is_failure(error):
             raise
         told = _told(error)
         if told is None:
             raise
         sys.exit(f"{name}: {told}")
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is an error; a panic of a library in Rust is no :class:`Exception` to Python."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def argument_paths(arguments: Sequence[str]) -> list[Path]:
@@ -83,7 +88,7 @@ def argument_paths(arguments: Sequence[str]) -> list[Path]:
     return [Path(word) for word in words if word]
 
 
-def _told(error: Exception) -> str | None:
+def _told(error: BaseException) -> str | None:
     """What is told of an error; None where it is a bug."""
     if reason := exhausted(error):
         return reason
