@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
 from compositional_prompts.captioner.model.forward import (
@@ -41,7 +42,6 @@ from compositional_prompts.captioner.model.forward import (
     caption_logits,
     caption_loss,
 )
-from compositional_prompts.captioner.parameters import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.clip.clip_pretraining import (
     MICRO_CONFIG,
     MICRO_PREPROCESS,

@@ -29,12 +29,6 @@ from compositional_prompts.pipeline.section import (
     Words,
 )
 
-MICRO_QUERIES: Final = 16
-"""Query tokens of the BLIP-2 that is pretrained here,"""
-
-MICRO_POSITIONS: Final = 128
-"""and positions of its language model, for them and the tokens of a caption."""
-
 
 class Blip2Features(Section):
     section: ClassVar[str] = "blip2_features"

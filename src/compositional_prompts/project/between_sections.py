@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.parameters import (
-    MICRO_POSITIONS,
-    MICRO_QUERIES,
     Blip2Features,
     Finetune,
     Infer,
