@@ -283,16 +283,7 @@ def integers(values: Any, path: str = "") -> list[str]:
     return [path.removeprefix(".")] if whole else []
 
 
-MAY_BE_FRACTIONS = {
-    "base.rows.max_gib",
-    "base.ray.gpus",
-    "download.feed.fetch.timeout_s",
-    "download.feed.fetch.max_mib",
-}
-"""Floats that params.yaml writes without a point."""
-
-
-@pytest.mark.parametrize("name", sorted({*integers(SHIPPED)} - MAY_BE_FRACTIONS))
+@pytest.mark.parametrize("name", integers(SHIPPED))
 def test_no_whole_number_is_without_bounds(name: str) -> None:
     """One that no machine could hold, or that overflows what computes with it."""
     for value in (10**30, -1):

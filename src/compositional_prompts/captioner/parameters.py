@@ -17,8 +17,10 @@ from compositional_prompts.pipeline.section import (
     BatchSize,
     Fraction,
     ItemsAtOnce,
+    LearningRate,
     NonNegative,
     NonNegativeFloat,
+    PartOfOne,
     Positive,
     PrecisionChoice,
     Rate,
@@ -64,7 +66,7 @@ class AlphaPattern(Section):
 class Lora(Section):
     r: Width
     alpha: Positive
-    dropout: Fraction
+    dropout: PartOfOne
     target_modules: Words | None
     bias: Literal["none", "all", "lora_only"]
     use_dora: bool
@@ -89,12 +91,12 @@ class Finetune(SeededSection):
     gradient_accumulation: Positive
     gradient_checkpointing: bool
     compile: bool
-    learning_rate: Rate
+    learning_rate: LearningRate
     schedule: Literal["linear", "cosine", "constant"]
     warmup_ratio: Fraction
     weight_decay: NonNegativeFloat
     max_grad_norm: Rate | None
-    label_smoothing: Fraction
+    label_smoothing: PartOfOne
     augment: bool
     max_tokens: Tokens
     train_images: Positive | None
@@ -122,7 +124,7 @@ def augmentation_fault(cached: bool, augment: bool) -> str | None:
 
 
 class Sampling(Section):
-    temperature: Rate
+    temperature: Annotated[float, Field(ge=0.01, le=100)]
     top_k: NonNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
 
@@ -157,7 +159,7 @@ class Infer(Section):
     precision: PrecisionChoice
     batch_size: BatchSize
     num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)]
-    length_penalty: float
+    length_penalty: Annotated[float, Field(ge=-10, le=10)]
     sampling: Sampling | None
     grammar: bool
     max_new_tokens: Tokens

@@ -11,20 +11,16 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-LARGEST: Final = 2**53 - 1
-"""Of any whole number: what JSON, numpy and torch hold exactly."""
+MOST_WORKERS: Final = 1024
+"""Processes of one machine, and of them many more than it has any use for."""
+
+MOST: Final = 2**31 - 1
+"""Of whatever is counted: what the narrowest integers hold that it is computed with."""
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
-Positive = Annotated[int, Field(ge=1, le=LARGEST)]
-
-
-NonNegative = Annotated[int, Field(ge=0, le=LARGEST)]
-
-
-# What is made as many times, or as large: beyond these a slip of the keyboard, which would fill
-# memory, or never begin.
-
-Workers = Annotated[int, Field(ge=1, le=1024)]
+Workers = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 """Processes, threads, connections: each takes up to 150 MB, and a place in the system's table."""
 
 
@@ -41,14 +37,26 @@ Width = Annotated[int, Field(ge=1, le=16_384)]
 Tokens = Annotated[int, Field(ge=1, le=4096)]
 """Of a text, more than the language models of BLIP-2 and the text towers of CLIP read."""
 
+NonNegative = Annotated[int, Field(ge=0, le=MOST)]
 
-Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy takes as one."""
 
+ByteCount = Annotated[int, Field(ge=1, le=2**53)]
+"""The size of a file."""
+
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+"""Seconds, sizes, norms: above 0, and not so much that computing with it ends in infinity."""
+
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+"""Of any optimiser here: at a higher one nothing is learnt."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+PartOfOne = Annotated[float, Field(ge=0, lt=1)]
+"""A share that leaves something, as dropout must."""
 
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
 
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
@@ -89,9 +97,11 @@ class ParameterError(ValueError):
 
 
 class Section(BaseModel):
-    """A group of parameters: immutable, no coercion between types, no unknown keys."""
+    """A group of parameters: immutable, no coercion between types, no unknown keys, and no number
+    that is infinite or none at all (``.inf``, ``.nan``).
+    """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     section: ClassVar[str]
     """Its name in ``params.yaml``, of those that a stage reads whole."""
@@ -146,15 +156,15 @@ class RayCluster(Section):
     """The actors of the engine ``ray``."""
 
     address: Annotated[str | None, AfterValidator(_ray_address)]
-    actors: Workers
+    actors: Annotated[int, Field(ge=1, le=2**16)]
     cpus: Workers
-    gpus: NonNegativeFloat
+    gpus: Annotated[float, Field(ge=0, le=MOST_WORKERS)]
 
 
 class Base(Section):
     section: ClassVar[str] = "base"
 
-    seed: NonNegative
+    seed: Seed
     device: Literal["cpu", "cuda", "auto"]
     workers: Workers
     launcher: Annotated[str, AfterValidator(_command)]
@@ -171,7 +181,7 @@ class SeededSection(Section):
         seed: of this training alone; None: ``base.seed``.
     """
 
-    seed: NonNegative | None
+    seed: Seed | None
 
     def seeded(self, base: Base) -> Base:
         """``base`` with the seed of this training."""

@@ -57,6 +57,8 @@ class StageResults:
             ReportInputError: a file's warnings are no list of sentences.
         """
         return [
+            *_sentences(self.troika_train, "troika_train.json"),
+            *_sentences(self.finetune, "finetune.json"),
             *_sentences(self.recommend, "recommend.json"),
             *_sentences(self.drift, "drift.json"),
             *_sentences(self.check_data, "check_data.json"),
