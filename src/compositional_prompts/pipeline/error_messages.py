@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from compositional_prompts.files.damage import damaged_file
-from compositional_prompts.files.outputs import OutputError
+from compositional_prompts.files.outputs import DamagedOutputError, FullDiskError, OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
 from compositional_prompts.pipeline.interruption import ending, meet_signals
 
@@ -32,6 +32,8 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OutputError):
         with contextlib.suppress(Exception):  # the error at hand tells more than one of the hint
             hint = remedy(error, read_outputs())
+        if type(error) is DamagedOutputError and not hint:
+            hint = "Put it back from where it came."  # it is no output of the pipeline
     return f"{message} {hint}".rstrip()
 
 
@@ -68,8 +70,10 @@ def run_script(main: Callable[[], None]) -> None:
         said, status = ending(interrupt)
         print(f"{name}: {said}", file=sys.stderr)
         sys.exit(status)
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
+    except BaseException as error:
+        # Of Polars, which derives it from BaseException, where a thread met what it did not expect.
+        panicked = type(error).__name__ == "PanicException"
+        if os.environ.get(TRACEBACK) or not (panicked or isinstance(error, Exception)):
             raise
         told = _told(error)
         if told is None:
@@ -83,7 +87,7 @@ def argument_paths(arguments: Sequence[str]) -> list[Path]:
     return [Path(word) for word in words if word]
 
 
-def _told(error: Exception) -> str | None:
+def _told(error: BaseException) -> str | None:
     """What is told of an error; None where it is a bug."""
     if reason := exhausted(error):
         return reason
@@ -98,6 +102,8 @@ def _told(error: Exception) -> str | None:
 def exhausted(error: BaseException) -> str | None:
     """Where memory or the disk ran out: that, and what helps; None for anything else."""
     said = " ".join(str(error).split())
+    if isinstance(error, FullDiskError):
+        return None  # which says so by itself
     if "No space left on device" in said or shutil.disk_usage(Path()).free < _FULL:
         return f"the disk is full ({said}): make room; `dvc gc -w` removes results of other runs."
     foreign = isinstance(error, MemoryError) and not is_explained(error)
