@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro test lint bench clean
+.PHONY: help install repro test lint bench chaos clean
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | \
@@ -38,6 +38,11 @@ lint: $(INSTALLED) ## check style, types and the direction of imports
 BY_HAND := $(patsubst %,benchmarks/%.py,cold_run calibration forms hub_reading published_list words words_to_captions)
 bench: $(INSTALLED) ## run the benchmarks, some on what make repro has made
 	for script in $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py)); do python "$$script" || exit 1; done
+
+# Trials are told by the seed that is printed: make chaos MINUTES=5 SEED=1234
+MINUTES ?= 60
+chaos: $(INSTALLED) ## kill, damage, starve and misconfigure a small project at random, with the models of make repro
+	python tests/chaos/campaign.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove the environment, caches and scratch files; results, downloads and the DVC cache stay
 	rm -rf $(VENV) scratch build .pytest_cache .mypy_cache .ruff_cache .hypothesis

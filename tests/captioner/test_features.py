@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compositional_prompts.captioner.features import feature_shards
+from compositional_prompts.captioner.features import feature_shards, feature_store
 from compositional_prompts.captioner.features.feature_shards import (
     cut_shards,
     save_shard,
@@ -23,7 +24,8 @@ from compositional_prompts.captioner.features.feature_shards import (
 )
 from compositional_prompts.captioner.features.feature_store import DamagedShardError, FeatureStore
 from compositional_prompts.catalog.image_join import ImageJoinError
-from compositional_prompts.files.outputs import MissingOutputError
+from compositional_prompts.files.digests import file_checksum
+from compositional_prompts.files.outputs import DamagedOutputError, MissingOutputError
 
 QUERIES, WIDTH = 2, 3
 
@@ -76,7 +78,12 @@ def test_the_files_are_plain_safetensors_with_an_index(tmp_path, monkeypatch) ->
     assert len(shards) > 2 and max(map(len, tensors)) <= 4
     for (_, shard, row), value in zip(index.iter_rows(), values, strict=True):
         assert torch.equal(tensors[shard][row], value)
-    assert json.loads((tmp_path / "features" / "features.json").read_text()) == {
+    metadata = json.loads((tmp_path / "features" / "features.json").read_text())
+    assert metadata.pop("checksums") == {
+        name: f"{zlib.crc32((tmp_path / 'features' / name).read_bytes()):08x}"
+        for name in (*shards, "index.parquet")
+    }
+    assert metadata == {
         "cache": True,
         "dtype": "float16",
         "queries": QUERIES,
@@ -237,6 +244,51 @@ def test_a_folder_without_a_cache_says_so(tmp_path) -> None:
     write_uncached(tmp_path / "features")
     with pytest.raises(ValueError, match=r"blip2_features\.cache"):
         FeatureStore(tmp_path / "features")
+
+
+@pytest.mark.parametrize("name", ["features-00001.safetensors", "index.parquet"])
+def test_swapped_bytes_are_named_by_the_file_that_has_them(tmp_path, monkeypatch, name) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    path = tmp_path / "features" / name
+    content = bytearray(path.read_bytes())
+    place = content.index(b"image-3") if name.endswith("parquet") else len(content) - 5
+    content[place], content[place + 2] = content[place + 2], content[place] ^ 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedShardError, match=rf"{name}.* damaged \(not as its checksum"):
+        FeatureStore(tmp_path / "features").read(np.arange(9))
+
+
+def test_a_shard_is_checked_once_and_only_when_it_is_wanted(tmp_path, monkeypatch) -> None:
+    _, values = written(tmp_path / "features", monkeypatch, [9])
+    checked = []
+    monkeypatch.setattr(
+        feature_store,
+        "file_checksum",
+        lambda path: checked.append(path.name) or file_checksum(path),
+    )
+    store = FeatureStore(tmp_path / "features")
+    for _ in range(3):
+        assert torch.equal(store.read(np.array([0])), values[:1])
+    assert checked == ["index.parquet", "features-00000.safetensors"]
+
+
+def test_a_cache_without_checksums_is_made_again(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "features", monkeypatch, [9])
+    path = tmp_path / "features" / "features.json"
+    metadata = json.loads(path.read_text())
+    del metadata["checksums"]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DamagedOutputError, match=r"features\.json has no checksums"):
+        FeatureStore(tmp_path / "features")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_features_that_are_not_finite_are_not_kept(tmp_path, number) -> None:
+    features = torch.zeros(2, QUERIES, WIDTH)
+    features[1, 0, 2] = number
+    with pytest.raises(ValueError, match=r"features to keep: 1 of .* NaN or infinite"):
+        write_features([(["a", "b"], features)], tmp_path / "features")
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_may_read_features_says_the_umask(tmp_path: Path) -> None:

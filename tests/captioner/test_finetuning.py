@@ -13,7 +13,7 @@ from curve_files import curve_rows
 from memory_inputs import MemoryInputs
 from micro_blip2 import QUERIES, WORDS, miniature, save
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from compositional_prompts.captioner.decoding.caption_generation import generate_captions
@@ -27,6 +27,7 @@ from compositional_prompts.captioner.training import caption_trainer
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
 from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.prompt.template import PromptTemplate
 
 CPU = torch.device("cpu")
@@ -187,9 +188,32 @@ def test_best_and_last_are_kept(tmp_path, store) -> None:
 
 def test_early_stopping(tmp_path, store) -> None:
     # A learning rate that can only do harm after the first epochs.
-    _, metrics = run(tmp_path, store, epochs=50, learning_rate=3.0, early_stopping=2)
+    _, metrics = run(tmp_path, store, epochs=50, learning_rate=1.0, early_stopping=2)
     assert metrics["epochs"] < 50
     assert metrics["epochs"] - metrics["best_epoch"] == 2
+
+
+@pytest.mark.parametrize(("rate", "nothing"), [(0.05, False), (1e-12, True)])
+def test_whether_anything_was_learnt_is_said(tmp_path, store, rate, nothing, caplog) -> None:
+    _, metrics = run(tmp_path, store, epochs=3, learning_rate=rate)
+    said = metrics.get("warnings", [])
+    assert len(said) == nothing
+    assert (caplog.text.count("has learnt nothing") > 0) is nothing
+    if nothing:
+        assert "The captioner has learnt nothing: " in said[0]
+
+
+def test_an_adapter_with_a_number_that_is_none_is_named(tmp_path, store) -> None:
+    save(miniature("opt"), tmp_path / "blip2")
+    captioner = load_captioner(tmp_path / "blip2", CPU)
+    run(tmp_path, store, captioner=captioner, epochs=1)
+    weights = tmp_path / "lora" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = min(tensors)
+    tensors[name].view(-1)[1] = torch.nan
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(DamagedOutputError, match=rf"{weights} is damaged \(its tensor {name}"):
+        load_adapter(load_captioner(tmp_path / "blip2", CPU), tmp_path / "lora")
 
 
 def test_validation_loss_is_a_mean_over_tokens(tmp_path, store) -> None:

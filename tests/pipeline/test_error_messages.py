@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -181,6 +182,19 @@ def test_a_damaged_input_is_named_whatever_library_met_it(
     assert told.startswith("train: data/splits.parquet is damaged (")
     assert told.endswith("Run `dvc repro -f -s split`.")
     assert "\n" not in told
+
+
+def test_a_library_in_rust_that_panics_on_a_damaged_input_is_no_traceback(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polars panics where one bit of a page's header has flipped; to Python that is no error."""
+    path = project / "data" / "splits.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1 and no more")
+    panic = pl.exceptions.PanicException("called `Result::unwrap()` on an `Err` value")
+    assert not isinstance(panic, Exception)
+    told = ended(fails(panic), monkeypatch, "--splits", "data/splits.parquet")
+    assert told.startswith("train: data/splits.parquet is damaged (")
 
 
 def test_an_interruption_is_no_error(

@@ -29,6 +29,8 @@ from troika.training_run import (
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.files.outputs import DamagedOutputError
+from compositional_prompts.results.kept_models import copy_model
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import World, judge
 from compositional_prompts.troika.model.branch_scores import ScoreMix
@@ -244,7 +246,7 @@ def test_what_cannot_be_trained_is_refused(
     images: int, changes: dict[str, object], message: str
 ) -> None:
     clip = tiny_clip()
-    params = make_params(**changes)
+    params = make_params().model_copy(update=changes)  # such a rate is no parameter either
     with pytest.raises(TrainingError, match=message):
         fit(
             new_model(clip, params),
@@ -254,6 +256,37 @@ def test_what_cannot_be_trained_is_refused(
             params,
             seed=0,
         )
+
+
+@pytest.mark.parametrize(("rate", "nothing"), [(0.005, False), (1e-12, True), (1.0, True)])
+def test_whether_anything_was_learnt_is_said(rate: float, nothing: bool) -> None:
+    clip = tiny_clip()
+    params = make_params(epochs=3, learning_rate=rate, lr_step=100, **STILL)
+    model = new_model(clip, params)
+    outcome = fit(model, train_data(), val_data([]), normalizer(clip), params, seed=0)
+    if nothing:
+        assert outcome.learnt_nothing is not None
+        assert "and by chance 2.372" in outcome.learnt_nothing
+    else:
+        assert outcome.learnt_nothing is None
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_weights_that_are_no_numbers_are_named(name: str, tmp_path: Path) -> None:
+    clip = tiny_clip()
+    directory, _ = saved_model(tmp_path, clip)
+    path = directory / f"{name}.safetensors"
+    tensors = load_file(path)
+    tensors["traction.gain"].view(-1)[0] = torch.nan
+    save_file(tensors, path)
+    if name == "last":  # which only tells how the training ended
+        assert load_model(directory, VOCABULARY, clip) is not None
+    else:
+        with pytest.raises(DamagedOutputError, match=r"best\.safetensors .*traction\.gain"):
+            load_model(directory, VOCABULARY, clip)
+    with pytest.raises(DamagedOutputError, match=rf"{name}\.safetensors .*traction\.gain"):
+        copy_model(directory, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 # --- On disk --------------------------------------------------------------------------------------

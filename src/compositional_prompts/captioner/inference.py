@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ from compositional_prompts.compute.rows.completed_rows import (
 from compositional_prompts.compute.rows.computation import Item, key_array, row_key
 from compositional_prompts.files.outputs import DamagedOutputError, MismatchedOutputsError
 from compositional_prompts.pipeline.section import Base
+
+log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 1024
 """The first batch that ``auto`` tries on a GPU."""
@@ -233,6 +236,27 @@ def _fitting(computation: Captions, params: Infer, device: torch.device) -> Capt
     return replace(computation, batch_size=size)
 
 
+class EmptyCaptionsError(ValueError):
+    """A captioner writes nothing at all."""
+
+
+def _require_text(captions: pa.ChunkedArray, how: Captions) -> None:
+    """Raise :class:`EmptyCaptionsError` where there are captions and all of them are empty; of the
+    untrained model that is a warning, since it is there only to be compared with.
+    """
+    if not len(captions) or pc.any(pc.not_equal(captions, "")).as_py():
+        return
+    written = "by its grammar" if how.grammar else "freely"
+    if how.adapter is None:
+        log.warning("all %d captions that the untrained model writes are empty", len(captions))
+        return
+    raise EmptyCaptionsError(
+        f"All {len(captions)} captions that the model with the adapter {how.adapter} writes "
+        f"{written} are empty, expected texts: it has learnt nothing, or its weights are damaged. "
+        "See val_token_accuracy in metrics/finetune.json, and lower finetune.learning_rate."
+    )
+
+
 class CaptionTable(NamedTuple):
     """Captions, of the schema ``CAPTIONS``, and how many were computed now."""
 
@@ -264,6 +288,7 @@ def caption_split(
         MissingOutputError: the adapter has no grammar.
         ValueError: the language model has too few positions, or cannot be held to a grammar.
         MemoryError: not even one image fits into a GPU's memory.
+        EmptyCaptionsError: every caption of a fine-tuned model is empty.
     """
     device = torch.device(computation.device)
     tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
@@ -274,7 +299,9 @@ def caption_split(
         source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
         with complete_rows(_fitting(how, params, device), source, base) as rows:
             computed += rows.computed
-            return pa.chunked_array(_texts(rows, source.places, tokenizer), pa.string())
+            texts = pa.chunked_array(_texts(rows, source.places, tokenizer), pa.string())
+        _require_text(texts, how)
+        return texts
 
     image_ids = images.captioned
     captions = write(computation, image_ids)

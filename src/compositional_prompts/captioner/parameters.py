@@ -15,8 +15,10 @@ from compositional_prompts.catalog.splitting.split_tables import (
 from compositional_prompts.pipeline.section import (
     BatchSize,
     Fraction,
+    LearningRate,
     NonNegative,
     NonNegativeFloat,
+    PartOfOne,
     Positive,
     PrecisionChoice,
     Rate,
@@ -60,7 +62,7 @@ class AlphaPattern(Section):
 class Lora(Section):
     r: Positive
     alpha: Positive
-    dropout: Fraction
+    dropout: PartOfOne
     target_modules: Words | None
     bias: Literal["none", "all", "lora_only"]
     use_dora: bool
@@ -85,12 +87,12 @@ class Finetune(SeededSection):
     gradient_accumulation: Positive
     gradient_checkpointing: bool
     compile: bool
-    learning_rate: Rate
+    learning_rate: LearningRate
     schedule: Literal["linear", "cosine", "constant"]
     warmup_ratio: Fraction
     weight_decay: NonNegativeFloat
     max_grad_norm: Rate | None
-    label_smoothing: Fraction
+    label_smoothing: PartOfOne
     augment: bool
     max_tokens: Positive
     train_images: Positive | None
@@ -118,7 +120,7 @@ def augmentation_fault(cached: bool, augment: bool) -> str | None:
 
 
 class Sampling(Section):
-    temperature: Rate
+    temperature: Annotated[float, Field(ge=0.01, le=100)]
     top_k: NonNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
 
@@ -148,7 +150,7 @@ class Infer(Section):
     precision: PrecisionChoice
     batch_size: BatchSize
     num_beams: Positive
-    length_penalty: float
+    length_penalty: Annotated[float, Field(ge=-10, le=10)]
     sampling: Sampling | None
     grammar: bool
     max_new_tokens: Positive

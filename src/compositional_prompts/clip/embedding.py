@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 
 def _device(clip: Clip) -> torch.device:
@@ -30,12 +31,16 @@ def embed_texts(clip: Clip, texts: Sequence[str], batch_size: int) -> Tensor:
     """Embed texts, cut at the model's context length; float32 ``[n, d]`` on the CPU, unit length.
 
     No text gives an empty ``[0, d]`` tensor.
+
+    Raises:
+        ValueError: a number is not finite.
     """
     device = _device(clip)
     batches = [
         clip.model.encode_text(clip.tokenizer(list(texts[start : start + batch_size])).to(device))
         for start in range(0, len(texts), batch_size)
     ]
+    require_finite_values("CLIP's vectors of texts", *batches)
     if not batches:
         dimension = clip.model.encode_text(clip.tokenizer([""]).to(device)).shape[-1]
         return torch.empty(0, dimension)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compositional_prompts.clip.lean_open_clip import open_clip, provide_towers
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -50,9 +51,11 @@ def load_clip(directory: Path, device: torch.device) -> Clip:
 
     Raises:
         MissingOutputError: the configuration or the weights are not there.
+        DamagedOutputError: the weights are no whole file, or a number of them is not finite.
         RuntimeError: the weights do not fit the configuration.
     """
     require_outputs(directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+    require_finite_weights(directory / WEIGHTS_FILE)
     provide_towers(json.loads((directory / CONFIG_FILE).read_text()).get("model_cfg", {}))
     source = f"local-dir:{directory}"
     model, _, preprocess = open_clip.create_model_and_transforms(source, device=device)

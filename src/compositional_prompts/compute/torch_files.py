@@ -83,7 +83,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: there is no such file.
         TorchFileError: as :func:`read_torch_file`; or it holds something else than dense tensors
-            by name.
+            by name, or a number that is not finite.
     """
     import torch
 
@@ -101,6 +101,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise TorchFileError(
                 f"{path}: {name!r} is {getattr(value, 'layout', type(value).__name__)}, expected a "
                 "dense tensor. Save `model.state_dict()` alone."
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise TorchFileError(
+                f"{path}: the tensor {name!r} has a number that is not finite (NaN or infinite): "
+                "take another checkpoint of that training."
             )
     if all(name.startswith(PARALLEL_PREFIX) for name in content):
         return {name.removeprefix(PARALLEL_PREFIX): value for name, value in content.items()}

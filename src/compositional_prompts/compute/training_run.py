@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compositional_prompts.compute.checkpoints import (
@@ -42,6 +43,10 @@ from compositional_prompts.compute.progress import progress
 log = logging.getLogger(__name__)
 
 Loaded = TypeVar("Loaded")
+
+FALLEN: Final = 0.98
+FAR_BELOW: Final = 0.9
+"""Shares of a loss below which another one counts as lower, and as lower beyond all chance."""
 
 
 class TrainingError(ValueError):
@@ -100,11 +105,12 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         images: gone through since the run was started or resumed.
         records: of the epochs that are done.
         best: the trained tensors of the best epoch, on the CPU.
+        first_loss: of the first step, before anything was learnt; None before that.
     """
 
     record_type: type[Record]
     remedy: str
-    """Against a loss that is not finite."""
+    """Against a loss, or what is trained, that is not finite."""
 
     def __init__(
         self,
@@ -134,6 +140,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         self.epoch, self.epoch_steps, self.steps, self.images = 1, 0, 0, 0
         self.records: list[Record] = []
         self.best: dict[str, Tensor] = {}
+        self.first_loss: float | None = None
         if accelerator.num_processes > 1:
             log.info("%d processes train together", accelerator.num_processes)
 
@@ -181,6 +188,18 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         """Go on with what :meth:`state` gave."""
 
     @property
+    def loss_scale(self) -> float:
+        """What :meth:`loss` has multiplied the loss by, such as for gradients in float16."""
+        return 1.0
+
+    @property
+    def chance_loss(self) -> float | None:
+        """The training loss of who knows how frequent every answer is, and nothing of the images;
+        None where that is not known.
+        """
+        return None
+
+    @property
     def best_epoch(self) -> int:
         """The first of the best epochs, 0 before any has a value."""
         return best_epoch(self.records, self.value)
@@ -199,7 +218,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
 
         Raises:
             CheckpointError: the checkpoint is damaged.
-            TrainingError: a loss is not finite.
+            TrainingError: a loss or a trained number is not finite.
         """
         self._resume()
         self._show(curve)
@@ -227,14 +246,48 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         for step in (
             progress(left, label, announced=True) if self.accelerator.is_main_process else left
         ):
+            parts = []
             for number, share in enumerate(step, start=1):
                 with nullcontext() if number == len(step) else self._apart():
-                    self.accelerator.backward(self.loss(share, next(loaded), step))
+                    loss = self.loss(share, next(loaded), step)
+                    self.accelerator.backward(loss)
+                    parts.append(loss.detach())
+            if not self.steps:
+                self.first_loss = self._whole_loss(parts)
             self.epoch_steps += 1
             self.steps += 1
             self.images += sum(len(share.batch) for share in step)
             self.update(last=self.epoch_steps == len(steps))
             self._save_if_due()
+
+    def _whole_loss(self, parts: Sequence[Tensor]) -> float:
+        """The loss of a step, of what each of its batches has of it in this process."""
+        mean: Any = self.accelerator.reduce(torch.stack(list(parts)).sum(), "mean")
+        return float(mean) / self.loss_scale
+
+    def learnt_nothing(self) -> str | None:
+        """Why nothing was learnt, as part of a sentence; None where something was, and where there
+        was one step alone.
+
+        What is no better than :attr:`chance_loss` is nothing, nor is what is no better than the
+        beginning. A batch's loss is not that of all images, so where the least loss of an epoch is
+        not far below that of the first step, later epochs must be below the first one too.
+        """
+        if self.first_loss is None or self.steps < 2:
+            return None
+        losses = [record.train_loss for record in self.records]
+        least = min(losses)
+        fell = least < FALLEN * self.first_loss
+        if len(losses) > 1 and least >= FAR_BELOW * self.first_loss:
+            fell = fell and min(losses[1:]) < FALLEN * losses[0]
+        chance = self.chance_loss
+        if chance is not None and least >= FALLEN * chance:
+            return f"the training loss of its best epoch is {least:.4g}, and by chance {chance:.4g}"
+        if fell:
+            return None
+        return (
+            f"the training loss began at {self.first_loss:.4g}, and its best epoch has {least:.4g}"
+        )
 
     def _apart(self) -> AbstractContextManager[object]:
         """Gradients stay with their process; the last batch of a step averages them."""
@@ -247,6 +300,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         self._check_finite(training)
         validation: Mapping[str, Any] = self.validation_figures()
         self._check_finite(validation)
+        self._check_trained()
         record = self.record_type(epoch=self.epoch, **training, **validation)
         self.records.append(record)
         log.info("epoch %d of %d: %s", self.epoch, self.params.epochs, record)
@@ -259,6 +313,14 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         for name, value in figures.items():
             if name.endswith("_loss") and value is not None and not math.isfinite(value):
                 raise TrainingError(f"{name} is {value} in epoch {self.epoch}: {self.remedy}")
+
+    def _check_trained(self) -> None:
+        for name, tensor in self.tensors().items():
+            own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            if not bool(own.isfinite().all()):
+                raise TrainingError(
+                    f"{name} is no longer finite after epoch {self.epoch}: {self.remedy}"
+                )
 
     def _save_if_due(self) -> None:
         """Write a checkpoint if one process finds it due; all have a part in it."""
@@ -275,6 +337,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
                 "scheduler": self.scheduler.state_dict(),
                 "records": [asdict(record) for record in self.records],
                 "best": self.best,
+                "first_loss": self.first_loss,
                 "processes": gather_object([own]),
             }
         )
@@ -293,6 +356,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         self.scheduler.load_state_dict(state["scheduler"])
         self.records = [self.record_type(**record) for record in state["records"]]
         self.best = state["best"]
+        self.first_loss = state["first_loss"]
         own = state["processes"][self.accelerator.process_index]
         self.set_state(own)
         set_random_state(own["random"], self.accelerator.device)

@@ -38,6 +38,7 @@ from compositional_prompts.files.outputs import (
     atomic_directory,
     require_outputs,
 )
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -214,7 +215,11 @@ class WordScorer:
         return replace(self, groups=dict(self.groups) | dict(groups))
 
     def save(self, directory: Path) -> None:
-        """Write the folder; it appears whole or not at all."""
+        """Write the folder; it appears whole or not at all.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
         tensors: dict[str, Vectors] = {}
         groups = []
         for name, group in self.groups.items():
@@ -236,6 +241,8 @@ class WordScorer:
                 for part in _TENSORS
                 if (values := getattr(group, part)) is not None
             }
+        for place, values in tensors.items():
+            require_finite_values(f"what was learnt of words, {place}", values)
         config = {"format": FORMAT, "groups": groups}
         with atomic_directory(directory) as temporary:
             text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
@@ -257,7 +264,7 @@ def load_word_scorer(directory: Path) -> WordScorer:
     files = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     require_outputs(*files)
     try:
-        config = json.loads(files[0].read_text(encoding="utf-8"))
+        config = json.loads(files[0].read_text(encoding="utf-8"), parse_constant=_refused)
         if config["format"] != FORMAT:
             raise ValueError(f"its format is {config['format']!r}, expected {FORMAT}")
         tensors = load_file(files[1])
@@ -274,6 +281,10 @@ def load_word_scorer(directory: Path) -> WordScorer:
             f"{directory} is no whole word scorer ({type(error).__name__}: {error}).", directory
         ) from error
     return WordScorer(groups, palettes)
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{CONFIG_FILE} has a number that is {constant}")
 
 
 def _group(config: Mapping[str, Any], tensors: Mapping[str, Vectors]) -> GroupScorer:

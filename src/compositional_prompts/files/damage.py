@@ -10,9 +10,7 @@ import pyarrow as pa
 
 from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.files.tables import open_parquet
-
-_HEADER_BYTES = 8
-"""A safetensors file begins with the length of its header."""
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 
 
 def damaged_file(paths: Iterable[Path]) -> DamagedOutputError | None:
@@ -53,19 +51,7 @@ def _read_json(path: Path) -> None:
 
 
 def _read_safetensors(path: Path) -> None:
-    """Header and length; the tensors' bytes have no form that could be wrong."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_HEADER_BYTES), "little")
-        if length > size - _HEADER_BYTES:
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping")
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    expected = _HEADER_BYTES + length + max(ends, default=0)
-    if expected != size:
-        raise ValueError(f"{size} bytes, expected {expected}")
+    require_finite_weights(path)
 
 
 _CHECKS: Mapping[str, Callable[[Path], None]] = {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 
 from compositional_prompts.files.outputs import require_outputs
+
+_READ_BYTES = 2**20
 
 CONTENT_BYTES = 16
 """Length of a content digest: of a million images two are alike by chance once in 10^26 times."""
@@ -21,6 +24,20 @@ def content_digest(data: bytes, *texts: str) -> bytes:
         encoded = text.encode()
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.digest()
+
+
+def file_checksum(path: Path) -> str:
+    """CRC-32 of a file, 8 hexadecimal digits: against damage, not against malice.
+
+    Raises:
+        MissingOutputError: it is not there.
+    """
+    require_outputs(path)
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            checksum = zlib.crc32(part, checksum)
+    return f"{checksum:08x}"
 
 
 def folder_digest(*paths: Path) -> str:

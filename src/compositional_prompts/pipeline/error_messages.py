@@ -14,6 +14,7 @@ from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import DamagedOutputError, FullDiskError, OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
 from compositional_prompts.pipeline.interruption import ending, meet_signals
+from compositional_prompts.pipeline.terminal_text import escaped
 
 TRACEBACK = "COMPOSITIONAL_PROMPTS_TRACEBACK"
 """Environment variable: anything in it, and errors come with their traceback."""
@@ -71,14 +72,17 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"{name}: {said}", file=sys.stderr)
         sys.exit(status)
     except BaseException as error:
-        # Of Polars, which derives it from BaseException, where a thread met what it did not expect.
-        panicked = type(error).__name__ == "PanicException"
-        if os.environ.get(TRACEBACK) or not (panicked or isinstance(error, Exception)):
+        if os.environ.get(TRACEBACK) or not _is_failure(error):
             raise
         told = _told(error)
         if told is None:
             raise
-        sys.exit(f"{name}: {told}")
+        sys.exit(escaped(f"{name}: {told}"))
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is an error; a panic of a library in Rust is no :class:`Exception` to Python."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def argument_paths(arguments: Sequence[str]) -> list[Path]:

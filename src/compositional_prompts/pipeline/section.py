@@ -11,19 +11,34 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_WORKERS: Final = 1024
+"""Processes of one machine, and of them many more than it has any use for."""
 
+MOST: Final = 2**31 - 1
+"""Of whatever is counted: what the narrowest integers hold that it is computed with."""
 
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 
+NonNegative = Annotated[int, Field(ge=0, le=MOST)]
 
-Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy takes as one."""
 
+ByteCount = Annotated[int, Field(ge=1, le=2**53)]
+"""The size of a file."""
+
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+"""Seconds, sizes, norms: above 0, and not so much that computing with it ends in infinity."""
+
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+"""Of any optimiser here: at a higher one nothing is learnt."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+PartOfOne = Annotated[float, Field(ge=0, lt=1)]
+"""A share that leaves something, as dropout must."""
 
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
 
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
@@ -44,7 +59,7 @@ Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 def _number_or_auto(value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value == "auto" or (whole and value >= 1):
+    if value == "auto" or (whole and 1 <= value <= MOST):
         return value
     raise ValueError("must be a whole number of at least 1, or auto")
 
@@ -64,9 +79,11 @@ class ParameterError(ValueError):
 
 
 class Section(BaseModel):
-    """A group of parameters: immutable, no coercion between types, no unknown keys."""
+    """A group of parameters: immutable, no coercion between types, no unknown keys, and no number
+    that is infinite or none at all (``.inf``, ``.nan``).
+    """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     section: ClassVar[str]
     """Its name in ``params.yaml``, of those that a stage reads whole."""
@@ -121,17 +138,17 @@ class RayCluster(Section):
     """The actors of the engine ``ray``."""
 
     address: Annotated[str | None, AfterValidator(_ray_address)]
-    actors: Positive
-    cpus: Positive
-    gpus: NonNegativeFloat
+    actors: Annotated[int, Field(ge=1, le=2**16)]
+    cpus: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+    gpus: Annotated[float, Field(ge=0, le=MOST_WORKERS)]
 
 
 class Base(Section):
     section: ClassVar[str] = "base"
 
-    seed: NonNegative
+    seed: Seed
     device: Literal["cpu", "cuda", "auto"]
-    workers: Positive
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
     launcher: Annotated[str, AfterValidator(_command)]
     checkpoint_seconds: NonNegative
     rows: KeptRows
@@ -146,7 +163,7 @@ class SeededSection(Section):
         seed: of this training alone; None: ``base.seed``.
     """
 
-    seed: NonNegative | None
+    seed: Seed | None
 
     def seeded(self, base: Base) -> Base:
         """``base`` with the seed of this training."""

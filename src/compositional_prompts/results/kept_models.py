@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from compositional_prompts.files.outputs import MismatchedOutputsError, atomic_directory
 from compositional_prompts.files.tables import required
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 
 MODEL = "model"
 ORIGIN_FILE = "origin.json"
@@ -157,7 +158,11 @@ def copy_model(folder: Path, model: Path) -> None:
     Args:
         folder: of the files.
         model: where to; replaced if it is there.
+
+    Raises:
+        DamagedOutputError: weights are no whole file, or a number of them is not finite.
     """
+    require_finite_weights(*sorted(folder.rglob("*.safetensors")))
     with atomic_directory(model) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True)
 

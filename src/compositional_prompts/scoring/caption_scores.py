@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.files.outputs import atomic_file, rounded
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
 from compositional_prompts.results.bootstrap import Column, FigurePath
 from compositional_prompts.scoring.caption_intervals import caption_means
@@ -155,8 +155,7 @@ def score_captions(
 def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write rows ``captioner,metric,value`` of every mean and share, for a bar plot."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["captioner", "metric", "value"])
+        table = CsvTable(file, ["captioner", "metric", "value"])
         for captioner, values in metrics.items():
             means = {name: values[name]["mean"] for name in SPREAD_METRICS if name in values}
             means |= {
@@ -164,7 +163,8 @@ def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 for name in ("exact_match", "well_formed")
                 if values[name] is not None
             }
-            writer.writerows([captioner, *item] for item in rounded(means).items())
+            for name, value in rounded(means).items():
+                table.write({"captioner": captioner, "metric": name, "value": value})
 
 
 def _tabulate(

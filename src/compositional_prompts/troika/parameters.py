@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from compositional_prompts.pipeline.section import (
-    Fraction,
+    LearningRate,
     NonNegative,
     NonNegativeFloat,
+    PartOfOne,
     Positive,
-    Rate,
     Section,
     SeededSection,
 )
@@ -21,6 +21,12 @@ class BranchWeights(Section):
     composition: NonNegativeFloat
     attribute: NonNegativeFloat
     object: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> BranchWeights:
+        if not self.composition + self.attribute + self.object:
+            raise ValueError("the weights are all 0, and nothing would be learnt: set one above 0")
+        return self
 
 
 class ScoreWeights(Section):
@@ -50,19 +56,19 @@ class TroikaTrain(SeededSection):
     mode: Literal["train", "keep", "reference"]
     epochs: NonNegative
     batch_size: Positive
-    learning_rate: Rate
+    learning_rate: LearningRate
     weight_decay: NonNegativeFloat
     lr_step: Positive
-    lr_gamma: Rate
+    lr_gamma: Annotated[float, Field(gt=0, le=1)]
     gradient_accumulation: Positive
     adapter_dim: Positive
-    adapter_dropout: Fraction
+    adapter_dropout: PartOfOne
     context: Annotated[str, AfterValidator(_with_words)]
     context_length: Positive
-    attribute_dropout: Fraction
-    disentangler_dropout: Fraction
+    attribute_dropout: PartOfOne
+    disentangler_dropout: PartOfOne
     traction_layers: Positive
-    traction_dropout: Fraction
+    traction_dropout: PartOfOne
     loss_weights: BranchWeights
     score_weights: ScoreWeights
     precision: Literal["auto", "float32", "bfloat16"]

@@ -17,6 +17,7 @@ from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG
 from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip
 from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.weights.micro_models import MicroModels, pretrain_micro_models
 from compositional_prompts.weights.parameters import ClipSource, TroikaClipSource, Weights
 
@@ -46,6 +47,9 @@ def provide_weights(
 
     Returns:
         The number of image-caption pairs pretrained on; 0 where nothing was.
+
+    Raises:
+        DamagedOutputError: weights are no whole file, or a number of them is not finite.
     """
     # What is fetched comes first: a name that is wrong shows before anything is trained.
     if params.clip.source != "pretrain":
@@ -82,6 +86,8 @@ def provide_weights(
     if micro.captioner is not None:
         with atomic_directory(blip2) as directory:
             save_micro_captioner(micro.captioner, directory)
+    for folder in (clip, troika_clip, blip2):
+        require_finite_weights(*sorted(folder.glob("*.safetensors")))
     return micro.rows
 
 

@@ -25,6 +25,7 @@ from compositional_prompts.captioner.decoding.token_automaton import TokenAutoma
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.forward import query_features
 from compositional_prompts.captioner.parameters import Sampling
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 from compositional_prompts.pipeline.section import QUANTIZED
 
 GPU_STEPS = 4
@@ -71,9 +72,9 @@ def generate_captions(
         ``n`` captions without special tokens or surrounding white space.
 
     Raises:
-        ValueError: the model has too few positions for so many tokens, or for a caption of the
-            grammar, it does not support a grammar, or sampling is asked for without a seed an
-            image, or together with beams or a grammar.
+        ValueError: a log-probability is not a number; the model has too few positions for so many
+            tokens, or for a caption of the grammar, it does not support a grammar, or sampling is
+            asked for without a seed an image, or together with beams or a grammar.
     """
     if not len(queries):
         return []
@@ -212,6 +213,7 @@ def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
     texts = torch.empty_like(search.best)
     places = torch.arange(len(texts), device=texts.device)
     log_probs = decoder.begin()
+    require_finite_values("log-probabilities of the first token", log_probs.amax(-1))
     # To ask what is done, a GPU has to be waited for.
     pause = GPU_STEPS if texts.device.type == "cuda" else 1
     while True:
@@ -222,11 +224,13 @@ def _search(decoder: Decoder, search: BeamSearch) -> Tensor:
         if finished == len(places):
             break
         if finished >= decoder.leaving_share * len(places):
+            require_finite_values("log-probabilities of captions", search._best_score[search.done])
             texts[places] = search.best
             rows = closed_up(search.done)
             decoder.select(rows)
             search.select(rows)
             places, chosen = places[rows], chosen.select(rows)
         log_probs = decoder.extend(chosen.parents, chosen.tokens)
+    require_finite_values("log-probabilities of captions", search._best_score)
     texts[places] = search.best
     return texts

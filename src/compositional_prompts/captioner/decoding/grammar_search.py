@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compositional_prompts.captioner.decoding.decoders import TreeDecoder, closed_up
 from compositional_prompts.captioner.decoding.token_automaton import ENDED, TokenAutomaton
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 
 def search_grammar(
@@ -37,12 +38,16 @@ def search_grammar(
 
     Returns:
         Token ids, int64 ``[images, automaton.longest]``, filled up with ends.
+
+    Raises:
+        ValueError: a log-probability is not a number.
     """
     end, longest = automaton.end, automaton.longest
     start = automaton.start
     if automaton.start_state == ENDED:
         return start.expand(images, -1)
     log_probs = decoder.begin(start)
+    require_finite_values("log-probabilities of the first token", log_probs.amax(-1))
     forced = log_probs[:, :-1].gather(2, start.expand(images, -1)[:, :, None])[:, :, 0].sum(1)
     last = log_probs[:, -1:].expand(-1, num_beams, -1)
     device = log_probs.device
@@ -98,8 +103,10 @@ def search_grammar(
         done = ~hopeful.any(1)
         finished = int(done.sum())
         if finished == len(done):
+            require_finite_values("log-probabilities of captions", best_score)
             return result
         if finished:
+            require_finite_values("log-probabilities of captions", best_score[done])
             rows = closed_up(done)
             decoder.select(rows)
             scores, states, lengths, texts = (v[rows] for v in (scores, states, lengths, texts))

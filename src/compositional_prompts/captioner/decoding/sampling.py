@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compositional_prompts.captioner.decoding.decoders import Decoder, closed_up
 from compositional_prompts.captioner.parameters import Sampling
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 
 def image_seed(seed: int, image_id: str) -> int:
@@ -60,6 +61,9 @@ def sample_tokens(decoder: Decoder, uniforms: Tensor, sampling: Sampling, end: i
 
     Returns:
         Token ids, int64 ``[images, most tokens]``, filled up with ends.
+
+    Raises:
+        ValueError: a log-probability is not a number.
     """
     images, steps = uniforms.shape
     texts = torch.full((images, steps), end, device=uniforms.device)
@@ -67,6 +71,7 @@ def sample_tokens(decoder: Decoder, uniforms: Tensor, sampling: Sampling, end: i
     done = torch.zeros(images, dtype=torch.bool, device=uniforms.device)
     log_probs = decoder.begin()
     for step in range(steps):
+        require_finite_values("log-probabilities of a token", log_probs.amax(-1))
         tokens = choose_tokens(log_probs[:, 0], uniforms[places, step], sampling)
         tokens = tokens.masked_fill(done, end)
         texts[places, step] = tokens

@@ -31,7 +31,9 @@ from compositional_prompts.captioner.features.feature_store import (
     shard_name,
 )
 from compositional_prompts.files.content_cuts import ContentCuts
+from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 SHARD_BYTES = 64 * 2**20
 """No shard holds more of features."""
@@ -124,6 +126,10 @@ def write_cache(
             "images": images,
             "computation": computation,
             "contents": contents,
+            "checksums": {
+                name: file_checksum(directory / name)
+                for name in (*map(shard_name, range(number + 1)), INDEX_FILE)
+            },
         }
         (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
     return images
@@ -147,7 +153,7 @@ def write_features(
         contents: :func:`contents_digest` of the images.
 
     Raises:
-        ValueError: there is no batch at all.
+        ValueError: there is no batch at all, or a number is not finite.
     """
     stream = iter(batches)
     head = next(stream, None)
@@ -157,6 +163,7 @@ def write_features(
 
     def image_ids() -> Iterator[str]:
         for ids, features in chain([head], stream):
+            require_finite_values("features to keep", features)
             for image_id, row in zip(ids, features, strict=True):
                 waiting.append(row)
                 yield image_id

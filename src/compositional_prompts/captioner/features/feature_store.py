@@ -7,7 +7,8 @@
 - ``index.parquet`` (image_id, shard, row), in the order of the shards: an image's position is
   its row in it;
 - ``features.json``: ``cache`` true, with dtype, queries, width and images, ``computation`` (the
-  identity of what made them) and ``contents`` (a digest of the images' contents in their order);
+  identity of what made them), ``contents`` (a digest of the images' contents in their order) and
+  ``checksums`` (CRC-32 of every other file, by its name);
   or, where nothing is cached, ``cache`` false and nothing beside it.
 
 The features are those of evaluation mode: in training mode transformers would switch on the frozen
@@ -16,7 +17,7 @@ Q-Former's dropout, which a cache leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
+from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
 from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.files.tables import (
@@ -120,6 +122,15 @@ def map_shard(path: Path) -> Tensor:
     return features
 
 
+def _checksums(metadata: Mapping[str, Any], directory: Path) -> Mapping[str, str]:
+    found = metadata.get("checksums")
+    if not isinstance(found, dict):
+        raise DamagedOutputError(
+            f"{directory / METADATA_FILE} has no checksums of the shards.", directory
+        )
+    return found
+
+
 def _count_indexed(index: Path) -> int:
     """The rows of an index, its columns checked."""
     require_outputs(index)
@@ -133,8 +144,8 @@ class FeatureStore:
     Shards are mapped: rows are copied out of the operating system's cache of their files. What was
     read counts as resident memory of the process (``RssFile``, and its peak), up to the size of the
     cache, though the system takes it back where memory is short; the store's own memory
-    (``RssAnon``) is a few bytes a shard. Nothing is changed between calls, so threads may share a
-    store.
+    (``RssAnon``) is a few bytes a shard. A shard is compared with its checksum when something of it
+    is first wanted. Threads may share a store.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -142,7 +153,8 @@ class FeatureStore:
 
         Raises:
             MissingOutputError: the cache or one of its shards is missing.
-            DamagedOutputError: its files do not belong together.
+            DamagedOutputError: its files do not belong together, have no checksums, or the index is
+                not as its checksum.
             ValueError: ``directory`` says that there is no cache.
         """
         metadata = read_metadata(directory)
@@ -151,6 +163,8 @@ class FeatureStore:
                 f"{directory} holds no features: set blip2_features.cache to true, or read pixels."
             )
         self._directory = directory
+        self._checksums = _checksums(metadata, directory)
+        self._sound: set[int] = set()
         self._images: int = metadata["images"]
         self._paths: list[Path] = []
         self._shards: list[Tensor] = []
@@ -167,6 +181,7 @@ class FeatureStore:
                 f"{indexed} and the shards {rows}, in the layouts {layouts}.",
                 directory,
             )
+        self._require_checksum(directory / INDEX_FILE)
         ((self.queries, self.width, self.dtype),) = layouts
         self._sizes = [path.stat().st_size for path in self._paths]
         # Numpy knows no bfloat16.
@@ -195,7 +210,8 @@ class FeatureStore:
 
         Raises:
             IndexError: there is no such position.
-            DamagedShardError: a shard was cut since the cache was opened.
+            DamagedShardError: a shard is not as its checksum, or was cut since the cache was
+                opened.
         """
         if len(positions) and not (positions.min() >= 0 and positions.max() < self._images):
             raise IndexError(
@@ -208,6 +224,9 @@ class FeatureStore:
         numbers = np.searchsorted(self._starts, positions[order], side="right") - 1
         for number in np.unique(numbers).tolist():
             self._check_size(number)
+            if number not in self._sound:
+                self._require_checksum(self._paths[number])
+                self._sound.add(number)
         rows = positions[order] - self._starts[numbers]
         for place, number, row in zip(order.tolist(), numbers.tolist(), rows.tolist(), strict=True):
             target[place] = self._rows[number][row]
@@ -219,3 +238,7 @@ class FeatureStore:
         require_outputs(path)
         if path.stat().st_size != self._sizes[number]:
             raise DamagedShardError(path, "its size has changed since it was opened")
+
+    def _require_checksum(self, path: Path) -> None:
+        if file_checksum(path) != self._checksums.get(path.name):
+            raise DamagedShardError(path, f"not as its checksum in {METADATA_FILE}")

@@ -30,6 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 from compositional_prompts.captioner.model.weight_files import tensor_shape, weight_files
 from compositional_prompts.compute.precision import DTYPES, autocast
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.pipeline.section import QUANTIZED, Precision
 
 IMAGE_TOKEN = "<image>"
@@ -154,6 +155,7 @@ def load_captioner(
 
     Raises:
         FileNotFoundError: the configuration or a weights file is not there.
+        DamagedOutputError: weights are no whole file, or a number of them is not finite.
         ValueError: the folder is not a BLIP-2's, or its weights lack some of its tensors.
         ModuleNotFoundError: int8 or int4 is asked for and bitsandbytes is not installed.
         RuntimeError: int8 or int4 is asked for elsewhere than on CUDA.
@@ -161,6 +163,9 @@ def load_captioner(
     options: dict[str, Any] = {"dtype": DTYPES.get(precision, torch.bfloat16)}
     if precision in QUANTIZED:
         options |= {"quantization_config": _quantization(precision, device)}
+    require_finite_weights(
+        *weight_files(directory), without=tuple(f"{name}." for name in DROPPED[half])
+    )
     if not sys.stderr.isatty():
         disable_progress_bar()  # a log would keep every step of it
     from_pretrained: Any = _HalfOfBlip2.from_pretrained

@@ -19,6 +19,7 @@ from compositional_prompts.captioner.model.blip2_model import Captioner, default
 from compositional_prompts.captioner.model.weight_files import ADAPTER_CONFIG
 from compositional_prompts.captioner.parameters import Lora
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 
 CONFIG_FILE = ADAPTER_CONFIG
 
@@ -173,8 +174,10 @@ def load_adapter(captioner: Captioner, adapter: Path) -> None:
 
     Raises:
         MissingOutputError: there is no adapter in ``adapter``.
+        DamagedOutputError: its weights are no whole file, or a number of them is not finite.
     """
     require_outputs(adapter / CONFIG_FILE)
+    require_finite_weights(*adapter.glob("adapter_model.safetensors"))
     with _quiet_names():
         adapted = PeftModel.from_pretrained(captioner.model, str(adapter))
     adapted.merge_and_unload()

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from compositional_prompts.compute.learning_curve import EpochRecord, spread
 
+LEAST_ACCURACY = 0.05
+"""Share of right tokens below which nothing was learnt: what always says the most frequent token
+has as many."""
+
 Metric = Literal["val_loss", "val_token_accuracy", "val_bleu"]
 
 
@@ -57,6 +61,24 @@ class Totals:
 def metric_value(metric: Metric, record: CaptionEpoch) -> float | None:
     """What the best epoch has most of."""
     return -record.val_loss if metric == "val_loss" else getattr(record, metric)
+
+
+def nothing_learnt(why: str | None, token_accuracy: float) -> str | None:
+    """A sentence on a captioner that has learnt nothing, or None.
+
+    Args:
+        why: as :meth:`~compositional_prompts.compute.training_run.TrainingRun.learnt_nothing` says.
+        token_accuracy: of the best epoch on validation images.
+    """
+    if token_accuracy < LEAST_ACCURACY:
+        low = f"of the tokens of validation captions {token_accuracy:.2%} are right"
+        why = low if why is None else f"{why}, and {low}"
+    if why is None:
+        return None
+    return (
+        f"The captioner has learnt nothing: {why}. Its captions mean nothing: lower "
+        "finetune.learning_rate, or raise it where it is tiny."
+    )
 
 
 def summarise(history: Sequence[CaptionEpoch], metric: Metric, best: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ from compositional_prompts.captioner.training.caption_curve import (
     CaptionEpoch,
     Totals,
     metric_value,
+    nothing_learnt,
     summarise,
 )
 from compositional_prompts.compute.checkpoints import Checkpoints
@@ -51,6 +53,8 @@ from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.prompt.pair import Pair, objects_alone
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.prompt.text_metrics import sentence_bleu
+
+log = logging.getLogger(__name__)
 
 LAST = "last"
 """Folder of the last epoch's adapter, inside the folder that holds the best one."""
@@ -147,6 +151,10 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
         weight = self.accelerator.num_processes / tokens if share.counted else 0.0
         scaled: Tensor = self.scaler.scale(loss * weight)
         return scaled
+
+    @property
+    def loss_scale(self) -> float:
+        return self.scaler.get_scale()
 
     def update(self, *, last: bool) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -310,7 +318,7 @@ def finetune(
 
     Returns:
         Parameter counts, min, max and mean of the epochs' losses, epochs and steps run, the best
-        epoch. Only the main process has written files.
+        epoch; ``warnings`` where nothing was learnt. Only the main process has written files.
 
     Raises:
         TrainingError: there is nothing to train or validate on, or a loss is not finite.
@@ -371,4 +379,7 @@ def finetune(
         "train_images": len(train_tokens),
         "val_images": len(val_tokens),
     }
+    if said := nothing_learnt(run.learnt_nothing(), metrics["val_token_accuracy"]):
+        log.warning("%s", said)
+        metrics["warnings"] = [said]
     return Outcome(metrics, run.images)

@@ -25,6 +25,7 @@ from compositional_prompts.compute.rows.computation import (
     key_array,
 )
 from compositional_prompts.files.outputs import naming
+from compositional_prompts.files.tensors.finite_numbers import require_finite_rows
 
 TASK_ITEMS: Final = 16
 TASK_BYTES: Final = 8 * 2**20
@@ -34,7 +35,13 @@ little enough for any memory, and for a kill to cost little."""
 TASKS_A_WORKER: Final = 3
 
 
-def compute_batch(worker: Worker, prepared: Sequence[Any], batch_size: int | None) -> NDArray[Any]:
+def compute_batch(
+    worker: Worker,
+    prepared: Sequence[Any],
+    batch_size: int | None,
+    names: Sequence[str],
+    computation: str,
+) -> NDArray[Any]:
     """The rows of some prepared items, ``[n]``.
 
     A short batch is filled up with its last item: kernels of one shape give a row the same bits
@@ -44,6 +51,11 @@ def compute_batch(worker: Worker, prepared: Sequence[Any], batch_size: int | Non
         worker: the computation, loaded.
         prepared: at least one item.
         batch_size: to fill up to; None: as many as there are.
+        names: of the items, and
+        computation: the name of the computation, for errors.
+
+    Raises:
+        ValueError: there are more or fewer rows than items, or a number in one is not finite.
     """
     filled = [*prepared]
     if batch_size is not None:
@@ -51,7 +63,9 @@ def compute_batch(worker: Worker, prepared: Sequence[Any], batch_size: int | Non
     rows = worker.compute(filled)
     if len(rows) != len(filled):
         raise ValueError(f"{len(filled)} items gave {len(rows)} rows.")
-    return rows[: len(prepared)]
+    rows = rows[: len(prepared)]
+    require_finite_rows(rows, names, computation.replace("_", " "))
+    return rows
 
 
 class LocalEngine:
@@ -89,7 +103,7 @@ class LocalEngine:
             yield from self._in_processes(items)
         elif self._computation.in_processes:
             for task in tasks(items, TASK_ITEMS, TASK_BYTES):
-                yield _keys(task), _task_rows(self._started(), task)
+                yield _keys(task), _task_rows(self._started(), task, self._computation.name)
         else:
             yield from self._with_model(items)
 
@@ -105,9 +119,9 @@ class LocalEngine:
             return
         worker = self._started()
 
-        def prepare(item: Item) -> tuple[bytes, Any]:
+        def prepare(item: Item) -> tuple[bytes, str, Any]:
             with naming(item.name):
-                return item.key, worker.prepare(item.value)
+                return item.key, item.name, worker.prepare(item.value)
 
         prepared = map_in_threads(
             prepare,
@@ -116,8 +130,13 @@ class LocalEngine:
             in_flight=READ_AHEAD * self._computation.batch_size,
         )
         for batch in batched(prepared, self._computation.batch_size):
-            keys, values = zip(*batch, strict=True)
-            yield key_array(keys), compute_batch(worker, values, self._computation.padded_to)
+            keys, names, values = zip(*batch, strict=True)
+            yield (
+                key_array(keys),
+                compute_batch(
+                    worker, values, self._computation.padded_to, names, self._computation.name
+                ),
+            )
 
     def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         if self._processes is None:
@@ -157,24 +176,25 @@ def _keys(task: Sequence[Item]) -> NDArray[np.void]:
     return key_array([item.key for item in task])
 
 
-def _task_rows(worker: Worker, task: Sequence[Item]) -> NDArray[Any]:
+def _task_rows(worker: Worker, task: Sequence[Item], computation: str) -> NDArray[Any]:
     prepared = []
     for item in task:
         with naming(item.name):
             prepared.append(worker.prepare(item.value))
-    return compute_batch(worker, prepared, None)
+    return compute_batch(worker, prepared, None, [item.name for item in task], computation)
 
 
-_started: list[Worker] = []
-"""The computation of this process, where it is one of a pool."""
+_started: list[tuple[Worker, str]] = []
+"""The computation of this process and its name, where it is one of a pool."""
 
 
 def _start(computation: Computation) -> None:
-    _started[:] = [computation.start()]
+    _started[:] = [(computation.start(), computation.name)]
 
 
 def _run_task(task: list[Item]) -> tuple[NDArray[Any], NDArray[Any]]:
-    return _keys(task), _task_rows(_started[0], task)
+    worker, computation = _started[0]
+    return _keys(task), _task_rows(worker, task, computation)
 
 
 def _died(computation: str, first: list[Item], last: list[Item]) -> str:

@@ -93,6 +93,7 @@ class ComputingActor:
         self._computing = ThreadPoolExecutor(1)
         self._worker: Worker | None = None
         self._padded_to: int | None = None
+        self._name = ""
 
     def start(self) -> Failure | None:
         """Load the computation."""
@@ -121,6 +122,7 @@ class ComputingActor:
                 "project under one path, by a shared file system."
             ) from error
         self._padded_to = computation.padded_to
+        self._name = computation.name
 
     def _rows(self, named: Sequence[tuple[str, Any]]) -> NDArray[Any]:
         worker = self._worker
@@ -132,7 +134,10 @@ class ComputingActor:
                 return worker.prepare(value)
 
         prepared = list(self._preparing.map(prepare, named))
-        computed = self._computing.submit(compute_batch, worker, prepared, self._padded_to)
+        names = [name for name, _ in named]
+        computed = self._computing.submit(
+            compute_batch, worker, prepared, self._padded_to, names, self._name
+        )
         return np.ascontiguousarray(computed.result())
 
 

@@ -38,7 +38,7 @@ from compositional_prompts.datasets.compositional.split_files import (
 from compositional_prompts.datasets.dataset import DataSet, ListedPair, Selection
 from compositional_prompts.files.archives import Archive, ArchiveError, open_archive
 from compositional_prompts.files.downloads import DOWNLOADS, Remote, fetch
-from compositional_prompts.pipeline.section import Base, Positive, Section, Sha256, in_project
+from compositional_prompts.pipeline.section import Base, ByteCount, Section, Sha256, in_project
 from compositional_prompts.prompt.pair import Pair, dotted
 from compositional_prompts.prompt.text_form import clean_text, label_form
 
@@ -54,7 +54,7 @@ class ArchiveFile(Section):
     """A file of a data set's publisher; size in bytes."""
 
     url: str
-    size: Positive | None
+    size: ByteCount | None
     sha256: Sha256 | None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compositional_prompts.files.hub import fetch_snapshot
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.scoring.parameters import BertScore
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def load_bert_scorer(params: BertScore, batch_size: int, device: torch.device) -
         device: where.
 
     Raises:
+        DamagedOutputError: weights are no whole file, or a number of them is not finite.
         FileNotFoundError: the folder is no model, or the hub is out of reach and the repository
             not in the local cache, or it has pickles only.
         ValueError: it is no encoder with that layer, or has no such tokenizer.
@@ -51,6 +53,7 @@ def load_bert_scorer(params: BertScore, batch_size: int, device: torch.device) -
                 " (pickles, such as pytorch_model.bin, are never read). It is written by "
                 "save_pretrained of a model and of its tokenizer."
             )
+    require_finite_weights(*sorted(folder.glob("*.safetensors")))
     config = AutoConfig.from_pretrained(folder)
     layers = getattr(config, "num_hidden_layers", 0)
     if config.is_encoder_decoder or not layers:

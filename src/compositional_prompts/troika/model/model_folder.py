@@ -24,6 +24,7 @@ from compositional_prompts.files.outputs import (
     atomic_directory,
 )
 from compositional_prompts.files.records.json_objects import read_json_object
+from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.prompt.pair import pair_name
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
@@ -218,6 +219,7 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
 
     Raises:
         MissingOutputError: the directory has no ``config.json``.
+        DamagedOutputError: the tensors are no whole file, or a number of them is not finite.
         CheckpointError: the vocabulary, the CLIP, a tensor or the layout is another one.
     """
     path = directory / CONFIG_FILE
@@ -234,6 +236,7 @@ def load_model(directory: Path, vocabulary: Vocabulary, clip: Clip) -> Troika | 
             f"but the CLIP at hand is {fingerprint[:12]}.",
             directory,
         )
+    require_finite_weights(directory / BEST_FILE)
     model = Troika(clip, vocabulary, TroikaConfig(**document["config"]))
     load_trained_tensors(model, load_file(directory / BEST_FILE), directory / BEST_FILE)
     return model.eval()

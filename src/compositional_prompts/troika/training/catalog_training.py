@@ -189,5 +189,12 @@ def train(
     accelerator.wait_for_everyone()
     metrics["parameters"] = parameter_counts(clip, model)
     metrics.update(_outcome_metrics(outcome))
+    if outcome.learnt_nothing:
+        said = (
+            f"Troika has learnt nothing: {outcome.learnt_nothing}. The pairs that it names mean "
+            "nothing: lower troika_train.learning_rate, or raise it where it is tiny."
+        )
+        log.warning("%s", said)
+        metrics["warnings"] = [said]
     metrics["score_weights"] = choice.as_json()
     return TrainingReport(outcome.images, metrics, outcome.records)

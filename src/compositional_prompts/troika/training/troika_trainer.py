@@ -73,14 +73,16 @@ class Labelled:
 class TrainingOutcome:
     """The trained tensors, on the CPU, the curve, and the criterion that chose the best epoch.
 
-    ``images`` were gone through by this run of it (fewer than all where it went on from a
-    checkpoint): training and validation images, once an epoch.
+    ``learnt_nothing`` is as :meth:`TrainingRun.learnt_nothing` says; ``images`` were gone through
+    by this run of it (fewer than all where it went on from a checkpoint): training and validation
+    images, once an epoch.
     """
 
     state: TrainedState
     records: list[TroikaEpoch]
     selection: Selection
     images: int
+    learnt_nothing: str | None
 
 
 def weighted_loss(
@@ -114,6 +116,12 @@ def training_batches(images: int, batch_size: int, generator: torch.Generator) -
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def _entropy(labels: Tensor) -> float:
+    """Of int64 ``[n]`` whose values are as probable as they are frequent, in nats."""
+    shares = torch.bincount(labels).double() / len(labels)
+    return float(torch.special.entr(shares).sum())
 
 
 def _epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
@@ -268,6 +276,17 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         if last:
             self.scheduler.step()
 
+    @property
+    def chance_loss(self) -> float:
+        """The weighted sum of the entropies of pairs, attributes and objects."""
+        pairs = self.train.pairs.cpu()[self.train.columns.cpu()]
+        weights = self.params.loss_weights
+        return (
+            weights.composition * _entropy(self.train.columns.cpu())
+            + weights.attribute * _entropy(pairs[:, 0])
+            + weights.object * _entropy(pairs[:, 1])
+        )
+
     def training_figures(self) -> dict[str, float]:
         total: Any = self.accelerator.reduce(torch.stack(self.losses).sum(), "sum")
         self.losses = []
@@ -351,4 +370,4 @@ def fit(
     )
     run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
-    return TrainingOutcome(state, run.records, run.selection, run.images)
+    return TrainingOutcome(state, run.records, run.selection, run.images, run.learnt_nothing())

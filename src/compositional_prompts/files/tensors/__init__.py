@@ -1,0 +1,1 @@
+"""The numbers of a model: what its files hold, before a library reads them."""
