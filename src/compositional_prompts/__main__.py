@@ -17,7 +17,7 @@ from typing import Any, get_args
 from compositional_prompts import __version__
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
 from compositional_prompts.deployment.advice import NO_ADVICE, Advice, read_advice
-from compositional_prompts.deployment.printing import as_json, as_text, plain
+from compositional_prompts.deployment.printing import as_json, as_text
 from compositional_prompts.deployment.trained_paths import (
     TrainedPaths,
     adapter_in,
@@ -30,6 +30,7 @@ from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
 from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
+from compositional_prompts.pipeline.terminal_text import one_line, say
 from compositional_prompts.project.damage_naming import naming_damage
 from compositional_prompts.project.params_editing import set_params
 from compositional_prompts.project.presets import described_presets, lay_preset
@@ -465,7 +466,7 @@ def _label(arguments: argparse.Namespace) -> int:
         said = labelling.write_round(
             paths, params.clip_embed.vocabulary, settings, page, page.with_suffix(".csv")
         )
-    print(said)
+    say(said)
     return DONE
 
 
@@ -483,7 +484,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     with naming_damage(stage_paths().get("report", {}).values()):
         said = comparing.write_comparison(arguments.first, arguments.second, page, settings)
-    print(f"{page}: {said}")
+    say(f"{page}: {said}")
     return DONE
 
 
@@ -493,15 +494,15 @@ def _spread(arguments: argparse.Namespace) -> int:
     if found.beside_seeds:
         names = ", ".join(found.beside_seeds)
         _complain(f"warning: the runs differ in more than seeds: {names}.")
-    print(spread.as_table(found))
+    say(spread.as_table(found))
     return DONE
 
 
 def _preset(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
-        print(described_presets(PRESETS))
+        say(described_presets(PRESETS))
     else:
-        print(
+        say(
             lay_preset(arguments.name, PARAMS, PRESETS, arguments.keep)
             or "params.yaml is so already."
         )
@@ -516,11 +517,11 @@ def _keep(arguments: argparse.Namespace) -> int:
     with naming_damage(keeping.tables_read(stage_paths()).values()):
         kept = keeping.keep_models()
     set_params(params, kept.params)
-    print("\n".join(kept.models))
-    print(f"{params}: {' and '.join(kept.params)} are keep now: `dvc repro` trains nothing.")
+    say("\n".join(kept.models))
+    say(f"{params}: {' and '.join(kept.params)} are keep now: `dvc repro` trains nothing.")
     tracked = f"{kept.root}.dvc {kept.root.parent / '.gitignore'}"
-    print("Commit it after that, and push it with the rest:")
-    print(f"  dvc repro && git add {tracked} {params} dvc.lock && git commit && dvc push")
+    say("Commit it after that, and push it with the rest:")
+    say(f"  dvc repro && git add {tracked} {params} dvc.lock && git commit && dvc push")
     return DONE
 
 
@@ -536,7 +537,7 @@ def _share(arguments: argparse.Namespace) -> int:
     for sentence in shared.incomplete:
         _complain(sentence)
     if not (shared.records or shared.incomplete or arguments.action == "push"):
-        print(
+        say(
             f"The remote {shared.remote} holds no runs: `compositional-prompts share push` pushes "
             "what was run."
         )
@@ -544,7 +545,7 @@ def _share(arguments: argparse.Namespace) -> int:
     count = sharing.counted
     records, objects = count(shared.copied, "record"), count(shared.objects, "object")
     news = f"; {records} and {objects} {copied}" if copied else ""
-    print(f"{count(shared.records, 'run')} {'is' if shared.records == 1 else 'are'} whole{news}.")
+    say(f"{count(shared.records, 'run')} {'is' if shared.records == 1 else 'are'} whole{news}.")
     return SOME_ASIDE if shared.incomplete else DONE
 
 
@@ -555,16 +556,16 @@ def _rows(arguments: argparse.Namespace) -> int:
         said, done = keeping.pruned(
             kept, to_gib=arguments.to, only=arguments.computation, everything=arguments.all
         )
-        print("\n".join(said))
+        say("\n".join(said))
         return DONE if done else SOME_ASIDE
     if arguments.action == "verify":
-        return DONE if keeping.verified(kept, print) else SOME_ASIDE
-    print(keeping.listing(kept, time.time()))
+        return DONE if keeping.verified(kept, say) else SOME_ASIDE
+    say(keeping.listing(kept, time.time()))
     return DONE
 
 
 def _timing(_: argparse.Namespace) -> int:
-    print(timing_table())
+    say(timing_table())
     return DONE
 
 
@@ -572,14 +573,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     examination = _with_torch("compositional_prompts.diagnosis.examination", offline=False)
     errors = 0
     for finding in examination.examine(arguments.params):
-        print(finding, flush=True)
+        say(finding)
         errors += finding.level == "error"
     return UNSOUND if errors else DONE
 
 
 def _sync(_: argparse.Namespace) -> int:
     changed = sync_dependencies(Path())
-    print("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
+    say("\n".join(changed) if changed else "dvc.yaml is in step with the imports.")
     return DONE
 
 
@@ -665,13 +666,13 @@ def _print_records(records: Iterator[dict[str, Any]], text: str | None, with_pat
         if "error" in record:
             aside += 1
             detail = f" ({record['detail']})" if "detail" in record else ""
-            _complain(plain(f"{record['path']}: {record['error']}{detail}"))
+            _complain(one_line(f"{record['path']}: {record['error']}{detail}"))
         else:
             captioned += 1
         if text is None:
-            print(as_json(record), flush=True)
+            say(as_json(record))
         elif "caption" in record:
-            print(as_text(record, with_path, text), flush=True)
+            say(as_text(record, with_path, text))
     if not captioned:
         return NOTHING_DONE
     return SOME_ASIDE if aside else DONE
@@ -696,9 +697,9 @@ def _export(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         force=arguments.force,
     )
-    print(f"{arguments.out}: see its README.md")
+    say(f"{arguments.out}: see its README.md")
     if push is not None:
-        print(push.upload(arguments.out))
+        say(push.upload(arguments.out))
     return DONE
 
 
@@ -720,9 +721,9 @@ def _export_data(arguments: argparse.Namespace) -> int:
     with naming_damage(paths.read(settings.captions)):
         counts = exporting.export_data(arguments.out, params, paths, settings)
     said, *more = counts.sentences()
-    print(f"{arguments.out}: {said}; see its README.md", *more, sep="\n  ")
+    say("\n  ".join([f"{arguments.out}: {said}; see its README.md", *more]))
     if push is not None:
-        print(push.upload(arguments.out))
+        say(push.upload(arguments.out))
     return DONE
 
 
@@ -761,7 +762,7 @@ def _quietly(name: str) -> Any:
 
 
 def _complain(message: str) -> None:
-    print(f"compositional-prompts: {message}", file=sys.stderr)
+    say(f"compositional-prompts: {message}", file=sys.stderr)
 
 
 def main() -> None:

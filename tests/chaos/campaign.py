@@ -68,7 +68,6 @@ KINDS: Mapping[str, tuple[Trial, int]] = {
 }
 """The trials, and how often each comes among the others."""
 
-NEED_DVC = ("dvc", "remote")
 SHOWN_LINES = 8
 
 
@@ -201,7 +200,7 @@ def main() -> None:
         sys.exit(f"{models} has no {missing[0]}: run `make repro` first, name the models of a "
                  "finished run with --models, or take --light")  # fmt: skip
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    kinds = arguments.kinds or [kind for kind in KINDS if models or kind not in NEED_DVC]
+    kinds = arguments.kinds or list(KINDS)
     jobs = 1 if arguments.trial is not None else max(1, arguments.jobs)
     last = arguments.trials if arguments.trials is not None else 10**9
     numbers = (

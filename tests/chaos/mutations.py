@@ -9,6 +9,8 @@ from dataclasses import dataclass
 MOST_HARMS = 3
 HEADER_BYTES = 64
 LONG_RUN = 4096
+NAN = b"\x00\x00\xc0\x7f"
+"""Of float32; files of weights and vectors begin a number at every fourth byte."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ def _end(content: bytes, place: int, length: int, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+def _nan(content: bytes, place: int, length: int, rng: random.Random) -> bytes:
+    place -= place % len(NAN)
+    return content[:place] + NAN + content[place + len(NAN) :] if content else content
+
+
 def _empty(content: bytes, place: int, length: int, rng: random.Random) -> bytes:
     return b""
 
@@ -128,6 +135,7 @@ KINDS: dict[str, _Change] = {
     "swap": _swap,
     "header": _header,
     "end": _end,
+    "nan": _nan,
     "empty": _empty,
     "other": _other,
 }

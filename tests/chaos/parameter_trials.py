@@ -25,6 +25,7 @@ from hypothesis.errors import Flaky
 SETS = 12
 """Sets of parameters a trial draws."""
 
+REFUSED = "refused"
 SHRINKING_SECONDS = 60.0
 STAGE_SECONDS = 45.0
 """A stage that takes longer with the parameters that it was given is ended; it may be right."""
@@ -96,6 +97,7 @@ def parameters_odd(bench: Bench, rng: random.Random) -> Outcome:
         assert problem is not None
         outcome.fail(problem, repr(changes)[:400], said)
     outcome.count("parameter sets", len(judged))
+    outcome.count("of parameter sets refused", sum(said == REFUSED for _, said in judged.values()))
     return outcome
 
 
@@ -132,7 +134,7 @@ def _judged(bench: Bench, section: str, changes: Mapping[str, Any]) -> tuple[str
                 names = ", ".join(sorted(changes))
                 return f"{command.script} with odd {names}: {problem}", ended.said(10)
             if ended.status or ended.hung:
-                return None, ""
+                return None, REFUSED if ended.status == 1 else ""
     finally:
         project.restore()
     return None, ""

@@ -16,10 +16,14 @@ import yaml
 from chaos.made_inputs import ARCHIVES, TABLES, Written, random_photo
 from chaos.mutations import Harm, harmed, random_harms, smallest
 from chaos.small_disk import SmallDisk
-from chaos.small_project import ROOT, SmallProject, StageCommand
+from chaos.small_project import LIGHT, ROOT, SmallProject, StageCommand
 from chaos.stage_process import Blow, Ended, run_stage
 
 PHOTOS_AT_ONCE = 60
+FRESH_STARTS = 0.3
+"""Of stages that start in a second, so many are hit as processes that import what they need."""
+
+REFUSED = "of tables, models and archives refused"
 MIB = 2**20
 DATA_MIB = 6 * 1024
 """Memory that a process may take."""
@@ -144,8 +148,9 @@ def interrupted(bench: Bench, rng: random.Random) -> Outcome:
     bench.project.clear(command, rows)
     number = rng.choice([signal.SIGTERM, signal.SIGINT])
     moment = rng.uniform(0.05, 1.0) * bench.project.seconds[command.name]
-    ended = bench.project.run(command, blow=Blow(moment, number))
-    after = f"{command.name} with {number.name} after {moment:.2f} s"
+    fresh = command.name in LIGHT and rng.random() < FRESH_STARTS
+    ended = bench.project.run(command, blow=Blow(moment, number), fresh=fresh)
+    after = f"{command.name}{', started anew,' * fresh} with {number.name} after {moment:.2f} s"
     if ended.status:
         outcome.count("signals")
         if ended.status not in STATUS[number]:
@@ -214,6 +219,7 @@ def file_harmed(bench: Bench, rng: random.Random) -> Outcome:
     harms = random_harms(rng)
     outcome.count("tables and models")
     problem, ended = _harmed_input(bench, command, name, harms)
+    outcome.count(REFUSED, ended.status == 1)
     if problem is not None:
         few = smallest(harms, lambda some: _harmed_input(bench, command, name, some)[0] == problem)
         what = f"{command.script} on a damaged {Path(name).suffix or name}: {problem}"
@@ -328,6 +334,7 @@ def _brought(
         return unlike_a_message(ended, file.name), ended
 
     found, ended = problem(harms)
+    outcome.count(REFUSED, ended.status == 1)
     if found is not None:
         few = smallest(harms, lambda some: problem(some)[0] == found)
         outcome.fail(

@@ -38,7 +38,7 @@ from compositional_prompts.deployment.dataset_export.exported_rows import Export
 from compositional_prompts.deployment.dataset_export.forms.hub_parquet import HubParquet
 from compositional_prompts.deployment.dataset_export.forms.webdataset_tars import WebdatasetTars
 from compositional_prompts.deployment.dataset_export.photo_files import photo_file, photo_stem
-from compositional_prompts.labelling.hand_labels import plain_text
+from compositional_prompts.files.records.spreadsheet_cells import plain_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 

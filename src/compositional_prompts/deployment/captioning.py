@@ -20,10 +20,10 @@ from compositional_prompts.captioner.model.lora import load_adapter
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.deployment.photos import Prepared, SetAside, find_photos, read_photos
-from compositional_prompts.deployment.printing import encodable
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.deployment.wishes import NOTHING_BESIDE, Wishes
 from compositional_prompts.files.outputs import rounded
+from compositional_prompts.pipeline.terminal_text import encodable
 from compositional_prompts.project.whole_params import Params, checked
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.scoring.recommended_texts import CAPTION, ENHANCED

@@ -6,16 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compositional_prompts.pipeline.terminal_text import escaped_json, one_line
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE, pair_name
-
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-# Paths and captions come from outside: what would move a terminal's cursor, or end a line, is
-# written as an escape.
 
 
 def as_json(record: Mapping[str, Any]) -> str:
     """One line of JSON; what of a path is not UTF-8 as the escapes that Python reads back."""
-    return encodable(json.dumps(record, ensure_ascii=False, allow_nan=False))
+    return escaped_json(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
 def as_text(record: Mapping[str, Any], with_path: bool, text: str) -> str:
@@ -26,39 +23,32 @@ def as_text(record: Mapping[str, Any], with_path: bool, text: str) -> str:
         with_path: whether the path is printed.
         text: which of the record's texts: ``caption``, ``recommended`` or ``readable``.
     """
-    shown = plain(record[text])
-    first = f"{plain(record['path'])}\t{shown}" if with_path else shown
+    shown = one_line(record[text])
+    first = f"{one_line(record['path'])}\t{shown}" if with_path else shown
     return "\n".join([first, *(f"    {name:<12}{text}" for name, text in _details(record))])
-
-
-def plain(text: str) -> str:
-    """Text that may stand in one line of a terminal."""
-    return encodable(text.translate(_CONTROL))
-
-
-def encodable(text: str) -> str:
-    """Text with escapes for what a path that is not UTF-8 leaves in it."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _details(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "untrained" in record:
-        yield "untrained", plain(record["untrained"])
+        yield "untrained", one_line(record["untrained"])
     if "enhanced" in record:
         enhanced = record["enhanced"]
-        yield "enhanced", plain(enhanced["prompt"])
+        yield "enhanced", one_line(enhanced["prompt"])
         attribute = enhanced["attribute"]
         pair = pair_name(attribute or NO_ATTRIBUTE, enhanced["object"])
         yield (
             "object" if attribute is None else "pair",
-            f"{plain(pair)} {enhanced['probability']:.2f}",
+            f"{one_line(pair)} {enhanced['probability']:.2f}",
         )
     if "slots" in record:
         slots = record["slots"]
-        yield "says", "nothing in the places of a prompt" if slots is None else plain(_slots(slots))
+        yield (
+            "says",
+            "nothing in the places of a prompt" if slots is None else one_line(_slots(slots)),
+        )
     for group, scores in record.get("scores", {}).items():
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        yield group, "  ".join(f"{plain(word)} {score:.3f}" for word, score in ranked)
+        yield group, "  ".join(f"{one_line(word)} {score:.3f}" for word, score in ranked)
 
 
 def _slots(slots: Mapping[str, str | None]) -> str:

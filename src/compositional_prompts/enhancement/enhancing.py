@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
 )
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 from compositional_prompts.files.tables import (
     count_table_rows,
     is_absent,
@@ -257,14 +257,14 @@ class _Confusions:
 
     def __init__(self, stack: ExitStack, directory: Path, groups: Sequence[str]) -> None:
         folder = stack.enter_context(atomic_directory(directory))
-        self._writers = {}
+        self._tables = {}
         for group in groups:
             file = (folder / f"{group}.csv").open("w", newline="", encoding="utf-8")
-            self._writers[group] = csv.writer(stack.enter_context(file), lineterminator="\n")
-            self._writers[group].writerow(["truth", "predicted"])
+            self._tables[group] = CsvTable(stack.enter_context(file), ["truth", "predicted"])
 
     def write(self, group: str, confusion: Confusion) -> None:
-        self._writers[group].writerows(confusion)
+        for truth, predicted in confusion:
+            self._tables[group].write({"truth": truth, "predicted": predicted})
 
 
 def _chosen_words(choice: Choice) -> list[str | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from compositional_prompts.catalog.truth import CANNOT_TELL, NONE_OF_THESE, SEPARATOR
+from compositional_prompts.files.records.spreadsheet_cells import plain_text
 from compositional_prompts.prompt.text_form import word_form
 
 ID_COLUMNS: Final = ("image_id", "image_path")
@@ -20,9 +21,6 @@ PRODUCT_COLUMN: Final = "product_id"
 SUGGESTION: Final = "{}_suggestion"
 PROBABILITY: Final = "{}_probability"
 """Columns of a group that a list of photos to label has for whoever reads it."""
-
-FORMULA_SIGNS: Final = tuple("=+-@\t\r\n")
-"""What a spreadsheet takes for the start of a formula; an apostrophe before it says text."""
 
 _NOTES: Final = (".gitignore", ".gitkeep", "README.md")
 _SHOWN: Final = 12
@@ -153,7 +151,7 @@ def _answers(
     """Group, image_id and what is said of them."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        columns = _columns([name.strip() for name in next(reader, [])], spelled, path)
+        columns = _columns([plain_text(name.strip()) for name in next(reader, [])], spelled, path)
         width = None
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -216,7 +214,9 @@ def _columns(
 
 
 def _words(cell: str, group: str, spelled: Mapping[str, str], place: str) -> tuple[str, ...]:
-    keys = dict.fromkeys(key for word in cell.split(SEPARATOR) if (key := word_form(word)))
+    keys = dict.fromkeys(
+        key for word in plain_text(cell).split(SEPARATOR) if (key := word_form(word))
+    )
     if list(keys) == [CANNOT_TELL]:
         return ()
     if list(keys) == [NONE_OF_THESE]:
@@ -238,18 +238,3 @@ def _unknown(key: str, group: str, spelled: Mapping[str, str]) -> str:
         f"{key!r} is no word of the group {group!r}{meant}: expected {listed}, {NONE_OF_THESE!r} "
         f"or {CANNOT_TELL!r}; or add it to clip_embed.attributes."
     )
-
-
-def plain_text(cell: str) -> str:
-    """A cell of a CSV without the apostrophe that keeps a spreadsheet from running it."""
-    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
-
-
-def guarded_text(text: str) -> str:
-    """A cell for a CSV; :func:`plain_text` gives the text back."""
-    return f"'{text}" if _is_formula(text) else text
-
-
-def _is_formula(text: str) -> bool:
-    # Behind apostrophes too, of which one was perhaps put there to guard it.
-    return text.lstrip("'").startswith(FORMULA_SIGNS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from compositional_prompts.files.outputs import (
     atomic_file,
     require_outputs,
 )
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 from compositional_prompts.labelling.candidates import (
     MOST,
     CandidatePaths,
@@ -31,7 +31,6 @@ from compositional_prompts.labelling.hand_labels import (
     PRODUCT_COLUMN,
     SUGGESTION,
     HandLabels,
-    guarded_text,
     read_hand_labels,
 )
 from compositional_prompts.labelling.informative_choice import choose_informative
@@ -264,18 +263,18 @@ def _write_listing(questions: Sequence[Question], groups: Sequence[str], listing
         row = rows.setdefault(
             question.image_id,
             {
-                ID_COLUMNS[0]: guarded_text(question.image_id),
-                PRODUCT_COLUMN: guarded_text(question.product_id),
+                ID_COLUMNS[0]: question.image_id,
+                PRODUCT_COLUMN: question.product_id,
             },
         )
         if question.suggestion is not None and question.probability is not None:
-            row[SUGGESTION.format(question.group)] = guarded_text(question.suggestion)
+            row[SUGGESTION.format(question.group)] = question.suggestion
             row[PROBABILITY.format(question.group)] = question.probability
     columns = [
         *(ID_COLUMNS[0], PRODUCT_COLUMN),
         *(f.format(group) for group in groups for f in ("{}", SUGGESTION, PROBABILITY)),
     ]
     with atomic_file(listing) as temporary, temporary.open("w", -1, "utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
+        table = CsvTable(file, columns, "\r\n")
+        for row in rows.values():
+            table.write(row)

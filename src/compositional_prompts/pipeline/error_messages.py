@@ -14,6 +14,7 @@ from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
 from compositional_prompts.pipeline.interruption import ending, meet_signals
+from compositional_prompts.pipeline.terminal_text import escaped
 
 TRACEBACK = "COMPOSITIONAL_PROMPTS_TRACEBACK"
 """Environment variable: anything in it, and errors come with their traceback."""
@@ -74,7 +75,7 @@ def run_script(main: Callable[[], None]) -> None:
         told = _told(error)
         if told is None:
             raise
-        sys.exit(f"{name}: {told}")
+        sys.exit(escaped(f"{name}: {told}"))
 
 
 def _is_failure(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from compositional_prompts.files.outputs import atomic_file
 from compositional_prompts.pipeline.error_messages import argument_paths
+from compositional_prompts.pipeline.terminal_text import TerminalFormatter
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ def _peak_mib(who: int) -> int:
 def log_as(name: str) -> None:
     """Write what this process logs to standard error, as a stage's."""
     # The root stays at WARNING: open_clip and transformers tell the root logger all they do.
-    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalFormatter(f"{name}: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("compositional_prompts").setLevel(logging.INFO)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.records.spreadsheet_cells import plain_text
 from compositional_prompts.results.stage_metrics import (
     Metrics,
     ReportInputError,
@@ -141,7 +142,8 @@ def _rows(
             )
         try:
             for row in reader:
-                yield reader.line_num, {key: value or "" for key, value in row.items() if key}
+                cells = {key: plain_text(value or "") for key, value in row.items() if key}
+                yield reader.line_num, cells
         except (csv.Error, UnicodeDecodeError) as error:
             raise ReportInputError(f"{path}, line {reader.line_num}: {error}.", path) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from compositional_prompts.catalog.image_join import ImageJoin
 from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.clip.vector_tables import iterate_image_vectors
 from compositional_prompts.files.outputs import atomic_file, rounded
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 from compositional_prompts.prompt.text_metrics import TEXT_METRICS, score_texts
 from compositional_prompts.results.bootstrap import Column, FigurePath
 from compositional_prompts.scoring.caption_intervals import caption_means
@@ -26,6 +26,7 @@ from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
 from compositional_prompts.scoring.clip_scores import (
     DEPICTING,
     PREFERENCES,
+    TextVectors,
     clip_score,
     cosines,
     embed_distinct,
@@ -135,6 +136,7 @@ def score_captions(
             **({} if inputs.target == "enhanced" else _of_titles(inputs)),
             **_spread(columns, inputs.target),
             "indistinct_references": cider.indistinct_references,
+            **_cut_by_clip(captioner, texts[DEPICTING, captioner], vectors),
         }
         shares[captioner] = {
             **{(name, "mean"): (columns[name], None) for name in SPREAD_METRICS if name in columns},
@@ -155,8 +157,7 @@ def score_captions(
 def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write rows ``captioner,metric,value`` of every mean and share, for a bar plot."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["captioner", "metric", "value"])
+        table = CsvTable(file, ["captioner", "metric", "value"])
         for captioner, values in metrics.items():
             means = {name: values[name]["mean"] for name in SPREAD_METRICS if name in values}
             means |= {
@@ -164,7 +165,8 @@ def write_means(metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 for name in ("exact_match", "well_formed")
                 if values[name] is not None
             }
-            writer.writerows([captioner, *item] for item in rounded(means).items())
+            for name, value in rounded(means).items():
+                table.write({"captioner": captioner, "metric": name, "value": value})
 
 
 def _tabulate(
@@ -181,6 +183,19 @@ def _tabulate(
         },
         schema=SCORES,
     )
+
+
+def _cut_by_clip(captioner: str, texts: Sequence[str], vectors: TextVectors) -> dict[str, int]:
+    """How many captions CLIP may not have read to their end, where it is any."""
+    cut = int(sum(vectors.full[vectors.rows[text]] for text in texts))
+    if not cut:
+        return {}
+    log.warning(
+        "warning: %d of %d captions (%s) fill the context of CLIP, which reads no further: its "
+        "scores judge their beginnings.",
+        *(cut, len(texts), captioner),
+    )
+    return {"cut_by_clip": cut}
 
 
 def _of_titles(inputs: ScoringInputs) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from compositional_prompts.compute.rows.computation import Computation, Item, ke
 from compositional_prompts.compute.rows.local_engine import TASK_ITEMS, tasks
 from compositional_prompts.compute.rows.ray_actor import ComputingActor, Failure
 from compositional_prompts.pipeline.section import RayCluster
+from compositional_prompts.pipeline.terminal_text import say
 
 BATCHES_AN_ACTOR: Final = 2
 """Batches given to an actor and not answered: one in the model, one on its way or prepared."""
@@ -178,13 +179,12 @@ class RayEngine:
 
     def _tell_of_waiting(self, ray: ModuleType) -> None:
         free = ray.available_resources()
-        print(
+        say(
             f"{self._computation.name}: no actor runs yet. Each waits for {self._cluster.cpus} "
             f"CPUs and {self._cluster.gpus:g} GPUs of one machine (base.ray), or loads its model; "
             f"the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs "
             "free.",
             file=sys.stderr,
-            flush=True,
         )
 
     def _answer(self, actor: _Actor, answer: Any, waiting: deque[_Batch]) -> NDArray[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from compositional_prompts.enhancement.calibration.calibration_error import (
 )
 from compositional_prompts.enhancement.calibration.risk_coverage import risk_coverage
 from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 from compositional_prompts.results.bootstrap import Bootstrap, interval, product_codes
 
 CURVE_POINTS = 200
@@ -223,11 +223,9 @@ def _write_points(
     path: Path,
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.DictWriter(file, list(kind.__dataclass_fields__), lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(
-            {name: round(value, 6) for name, value in asdict(point).items()} for point in points
-        )
+        table = CsvTable(file, list(kind.__dataclass_fields__))
+        for point in points:
+            table.write({name: round(value, 6) for name, value in asdict(point).items()})
 
 
 def _points(

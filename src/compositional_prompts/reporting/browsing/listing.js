@@ -40,7 +40,7 @@ function csvCell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
   // A spreadsheet runs a text that begins so as a formula, wherever the file came from.
-  const text = /^[=+\-@\t\r\n]/.test(value) ? `'${value}` : String(value);
+  const text = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from compositional_prompts.deployment.dataset_export.forms.form_writer import Values
 from compositional_prompts.deployment.dataset_export.photo_files import PhotoFile
-from compositional_prompts.labelling.hand_labels import guarded_text
+from compositional_prompts.files.records.spreadsheet_cells import CsvTable
 
 TABLE: Final = "captions.csv"
 
@@ -24,16 +23,10 @@ class ShopCsv:
 
     def __init__(self, directory: Path, schema: pa.Schema) -> None:
         self._file = (directory / TABLE).open("w", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, schema.names, lineterminator="\r\n")
-        self._writer.writeheader()
+        self._table = CsvTable(self._file, schema.names, "\r\n")
 
     def write(self, values: Values, photo: PhotoFile | None) -> None:
-        self._writer.writerow(
-            {
-                name: guarded_text(value) if isinstance(value, str) else value
-                for name, value in values.items()
-            }
-        )
+        self._table.write(values)
 
     def finish(self) -> None:
         self._file.close()
