@@ -1,7 +1,11 @@
 """Stage split: which images train, validate and test, and which pairs stay unseen in training."""
 
 from compositional_prompts.catalog.reading import read_labels
-from compositional_prompts.catalog.splitting.assignment import LABEL_COLUMNS, make_splits
+from compositional_prompts.catalog.splitting.assignment import (
+    LABEL_COLUMNS,
+    REPEATED_COLUMNS,
+    make_splits,
+)
 from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.splitting.equal_photos import contents_across_splits
 from compositional_prompts.catalog.splitting.parameters import Split
@@ -24,7 +28,7 @@ def main() -> None:
     )
     params, base = read_params(paths.params, Split)
     with run_stage("split") as run:
-        labels = read_labels(paths.catalog, LABEL_COLUMNS)
+        labels = read_labels(paths.catalog, LABEL_COLUMNS, repeated=REPEATED_COLUMNS)
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)
         assignment = params.assignment_of(grows=read_metrics(paths.download)["grows"])
         splits = make_splits(labels, params, base.seed, listed, assignment=assignment)

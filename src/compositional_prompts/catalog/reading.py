@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +67,15 @@ def iterate_batches(
     return _rebatched(_selected(shards, columns, rows, batch_size), batch_size)
 
 
-def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+def read_labels(
+    directory: Path, columns: Sequence[str] = LABEL_COLUMNS, *, repeated: Collection[str] = ()
+) -> pa.Table:
     """Read columns other than ``image`` whole, in the order of the catalog.
+
+    Args:
+        directory: ``data/catalog/``.
+        columns: names of catalog columns.
+        repeated: those of few values, to be held as dictionaries: 4 bytes a row.
 
     Raises:
         FileNotFoundError, SchemaError: as :func:`iterate_batches`.
@@ -76,8 +83,25 @@ def read_labels(directory: Path, columns: Sequence[str] = LABEL_COLUMNS) -> pa.T
     """
     if "image" in columns:
         raise ValueError("read_labels reads no images: use iterate_batches or read_images.")
-    batches = iterate_batches(directory, columns, batch_size=65536)
-    return pa.Table.from_batches(batches, _schema(columns))
+    schema = pa.schema(
+        [
+            field.with_type(pa.dictionary(pa.int32(), field.type))
+            if field.name in repeated
+            else field
+            for field in _schema(columns)
+        ]
+    )
+    batches = (
+        pa.record_batch(
+            [
+                column.dictionary_encode() if name in repeated else column
+                for name, column in zip(columns, batch.columns, strict=True)
+            ],
+            schema=schema,
+        )
+        for batch in iterate_batches(directory, columns, batch_size=65536)
+    )
+    return pa.Table.from_batches(batches, schema)
 
 
 def iterate_ids(directory: Path) -> Iterator[pa.StringArray]:

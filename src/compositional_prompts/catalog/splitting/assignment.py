@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LABEL_COLUMNS: Final = ("image_id", "product_id", "attribute", "object", "pair_split")
 """The columns of the catalog that :func:`make_splits` needs."""
+REPEATED_COLUMNS: Final = ("attribute", "object", "pair_split")
+"""Those of them that may be dictionaries, as they are of few values."""
 
 _PAIR: Final = ["attribute", "object"]
 _PAIRS_SCHEMA: Final = {
@@ -93,7 +95,8 @@ def make_splits(
     unseen by choice, and images follow their products.
 
     Args:
-        labels: the columns :data:`LABEL_COLUMNS` of the catalog.
+        labels: the columns :data:`LABEL_COLUMNS` of the catalog; the :data:`REPEATED_COLUMNS` as
+            strings or as dictionaries of them.
         params: fractions of products, share of unseen pairs, and words beyond the labels.
         seed: the same seed and images give the same splits.
         listed: LISTED_PAIRS; the pairs that the data set lists, none for most data sets.
@@ -126,8 +129,7 @@ def make_splits(
         if made:
             pairs, pair_splits, moved = _made_pairs(coded, caption_splits, params, seed, assignment)
         else:
-            chosen = named.select(list(LABEL_COLUMNS)).filter(pa.array(brought))
-            pairs, moved = _given_pairs(pl.DataFrame(chosen), listed), 0
+            pairs, moved = _given_pairs(_frame(named, brought), listed), 0
             pair_splits = np.where(labelled, given, -1).astype(np.int8)
     seen = {(row[0], row[1]): row[2] for row in pairs.select(*_PAIR, "seen").iter_rows()}
     # A pair of images that the given split leaves out is in no split, so that its place is unused.
@@ -205,7 +207,7 @@ class _Coded(NamedTuple):
 
     @classmethod
     def of(cls, labels: pa.Table) -> _Coded:
-        products = pc.unique(labels["product_id"].cast(pa.string()))
+        products, product = _numbered(labels["product_id"])
         words = [pc.unique(labels[name].cast(pa.string()).drop_null()) for name in _PAIR]
         attribute, object_ = (
             _positions(labels[name], known) for name, known in zip(_PAIR, words, strict=True)
@@ -226,10 +228,17 @@ class _Coded(NamedTuple):
         order = sorted(range(len(pairs)), key=pairs.__getitem__)
         rank = np.full(len(pairs) + 1, -1, np.int32)
         rank[order] = np.arange(len(pairs), dtype=np.int32)
-        pair = rank[place]
-        return cls(
-            products, _positions(labels["product_id"], products), [pairs[n] for n in order], pair
-        )
+        return cls(products, product, [pairs[n] for n in order], rank[place])
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
+    """The distinct values of a column without nulls, and the place of every value among them."""
+    encoded = column.cast(pa.string()).dictionary_encode()
+    if not encoded.num_chunks:
+        return pa.array([], pa.string()), np.empty(0, np.int32)
+    # Each chunk has the values of those before it too, in one order: the last one has all.
+    known = encoded.chunk(encoded.num_chunks - 1).dictionary
+    return known, np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
 
 
 def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int32]:
@@ -240,15 +249,20 @@ def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int
 
 def _named(splits: NDArray[np.int8]) -> pa.Array:
     """Names of splits; null where there is none."""
-    codes = pa.array(splits, mask=splits < 0)
-    return pa.DictionaryArray.from_arrays(codes, pa.array(SPLIT_NAMES)).cast(pa.string())
+    return pc.take(pa.array(SPLIT_NAMES), pa.array(splits, mask=splits < 0))
 
 
 def _with_splits(labels: pa.Table, splits: NDArray[np.int8]) -> pl.DataFrame:
     """The labels of the images that have a split, with it as ``pair_split``."""
     place = labels.column_names.index("pair_split")
     placed = labels.set_column(place, "pair_split", _named(splits))
-    return pl.DataFrame(placed.select(list(LABEL_COLUMNS)).filter(pa.array(splits >= 0)))
+    return _frame(placed, splits >= 0)
+
+
+def _frame(labels: pa.Table, chosen: NDArray[np.bool_]) -> pl.DataFrame:
+    """Some of the images, without dictionaries."""
+    some = labels.select(list(LABEL_COLUMNS)).filter(pa.array(chosen))
+    return pl.DataFrame(some.cast(pa.schema([(name, pa.string()) for name in LABEL_COLUMNS])))
 
 
 def _given_pairs(images: pl.DataFrame, listed: pa.Table | None) -> pl.DataFrame:

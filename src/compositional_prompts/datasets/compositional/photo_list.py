@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from compositional_prompts.catalog.splitting.split_tables import SPLIT_NAMES
@@ -171,8 +170,8 @@ def _entry(item: Any, source: str, number: int) -> Entry:
             raise CompositionalError(f"{place}: {key!r} is a {type(value).__name__}, not a string.")
         values[key] = value
     for key in ("image", "_image"):
-        path = PurePosixPath(values.get(key, "."))
-        if path.is_absolute() or ".." in path.parts or values.get(key) == "":
+        path = values.get(key, ".")
+        if path.startswith("/") or ".." in path.split("/") or not path:
             raise CompositionalError(f"{place}: {key} {values[key]!r} is no path in the data set.")
     return Entry(
         number, values["image"], values.get("_image"), values["attr"], values["obj"], values["set"]
