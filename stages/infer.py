@@ -10,12 +10,13 @@ from compositional_prompts.captioner.inference import (
 from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.compute.devices import resolve_device
 from compositional_prompts.compute.precision import resolve_precision
+from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.files.tables import write_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
 
-NAMES = ("features", "catalog", "splits", "blip2", "captions")
+NAMES = ("features", "catalog", "splits", "blip2", "captions", "metrics")
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
         )
         captions = caption_split(computation, inputs, images, params, base)
         write_table(captions.table, paths.captions, CAPTIONS)
+        write_metrics({"captions": len(captions.table), "cut": captions.cut}, paths.metrics)
         run.rows, run.computed = len(captions.table), captions.computed
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from compositional_prompts.captioner.model.lora import add_adapter, count_parame
 from compositional_prompts.captioner.parameters import Finetune, Lora
 from compositional_prompts.captioner.training import caption_trainer
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
+from compositional_prompts.captioner.training.caption_room import require_room
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
 from compositional_prompts.compute.training_run import TrainingError
 from compositional_prompts.files.outputs import DamagedOutputError
@@ -533,3 +536,48 @@ def test_a_compiled_model_computes_the_same_losses(tmp_path, store) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
     layers = captioner.model.language_model.model.decoder.layers
     assert all(layer._compiled_call_impl is None for layer in layers)
+
+
+def test_captions_that_have_no_room_are_refused_before_training(
+    store: MemoryInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = miniature("opt")
+    tokens = tokenize_captions(captioner, WORDS, max_tokens=60)
+    longest = int(tokens.mask.sum(1).max())
+    config = captioner.model.config
+
+    def run(positions: int, **changes: Any) -> None:
+        monkeypatch.setattr(config.text_config, "max_position_embeddings", positions)
+        require_room(captioner, longest, settings(**changes))
+
+    run(QUERIES + longest)
+    with pytest.raises(TrainingError, match=rf"has {longest} tokens, .*room for {longest - 1} "):
+        run(QUERIES + longest - 1)
+    run(QUERIES + 60, caption_every=1)
+    with pytest.raises(TrainingError, match=r"^finetune\.max_tokens is 60, .* lower it to 59 "):
+        run(QUERIES + 59, caption_every=1)
+    monkeypatch.setattr(config, "use_decoder_only_language_model", False)
+    run(1, caption_every=1)
+
+
+def test_room_is_asked_for_before_anything_is_trained(
+    store: MemoryInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = miniature("opt")
+    monkeypatch.setattr(captioner.model.config.text_config, "max_position_embeddings", QUERIES + 59)
+    monkeypatch.setattr(caption_trainer, "_CaptionRun", None)
+    captions = [WORDS[number % 3] for number in range(4)]
+    pairs = CaptionPairs(IMAGE_IDS[:4], captions)
+    with pytest.raises(TrainingError, match=r"^finetune\.max_tokens is 60"):
+        finetune(
+            captioner,
+            store,
+            pairs,
+            pairs,
+            settings(caption_every=1),
+            pairs=[("Canvas", "Sandals")],
+            words={"color": ["white"]},
+            seed=0,
+            adapter=tmp_path / "lora",
+            curve=tmp_path / "curve",
+        )

@@ -151,7 +151,7 @@ def captioned(
     **base: Any,
 ) -> tuple[pl.DataFrame, int]:
     """The captions, and how many were computed."""
-    table, computed = caption_split(
+    table, computed, _ = caption_split(
         wanted(project, params, trained=trained, seed=seed),
         CaptionInputs(project / "features", project / "catalog"),
         ImagesToCaption(pa.array(ids, pa.string()), pa.array(free_too or [], pa.string())),
@@ -415,7 +415,7 @@ def test_a_killed_stage_goes_on(project, project_root, tmp_path) -> None:
         for name, path in (names | {"blip2": "blip2"}).items()
         for part in (f"--{name}", str(project / path))
     ]
-    arguments += ["--captions", "captions/base.parquet"]
+    arguments += ["--captions", "captions/base.parquet", "--metrics", "captions.json"]
 
     def start(delay: float) -> subprocess.Popen[bytes]:
         code = STAGE.format(delay=delay, script=script, arguments=arguments)
@@ -469,7 +469,7 @@ def test_captions_are_in_memory_once(project, tmp_path, monkeypatch) -> None:
         def written() -> int:
             everything = ImagesToCaption(pa.array(names), pa.array([], pa.string()))
             base = base_section(root / "rows")
-            table, computed = caption_split(how, inputs, everything, settings(), base)
+            table, computed, _ = caption_split(how, inputs, everything, settings(), base)
             assert len(table) == images
             return computed
 
@@ -484,3 +484,26 @@ def test_captions_are_in_memory_once(project, tmp_path, monkeypatch) -> None:
     peak(10)  # what is made once
     # Without the captions themselves, which are in Arrow's memory; names are those of the caller.
     assert (peak(3_000) - peak(1_000)) / 2_000 < 120
+
+
+def test_free_captions_that_do_not_end_are_counted(
+    project: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = CaptionInputs(project / "features", project / "catalog")
+    images = ImagesToCaption(pa.array(IDS, pa.string()), pa.array(IDS[:5], pa.string()))
+    cut = {}
+    for grammar in (False, True):
+        for most in (1, 90):
+            params = settings(max_new_tokens=most, num_beams=1, grammar=grammar)
+            how = wanted(project, params, trained=True, seed=1)
+            cut[grammar, most] = caption_split(
+                how, inputs, images, params, base_section(tmp_path / "rows")
+            ).cut
+    # By a grammar only those that are written freely beside them.
+    assert cut[False, 1] > cut[True, 1] > 0
+    assert cut[False, 1] >= len(IDS)
+    (first, *_) = caplog.messages
+    assert first == (
+        f"warning: {cut[False, 1]} free captions did not end before 1 tokens and are cut there: "
+        "raise infer.max_new_tokens."
+    )

@@ -14,7 +14,9 @@ import pytest
 import torch
 from base_section import base_section
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from compositional_prompts.catalog.catalog_photos import CatalogPhotos
 from compositional_prompts.catalog.images import UndecodableImageError
 from compositional_prompts.catalog.schema import CATALOG, CatalogRow
 from compositional_prompts.catalog.shards import open_shards
@@ -23,6 +25,7 @@ from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG, micro_clip
 from compositional_prompts.clip.embedding import embed_images, embed_texts
 from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
 from compositional_prompts.clip.vector_tables import image_embeddings, word_embeddings
+from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.files.table_shards import iterate_shards
 from compositional_prompts.files.tables import read_table
 
@@ -100,18 +103,44 @@ def test_an_empty_catalog_is_an_error(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_that_fails_leaves_no_table(model: Path, catalog: Path, tmp_path: Path) -> None:
-    (shard,) = catalog.glob("*.parquet")
-    table = pq.read_table(shard)
-    images = table["image"].to_pylist()
-    images[-1]["bytes"] = b"no image"
-    column = table.schema.get_field_index("image")
-    field = CATALOG.field("image")
-    pq.write_table(table.set_column(column, field, pa.array(images, field.type)), shard)
+def test_an_image_that_fails_leaves_no_table(
+    model: Path, photos: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    catalog = tmp_path / "catalog"
+    with open_shards(catalog, shard_mib=1) as shards:
+        for image_id, photo in photos.items():
+            shards.write(row(image_id, photo))
+        shards.write(CatalogRow("shoe-7", "shoe-7", b"no image", path="shoe-7"))
     out = tmp_path / "embeddings" / "images"
     with pytest.raises(UndecodableImageError, match=r"shoe-\d+: the image cannot be decoded"):
         embed_catalog(ClipVectors(model, "cpu", 2), catalog, out, base_section(tmp_path / "rows"))
     assert not list(tmp_path.glob("embeddings/*"))
+
+
+def test_a_photo_whose_bytes_were_swapped_is_named(catalog: Path) -> None:
+    (shard,) = sorted(catalog.iterdir())
+    table = pq.read_table(shard)
+    rows = table.column("image").to_pylist()
+    damaged = bytearray(rows[2]["bytes"])
+    damaged[60] ^= 1
+    rows[2]["bytes"] = bytes(damaged)
+    place = table.schema.get_field_index("image")
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, [pa.array(rows, field.type)]), shard)
+    photos = CatalogPhotos(catalog)
+    assert len(list(photos.items(np.array([0, 1, 3])))) == 3
+    with pytest.raises(DamagedOutputError, match=r"the photo 'shoe-2' are not"):
+        list(photos.items(np.arange(IMAGES)))
+
+
+def test_a_clip_with_a_weight_that_is_no_number_is_named(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "clip")
+    path = tmp_path / "clip" / "open_clip_model.safetensors"
+    tensors = load_file(path)
+    tensors["visual.proj"][0, 0] = torch.inf
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(DamagedOutputError, match=rf"{path} is damaged \(its tensor visual\.proj"):
+        load_clip(tmp_path / "clip", torch.device("cpu"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -413,3 +413,12 @@ def test_words_of_prompts() -> None:
     for bad in ("", " ", "T_Shirt"):
         with pytest.raises(ValueError, match=r"blank|underscore"):
             dotted(bad)
+
+
+@pytest.mark.parametrize("kind", ["attribute", "object"])
+def test_a_label_that_says_nothing_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    given = rows(3)
+    given[2] = given[2]._replace(**{kind: "."})
+    with pytest.raises(IngestionError, match=rf"^2\.jpg: the {kind} '\.' has no letter.*missing"):
+        ingest(selection(given), *outputs(tmp_path), download(), base(tmp_path))
+    assert not (tmp_path / "catalog").exists()

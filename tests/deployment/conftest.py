@@ -45,6 +45,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "params.yaml", root)
     set_params(root / "params.yaml", infer={"num_beams": BEAMS, "max_new_tokens": TOKENS})
     set_params(root / "params.yaml", infer={"precision": "float32", "grammar": False})
+    set_params(root / "params.yaml", finetune={"max_tokens": TOKENS})
     set_params(
         root / "params.yaml",
         clip_embed={

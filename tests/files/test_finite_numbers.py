@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from compositional_prompts.compute.rows.local_engine import compute_batch
 from compositional_prompts.files.outputs import DamagedOutputError, MissingOutputError
 from compositional_prompts.files.scratch import code_of
 from compositional_prompts.files.tensors import finite_numbers
@@ -18,6 +20,7 @@ from compositional_prompts.files.tensors.finite_numbers import (
     require_finite_values,
     require_finite_weights,
 )
+from compositional_prompts.troika.evaluation.judged_rows import PairJudgements
 
 FLOATS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -102,6 +105,24 @@ def test_the_row_of_an_item_is_named() -> None:
     rows["vector"][1, 2] = np.inf
     with pytest.raises(ValueError, match=r"b: its clip vector \(vector\) is not finite"):
         require_finite_rows(rows, ["a", "b", "c"], "clip vector")
+
+
+def test_a_maximum_of_nothing_is_minus_infinity_in_rows_of_judging_alone() -> None:
+    """So it is of the first and of the last pair of a world, in any run."""
+    rows = np.zeros(2, [("seen_after", np.float32), ("count", np.int32)])
+    worker = SimpleNamespace(compute=lambda prepared: rows.copy())
+
+    def computed(computation: str) -> np.ndarray:
+        return compute_batch(worker, ["a", "b"], None, ["a", "b"], computation)
+
+    rows["seen_after"][1] = -np.inf
+    assert np.array_equal(computed(PairJudgements.name), rows)
+    with pytest.raises(ValueError, match="b: its clip vector"):
+        computed("clip_vector")
+    for bad in (np.nan, np.inf):
+        rows["seen_after"][1] = bad
+        with pytest.raises(ValueError, match=r"b: its troika judging \(seen_after\) is not finite"):
+            computed(PairJudgements.name)
 
 
 def test_tensors_and_arrays_say_how_many() -> None:

@@ -68,6 +68,15 @@ def refused(changes: Mapping[str, Any]) -> list[str]:
             ["infer.max_new_tokens is 50", "set it to 64"],
         ),
         (
+            {"infer.grammar": False},
+            ["infer.max_new_tokens is 50", "finetune.max_tokens (64)", "set it to 64"],
+        ),
+        (
+            {"finetune.max_tokens": 113},
+            ["finetune.max_tokens is 113", "weights.blip2 (micro) has room for 112", "to 112"],
+        ),
+        ({"infer.max_new_tokens": 120}, ["infer.max_new_tokens is 120", "has room for 112"]),
+        (
             {"weights.pretrain.corpus": "catalog"},
             ["weights.pretrain.corpus is catalog", "split.corpus is false", "to true"],
         ),
@@ -241,3 +250,81 @@ def test_the_proof_is_the_same_whatever_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(ParameterError):
         check_params(path, tmp_path / "none.txt")
     assert not (tmp_path / "none.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"num_query_tokens": 32, "text_config": {"max_position_embeddings": 90}}, True),
+        ({"num_query_tokens": 32, "text_config": {"max_position_embeddings": 96}}, False),
+        ({"text_config": {"max_position_embeddings": 90}}, False),
+        ({"num_query_tokens": 32, "text_config": []}, False),
+        ([], False),
+    ],
+)
+def test_room_for_captions_is_that_of_a_local_model(
+    config: Any, found: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    own = {"source": "path", "name": str(tmp_path), "revision": None}
+    changes = {"weights.blip2": own}
+    if not found:
+        checked(changed(changes), "params.yaml")
+        return
+    (line,) = refused(changes)
+    assert "finetune.max_tokens is 64" in line and "has room for 58" in line
+
+
+def integers(values: Any, path: str = "") -> list[str]:
+    """The dotted names of all whole numbers."""
+    if isinstance(values, dict):
+        return [name for key in values for name in integers(values[key], f"{path}.{key}")]
+    whole = isinstance(values, int) and not isinstance(values, bool)
+    return [path.removeprefix(".")] if whole else []
+
+
+@pytest.mark.parametrize("name", integers(SHIPPED))
+def test_no_whole_number_is_without_bounds(name: str) -> None:
+    """One that no machine could hold, or that overflows what computes with it."""
+    for value in (10**30, -1):
+        assert any(name in line for line in refused({name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("infer.num_beams", 100_000),
+        ("infer.batch_size", 10_000_000),
+        ("base.workers", 100_000),
+        ("base.ray.actors", 100_000),
+        ("finetune.lora.r", 1_000_000),
+        ("finetune.batch_size", 10_000_000),
+        ("clip_embed.batch_size", 10_000_000),
+        ("troika_train.adapter_dim", 1_000_000),
+        ("troika_train.traction_layers", 10_000),
+        ("download.feed.fetch.parallel", 100_000),
+        ("download.feed.fetch.retries", 1_000),
+        ("download.shard_mib", 1_000_000),
+        ("report.gallery_images", 1_000_000),
+    ],
+)
+def test_what_would_fill_memory_is_refused(name: str, value: int) -> None:
+    (line,) = refused({name: value})
+    assert name in line and f"found {value}" in line
+
+
+def test_beams_of_a_batch_are_counted_together() -> None:
+    (line,) = refused({"infer.num_beams": 100, "infer.batch_size": 60_000})
+    assert "infer" in line and "6000000 texts at once" in line
+
+
+@pytest.mark.parametrize("words", [["."], ["Canvas", ". ."], ["\u200b"]])
+def test_labels_that_say_nothing_are_refused(words: list[str]) -> None:
+    (line,) = refused({"split.objects": words})
+    assert "split.objects" in line and "no letter, digit or sign" in line
+
+
+def test_words_that_nobody_sees_are_refused() -> None:
+    groups = [{"name": "color", "words": ["red", "\u200b"]}]
+    (line, *_) = refused({"clip_embed.attributes": groups})
+    assert "clip_embed.attributes.0.words.1" in line and "that is seen" in line

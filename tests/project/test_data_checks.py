@@ -11,10 +11,13 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from compositional_prompts.captioner.parameters import Target
+from compositional_prompts.catalog.schema import CatalogRow
+from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.catalog.splitting.split_tables import PAIRS, SPLITS
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.parameters import ClipEmbed
-from compositional_prompts.files.tables import write_table
+from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.project.data_checks import (
     DataError,
     DataPaths,
@@ -43,7 +46,8 @@ def tables(
         for number, (attribute, name, split) in enumerate(labels)
     ]
     pairs = sorted({(a, o) for a, o, _ in labels if a and o} | set(added))
-    paths = DataPaths(*(folder / f"{name}.parquet" for name in ("splits", "pairs", "truth")))
+    names = ("splits", "pairs", "truth")
+    paths = DataPaths(*(folder / f"{name}.parquet" for name in names), folder / "catalog")
     write_table(_table(images, SPLITS), paths.splits, SPLITS)
     write_table(_table([(a, o, "train", True, 1) for a, o in pairs], PAIRS), paths.pairs, PAIRS)
     write_table(_table([(str(image), *rest) for image, *rest in truth], TRUTH), paths.truth, TRUTH)
@@ -65,6 +69,7 @@ def judged(
     troika: Mapping[str, Any] | None = None,
     feasibility: Mapping[str, Any] | None = None,
     method: str = "cosine",
+    target: Target = "enhanced",
 ) -> Findings:
     predict = PARAMS.troika_predict
     return judge_data(
@@ -75,6 +80,7 @@ def judged(
         predict.model_copy(
             update={"feasibility": predict.feasibility.model_copy(update=dict(feasibility or {}))}
         ),
+        PARAMS.finetune.model_copy(update={"target": target}),
     )
 
 
@@ -205,6 +211,7 @@ def test_the_proof_is_written_only_without_faults_and_doubts_beside_it(tmp_path:
         PARAMS.enhance,
         PARAMS.troika_train,
         PARAMS.troika_predict,
+        PARAMS.finetune,
     )
     paths = tables(tmp_path, [("N/A", "Boots", "train")])
     with pytest.raises(DataError, match="one labelled"):
@@ -217,3 +224,20 @@ def test_the_proof_is_written_only_without_faults_and_doubts_beside_it(tmp_path:
     check_data(tables(tmp_path), *sections, proof=proof, doubts=doubts)
     assert proof.read_bytes() == before
     assert json.loads(doubts.read_text()) == {"warnings": []}
+
+
+def test_titles_are_asked_for_before_anything_costly(tmp_path: Path) -> None:
+    """And nobody opens the catalog where they are not what is learnt."""
+    paths = tables(tmp_path)
+    splits = read_table(paths.splits, SPLITS).to_pylist()
+    for row, name in zip(splits, ("train", "val", "test"), strict=True):
+        row["caption_split"] = name
+    write_table(pa.Table.from_pylist(splits, SPLITS), paths.splits, SPLITS)
+    assert judged(paths) == Findings([], [])
+    with open_shards(paths.catalog, 1) as shards:
+        for number, title in enumerate(("A shoe", None, "  ")):
+            name = str(number)
+            shards.write(CatalogRow(name, name, b"photo" + name.encode(), name, title=title))
+    (fault,) = judged(paths, target="title").faults
+    for part in ("finetune.target is title", "no image of val nor of test", "catalog", "enhanced"):
+        assert part in fault

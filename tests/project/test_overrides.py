@@ -101,6 +101,7 @@ EXPECTED: dict[str, Any] = {
     "split.fractions": {"train": 0.7, "val": 0.2, "test": 0.1},
     "infer.num_beams": 1,
     "infer.grammar": False,
+    "finetune.max_tokens": 50,
     "infer.sampling": {"temperature": 1.0, "top_k": 0, "top_p": 0.9},
 }
 

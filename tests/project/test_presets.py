@@ -165,6 +165,7 @@ def test_a_list_is_replaced_whole(params: Path, tmp_path: Path) -> None:
 def test_a_group_takes_the_place_of_null(params: Path, tmp_path: Path) -> None:
     name, folder = preset(
         tmp_path,
+        "finetune: {max_tokens: 50}\n"
         "infer:\n  num_beams: 1\n  grammar: false\n"
         "  sampling: {temperature: 1.0, top_k: 0, top_p: 0.9}\n"
         "download: {ut_zappos: {truth: {url: copy.zip}}}\n",

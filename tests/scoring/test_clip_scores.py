@@ -80,7 +80,7 @@ def test_images_and_texts_are_joined_on_image_id():
         "reference": ["x", "y"] * 15,
         "base": np.random.default_rng(1).choice(["x", "y", "z"], 30).tolist(),
     }
-    vectors = TextVectors({"x": 0, "y": 1, "z": 2}, unit(3, 5, 4))
+    vectors = TextVectors({"x": 0, "y": 1, "z": 2}, unit(3, 5, 4), np.zeros(3, bool))
     # Ten more images than have captions, in another order, in batches.
     have = np.random.default_rng(2).permutation([*ids, *(f"other{n}" for n in range(10))])
     rows = {image_id: images[row] for row, image_id in enumerate(have)}
@@ -98,7 +98,7 @@ def test_images_and_texts_are_joined_on_image_id():
 
 
 def test_an_image_without_a_vector_is_named():
-    vectors = TextVectors({"x": 0}, unit(1, 5, 0))
+    vectors = TextVectors({"x": 0}, unit(1, 5, 0), np.zeros(1, bool))
     with pytest.raises(
         ImageJoinError, match="vectors lacks 1 of the images of captions, the first 'b'"
     ):
@@ -108,7 +108,7 @@ def test_an_image_without_a_vector_is_named():
 
 
 def test_vectors_of_two_models_are_refused():
-    vectors = TextVectors({"x": 0}, unit(1, 5, 0))
+    vectors = TextVectors({"x": 0}, unit(1, 5, 0), np.zeros(1, bool))
     with pytest.raises(ValueError, match="6 numbers and the text vectors 5"):
         image_text_cosines(
             asked(["a"]), {"base": ["x"]}, vectors, [(pa.array(["a"]), unit(1, 6, 1))]
@@ -153,3 +153,10 @@ def test_clip_scores_of_200_pairs_against_the_formulas():
         assert both[row] == pytest.approx(2 / (1 / alone + 1 / other) if alone and other else 0)
     assert (both == 0).any() and (both > 0).any()
     assert ref_clip_score(clip_score(np.array([1.0])), np.array([1.0])) == pytest.approx(5 / 3.5)
+
+
+def test_texts_that_fill_the_context_are_known(clip):
+    # The last of the three "tokens" of a text is how many b it has; without one there is room.
+    found = embed_distinct(clip, ["aa", "ab", "bb", "a"], batch_size=3)
+    assert found.full.tolist() == [False, True, True, False]
+    assert embed_distinct(clip, [], batch_size=3).full.shape == (0,)

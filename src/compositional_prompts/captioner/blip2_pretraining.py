@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
 from compositional_prompts.captioner.model.forward import (
@@ -58,7 +59,6 @@ from compositional_prompts.pipeline.section import Precision
 logger = logging.getLogger(__name__)
 
 VOCABULARY_SIZE = 1000
-NUM_QUERY_TOKENS = 16
 MAX_CAPTION_TOKENS = 64
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 WORD_WEIGHT = 0.1  # a caption's words together weigh about as much as one token of the text
@@ -108,7 +108,7 @@ def untrained_captioner(
     *,
     width: int = 128,
     layers: int = 4,
-    queries: int = NUM_QUERY_TOKENS,
+    queries: int = MICRO_QUERIES,
     vocabulary: int | None = None,
 ) -> Captioner:
     """A BLIP-2 with OPT of the micro model's shape, as transformers initialises it.
@@ -157,7 +157,7 @@ def untrained_captioner(
             word_embed_proj_dim=width,
             ffn_dim=4 * width,
             num_hidden_layers=layers,
-            max_position_embeddings=128,
+            max_position_embeddings=MICRO_POSITIONS,
             dropout=0.0,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -258,10 +258,13 @@ def _require_text(captions: pa.ChunkedArray, how: Captions) -> None:
 
 
 class CaptionTable(NamedTuple):
-    """Captions, of the schema ``CAPTIONS``, and how many were computed now."""
+    """Captions, of the schema ``CAPTIONS``, how many were computed now, and how many of those that
+    follow no grammar did not end before ``infer.max_new_tokens``, and are cut there.
+    """
 
     table: pa.Table
     computed: int
+    cut: int
 
 
 def caption_split(
@@ -292,13 +295,15 @@ def caption_split(
     """
     device = torch.device(computation.device)
     tokenizer = load_processor(computation.blip2).tokenizer  # type: ignore[attr-defined]
-    computed = 0
+    computed = cut = 0
 
     def write(how: Captions, image_ids: pa.StringArray) -> pa.ChunkedArray:
-        nonlocal computed
+        nonlocal computed, cut
         source = ImagesToWriteOf(inputs, image_ids, sampled=how.sampling is not None)
         with complete_rows(_fitting(how, params, device), source, base) as rows:
             computed += rows.computed
+            if not how.grammar:
+                cut += _unended(rows, len(source.places), how.max_new_tokens)
             texts = pa.chunked_array(_texts(rows, source.places, tokenizer), pa.string())
         _require_text(texts, how)
         return texts
@@ -309,7 +314,23 @@ def caption_split(
     if len(images.free_too):
         freely = write(replace(computation, grammar=False), images.free_too)
         free = freely.take(pc.index_in(image_ids, images.free_too))
-    return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed)
+    if cut:
+        log.warning(
+            "warning: %d free captions did not end before %d tokens and are cut there: raise "
+            "infer.max_new_tokens.",
+            cut,
+            computation.max_new_tokens,
+        )
+    return CaptionTable(pa.table([image_ids, captions, free], schema=CAPTIONS), computed, cut)
+
+
+def _unended(rows: CompletedRows, images: int, most: int) -> int:
+    """How many captions have so many tokens before their end."""
+    every = np.arange(images)
+    return sum(
+        int((rows.read(every[start : start + ROWS_AT_ONCE])["count"] >= most).sum())
+        for start in range(0, images, ROWS_AT_ONCE)
+    )
 
 
 def _texts(rows: CompletedRows, places: NDArray[np.int64], tokenizer: Any) -> Iterator[pa.Array]:

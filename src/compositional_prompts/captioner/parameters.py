@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
@@ -13,8 +13,10 @@ from compositional_prompts.catalog.splitting.split_tables import (
     SPLIT_NAMES,
 )
 from compositional_prompts.pipeline.section import (
+    MOST_AT_ONCE,
     BatchSize,
     Fraction,
+    ItemsAtOnce,
     LearningRate,
     NonNegative,
     NonNegativeFloat,
@@ -24,6 +26,8 @@ from compositional_prompts.pipeline.section import (
     Rate,
     Section,
     SeededSection,
+    Tokens,
+    Width,
     Words,
 )
 
@@ -51,7 +55,7 @@ Modules = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
 
 class RankPattern(Section):
     modules: Modules
-    r: Positive
+    r: Width
 
 
 class AlphaPattern(Section):
@@ -60,7 +64,7 @@ class AlphaPattern(Section):
 
 
 class Lora(Section):
-    r: Positive
+    r: Width
     alpha: Positive
     dropout: PartOfOne
     target_modules: Words | None
@@ -83,7 +87,7 @@ class Finetune(SeededSection):
     lora: Lora
     precision: PrecisionChoice
     epochs: Positive
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     gradient_accumulation: Positive
     gradient_checkpointing: bool
     compile: bool
@@ -94,7 +98,7 @@ class Finetune(SeededSection):
     max_grad_norm: Rate | None
     label_smoothing: PartOfOne
     augment: bool
-    max_tokens: Positive
+    max_tokens: Tokens
     train_images: Positive | None
     caption_every: Positive | None
     caption_images: Positive
@@ -142,6 +146,11 @@ def _splits(value: Any) -> Any:
     )
 
 
+MOST_BEAMS: Final = 100
+"""Each is a text that a language model keeps the attention of: beyond some ten captions only get
+worse (Koehn and Knowles, "Six challenges for neural machine translation", 2017)."""
+
+
 class Infer(Section):
     section: ClassVar[str] = "infer"
 
@@ -149,16 +158,22 @@ class Infer(Section):
     images: Positive | None
     precision: PrecisionChoice
     batch_size: BatchSize
-    num_beams: Positive
+    num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)]
     length_penalty: Annotated[float, Field(ge=-10, le=10)]
     sampling: Sampling | None
     grammar: bool
-    max_new_tokens: Positive
+    max_new_tokens: Tokens
 
     @model_validator(mode="after")
     def _one_way(self) -> Infer:
         if self.sampling is not None and (self.num_beams > 1 or self.grammar):
             raise ValueError("sampling goes with num_beams 1 and without grammar")
+        if self.batch_size != "auto" and self.batch_size * self.num_beams > MOST_AT_ONCE:
+            raise ValueError(
+                f"batch_size {self.batch_size} and num_beams {self.num_beams} make "
+                f"{self.batch_size * self.num_beams} texts at once, expected {MOST_AT_ONCE} at "
+                "most: lower one of them"
+            )
         return self
 
     @property

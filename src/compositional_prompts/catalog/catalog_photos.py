@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from compositional_prompts.catalog.reading import iterate_batches, iterate_positions
 from compositional_prompts.compute.rows.computation import KEY, Item
+from compositional_prompts.files.digests import content_digest
+from compositional_prompts.files.outputs import DamagedOutputError
 
 KEYS_AT_ONCE = 65_536
 
@@ -46,10 +48,23 @@ class CatalogPhotos:
         return self._keys
 
     def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
-        """The photos at ascending positions; their value is the encoded bytes."""
+        """The photos at ascending positions; their value is the encoded bytes.
+
+        Raises:
+            DamagedOutputError: a photo's bytes are not those of its content; it is named.
+        """
         done = 0
         for batch in iterate_positions(self._catalog, ["image_id", "image"], positions):
             keys = self._keys[positions[done : done + batch.num_rows]].tolist()
             images = batch.column("image").field("bytes").to_pylist()
-            yield from map(Item, keys, batch.column("image_id").to_pylist(), images)
+            image_ids = batch.column("image_id").to_pylist()
+            for key, image_id, image in zip(keys, image_ids, images, strict=True):
+                # Decoders do not notice every wrong bit, and Parquet has no checksums of its own.
+                if content_digest(image) != key:
+                    raise DamagedOutputError(
+                        f"{self._catalog} is damaged: the bytes of the photo {image_id!r} are not "
+                        "those that its digest (content) is of.",
+                        self._catalog,
+                    )
+                yield Item(key, image_id, image)
             done += batch.num_rows

@@ -6,10 +6,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from compositional_prompts.pipeline.section import Positive, Section
-from compositional_prompts.prompt.text_form import composed, require_distinct_words
+from compositional_prompts.pipeline.section import ItemsAtOnce, Section
+from compositional_prompts.prompt.text_form import composed, require_distinct_words, word_form
 
-Word = Annotated[str, Field(min_length=1), AfterValidator(composed)]
+
+def _seen(text: str) -> str:
+    if not word_form(text):
+        raise ValueError("must have a letter, a digit or a sign that is seen")
+    return composed(text)
+
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(_seen)]
 
 
 class AttributeGroup(Section):
@@ -21,7 +28,7 @@ class ClipEmbed(Section):
     section: ClassVar[str] = "clip_embed"
 
     attributes: Annotated[list[AttributeGroup], Field(min_length=1)]
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     template: str
 
     @model_validator(mode="after")

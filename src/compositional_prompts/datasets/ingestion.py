@@ -25,6 +25,7 @@ from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.distinct import Distinct
 from compositional_prompts.files.tables import required, write_table
 from compositional_prompts.pipeline.section import Base
+from compositional_prompts.prompt.text_form import require_said
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +80,14 @@ def ingest(
         checked now and not before.
 
     Raises:
-        IngestionError: no row is left, or more than ``max_rejected`` of the rows are set aside.
+        IngestionError: a label says nothing, no row is left, or more than ``max_rejected`` of the
+            rows are set aside.
         DuplicateImageError: two rows have one image_id.
         WorkerDiedError: a worker process died.
     """
     products = Distinct()
     texts = CountedTexts()
+    said: set[str] = set()
     images = halves = 0
     aside: list[dict[str, str]] = []
     rows = progress(selection.rows, "images", selection.total)
@@ -100,6 +103,7 @@ def ingest(
             if row.object is None and row.attribute is not None:
                 halves += 1
                 row = row._replace(attribute=None)
+            _require_said(row, said)
             row = texts.count(row)
             shards.write(row)
             truths.write(row)
@@ -149,6 +153,21 @@ def ingest(
     if selection.further_captions is not None:
         metrics["further_captions"] = selection.further_captions
     return metrics, stream.computed
+
+
+def _require_said(row: CatalogRow, said: set[str]) -> None:
+    """Raise unless the labels of a row are words; ``said`` are those that were looked at."""
+    for kind, name in (("attribute", row.attribute), ("object", row.object)):
+        if name is None or name in said:
+            continue
+        try:
+            require_said(name)
+        except ValueError as error:
+            raise IngestionError(
+                f"{row.path}: the {kind} {error}; write a word, or name it among the "
+                "missing_labels of the data set."
+            ) from None
+        said.add(name)
 
 
 def _log_rows(

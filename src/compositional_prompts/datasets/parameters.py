@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from compositional_prompts.datasets.dataset import DataSet
@@ -46,7 +53,7 @@ class Download(Section):
     dataset: str
     max_rejected: Annotated[MaxRejected, BeforeValidator(_share_and_count)]
     max_pixels: Positive
-    shard_mib: Positive
+    shard_mib: Annotated[int, Field(ge=1, le=4096)]
 
     @field_validator("dataset")
     @classmethod

@@ -72,7 +72,7 @@ def examine_data(params: Params) -> Iterator[Finding]:
     """Labels, truth and splits against the parameters, where there are any yet."""
     try:
         paths = stage_paths()["check_data"]
-        data = DataPaths(paths["splits"], paths["pairs"], paths["truth"])
+        data = DataPaths(*(paths[name] for name in ("splits", "pairs", "truth", "catalog")))
     except (PipelineError, KeyError):
         return  # said of dvc.yaml already
     if not data.splits.exists():
@@ -86,6 +86,7 @@ def examine_data(params: Params) -> Iterator[Finding]:
                 params.enhance,
                 params.troika_train,
                 params.troika_predict,
+                params.finetune,
             )
     except OutputError as failed:
         yield error(message_of(failed))

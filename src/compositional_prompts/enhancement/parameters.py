@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compositional_prompts.pipeline.section import (
-    NonNegative,
     Positive,
     Section,
     require_distinct,
@@ -44,7 +43,7 @@ class Enhance(Section):
     threshold: Annotated[float, Field(ge=-1, le=1)]
     fallback: Literal["unspecified", "undefined"]
     reference_colors: list[ReferenceColor]
-    altered_copies: NonNegative
+    altered_copies: Annotated[int, Field(ge=0, le=1000)]
     stability_images: Positive
 
     @model_validator(mode="after")

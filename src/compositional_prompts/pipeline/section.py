@@ -19,6 +19,24 @@ MOST: Final = 2**31 - 1
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 
+
+Workers = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+"""Processes, threads, connections: each takes up to 150 MB, and a place in the system's table."""
+
+
+MOST_AT_ONCE: Final = 65_536
+
+ItemsAtOnce = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
+"""Items of a batch, which lie in memory together."""
+
+
+Width = Annotated[int, Field(ge=1, le=16_384)]
+"""Of a layer, more than the widest that published models have."""
+
+
+Tokens = Annotated[int, Field(ge=1, le=4096)]
+"""Of a text, more than the language models of BLIP-2 and the text towers of CLIP read."""
+
 NonNegative = Annotated[int, Field(ge=0, le=MOST)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -59,9 +77,9 @@ Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 def _number_or_auto(value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value == "auto" or (whole and 1 <= value <= MOST):
+    if value == "auto" or (whole and 1 <= value <= MOST_AT_ONCE):
         return value
-    raise ValueError("must be a whole number of at least 1, or auto")
+    raise ValueError(f"must be a whole number from 1 to {MOST_AT_ONCE}, or auto")
 
 
 BatchSize = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
@@ -139,7 +157,7 @@ class RayCluster(Section):
 
     address: Annotated[str | None, AfterValidator(_ray_address)]
     actors: Annotated[int, Field(ge=1, le=2**16)]
-    cpus: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+    cpus: Workers
     gpus: Annotated[float, Field(ge=0, le=MOST_WORKERS)]
 
 
@@ -148,7 +166,7 @@ class Base(Section):
 
     seed: Seed
     device: Literal["cpu", "cuda", "auto"]
-    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+    workers: Workers
     launcher: Annotated[str, AfterValidator(_command)]
     checkpoint_seconds: NonNegative
     rows: KeptRows

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.parameters import (
     Blip2Features,
     Finetune,
@@ -72,12 +73,31 @@ def _titles_as_target(finetune: Finetune, infer: Infer) -> Finding:
             "finetune.target is title, and infer.grammar is true, which holds captions to the form "
             "of enhanced prompts: set infer.grammar to false, or finetune.target to enhanced."
         )
-    if infer.max_new_tokens < finetune.max_tokens:
+
+
+def _captions_as_long_as_learnt(finetune: Finetune, infer: Infer) -> Finding:
+    """Captions of a grammar end by themselves."""
+    if not infer.grammar and infer.max_new_tokens < finetune.max_tokens:
         yield (
-            f"finetune.target is title, of finetune.max_tokens ({finetune.max_tokens}) at most, "
-            f"and infer.max_new_tokens is {infer.max_new_tokens}, which would cut longer "
-            f"captions: set it to {finetune.max_tokens}, or lower finetune.max_tokens."
+            f"infer.grammar is false, and infer.max_new_tokens is {infer.max_new_tokens}, which "
+            f"would cut captions that finetune.max_tokens ({finetune.max_tokens}) lets be learnt: "
+            f"set it to {finetune.max_tokens}, or finetune.max_tokens to {infer.max_new_tokens}."
         )
+
+
+def _captions_that_have_room(weights: Weights, finetune: Finetune, infer: Infer) -> Finding:
+    """As far as the model is known; that of a hub is asked before it is trained."""
+    room = _room_for_captions(weights.blip2)
+    for key, tokens in (
+        ("finetune.max_tokens", finetune.max_tokens),
+        ("infer.max_new_tokens", infer.max_new_tokens),
+    ):
+        if room is not None and tokens > room:
+            yield (
+                f"{key} is {tokens}, and the language model of weights.blip2 "
+                f"({weights.blip2.name}) has room for {room} beside the image: lower it to {room}, "
+                "or take a larger model."
+            )
 
 
 def _gpu_for_few_bits(
@@ -165,10 +185,33 @@ def _language_model_for_a_grammar(weights: Weights, infer: Infer) -> Finding:
 def _is_t5(source: Blip2Source) -> bool:
     """Whether the language model is a T5, as far as it is known before the weights are there."""
     if source.source == "path":
-        with suppress(OSError, ValueError, AttributeError):
-            config: Any = json.loads((Path(source.name) / "config.json").read_text())
-            return str(config.get("text_config", {}).get("model_type")) == "t5"
+        return str(_local_config(source)[1].get("model_type")) == "t5"
     return source.source == "hub" and "-t5" in source.name.lower()
+
+
+def _room_for_captions(source: Blip2Source) -> int | None:
+    """Tokens that a caption may have beside the image; None where it is not known yet, or any
+    number of them (T5).
+    """
+    if source.source == "pretrain":
+        return MICRO_POSITIONS - MICRO_QUERIES
+    if source.source == "hub" or _is_t5(source):
+        return None
+    config, text_config = _local_config(source)
+    positions, queries = text_config.get("max_position_embeddings"), config.get("num_query_tokens")
+    if isinstance(positions, int) and isinstance(queries, int):
+        return positions - queries
+    return None
+
+
+def _local_config(source: Blip2Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a local model says of itself and of its language model, as far as it says something."""
+    with suppress(OSError, ValueError):
+        config: Any = json.loads((Path(source.name) / "config.json").read_text())
+        if isinstance(config, dict):
+            text_config = config.get("text_config")
+            return config, text_config if isinstance(text_config, dict) else {}
+    return {}, {}
 
 
 def _places_of_readable_texts(clip_embed: ClipEmbed, recommend: Recommend) -> Finding:
@@ -201,6 +244,8 @@ def _room_for_the_context(troika_train: TroikaTrain) -> Finding:
 DEMANDS: tuple[Callable[..., Finding], ...] = (
     _images_as_they_were,
     _titles_as_target,
+    _captions_as_long_as_learnt,
+    _captions_that_have_room,
     _gpu_for_few_bits,
     _titles_to_pretrain_on,
     _words_to_predict,

@@ -13,7 +13,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS, SPLITS
+from compositional_prompts.captioner.parameters import Finetune
+from compositional_prompts.catalog.splitting.split_tables import (
+    PAIRS_OF_OBJECTS,
+    SPLIT_NAMES,
+    SPLITS,
+)
+from compositional_prompts.catalog.titles import untitled_images
 from compositional_prompts.catalog.truth import TRUTH
 from compositional_prompts.clip.parameters import ClipEmbed
 from compositional_prompts.enhancement.parameters import Enhance
@@ -63,11 +69,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class DataPaths:
-    """``splits.parquet``, ``pairs.parquet`` and ``truth.parquet``."""
+    """``splits.parquet``, ``pairs.parquet``, ``truth.parquet``, and ``catalog/``."""
 
     splits: Path
     pairs: Path
     truth: Path
+    catalog: Path
 
 
 def judge_data(
@@ -76,8 +83,10 @@ def judge_data(
     enhance: Enhance,
     troika_train: TroikaTrain,
     troika_predict: TroikaPredict,
+    finetune: Finetune,
 ) -> Findings:
-    """Hold labels, truth and splits against the parameters; reads tables of text alone.
+    """Hold labels, truth and splits against the parameters; reads tables of text alone, and the
+    titles of the catalog where they are what is learnt.
 
     Raises:
         MissingOutputError: a table is not there.
@@ -90,6 +99,7 @@ def judge_data(
     known = _truth_words(truth)
     faults = [
         *_troika_images(splits, troika_train),
+        *_titles_to_learn(splits, paths, finetune),
         *_glove_words(pairs, troika_predict),
         *_strange_truth(known, clip_embed.vocabulary, paths.truth),
         *_groups_spelt_otherwise(known, clip_embed.vocabulary, paths.truth),
@@ -111,6 +121,7 @@ def check_data(
     enhance: Enhance,
     troika_train: TroikaTrain,
     troika_predict: TroikaPredict,
+    finetune: Finetune,
     *,
     proof: Path,
     doubts: Path,
@@ -123,6 +134,7 @@ def check_data(
         enhance: which groups learn from truth.
         troika_train: whether it can train.
         troika_predict: its GloVe file.
+        finetune: whether titles are learnt.
         proof: file to write; always the same, so that nothing that depends on it runs again.
         doubts: JSON to write, ``{"warnings": [sentence, ...]}``.
 
@@ -132,7 +144,7 @@ def check_data(
     Raises:
         DataError: a line for every fault.
     """
-    found = judge_data(paths, clip_embed, enhance, troika_train, troika_predict)
+    found = judge_data(paths, clip_embed, enhance, troika_train, troika_predict, finetune)
     for doubt in found.doubts:
         log.warning("warning: %s", doubt)
     if found.faults:
@@ -147,6 +159,19 @@ def _troika_images(splits: pa.Table, troika_train: TroikaTrain) -> Iterator[str]
     counts = Counter(splits.column("pair_split").to_pylist())
     if fault := training_fault(counts["train"], counts["val"], troika_train):
         yield fault
+
+
+def _titles_to_learn(splits: pa.Table, paths: DataPaths, finetune: Finetune) -> Iterator[str]:
+    if finetune.target != "title":
+        return
+    untitled = untitled_images(paths.catalog, paths.splits)
+    counts = Counter(splits.column("caption_split").to_pylist())
+    missing = [name for name in SPLIT_NAMES if counts[name] and untitled[name] == counts[name]]
+    if missing:
+        yield (
+            f"finetune.target is title, and no image of {' nor of '.join(missing)} has one in "
+            f"{paths.catalog}: bring titles with the data set, or set it to enhanced."
+        )
 
 
 def _glove_words(pairs: pa.Table, troika_predict: TroikaPredict) -> Iterator[str]:

@@ -59,6 +59,14 @@ def label_form(name: str) -> str:
     return word_form(name.replace(".", " "))
 
 
+def require_said(name: str) -> None:
+    """Raise :class:`ValueError` where nothing of a label is left once its dots are the spaces that
+    they stand for: a model would be asked for nothing.
+    """
+    if not label_form(name):
+        raise ValueError(f"{name!r} has no letter, digit or sign: dots stand for spaces in a label")
+
+
 def first_spellings(
     texts: Iterable[Spelling], form: Callable[[Spelling], Hashable]
 ) -> list[Spelling]:

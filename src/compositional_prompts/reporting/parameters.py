@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from compositional_prompts.pipeline.section import Positive, Section
 
@@ -11,5 +13,5 @@ class Report(Section):
     section: ClassVar[str] = "report"
 
     title: str
-    gallery_images: Positive
+    gallery_images: Annotated[int, Field(ge=1, le=1000)]
     photos: Positive

@@ -26,6 +26,7 @@ from compositional_prompts.scoring.caption_metrics.meteor import meteor_stem
 from compositional_prompts.scoring.clip_scores import (
     DEPICTING,
     PREFERENCES,
+    TextVectors,
     clip_score,
     cosines,
     embed_distinct,
@@ -135,6 +136,7 @@ def score_captions(
             **({} if inputs.target == "enhanced" else _of_titles(inputs)),
             **_spread(columns, inputs.target),
             "indistinct_references": cider.indistinct_references,
+            **_cut_by_clip(captioner, texts[DEPICTING, captioner], vectors),
         }
         shares[captioner] = {
             **{(name, "mean"): (columns[name], None) for name in SPREAD_METRICS if name in columns},
@@ -181,6 +183,19 @@ def _tabulate(
         },
         schema=SCORES,
     )
+
+
+def _cut_by_clip(captioner: str, texts: Sequence[str], vectors: TextVectors) -> dict[str, int]:
+    """How many captions CLIP may not have read to their end, where it is any."""
+    cut = int(sum(vectors.full[vectors.rows[text]] for text in texts))
+    if not cut:
+        return {}
+    log.warning(
+        "warning: %d of %d captions (%s) fill the context of CLIP, which reads no further: its "
+        "scores judge their beginnings.",
+        *(cut, len(texts), captioner),
+    )
+    return {"cut_by_clip": cut}
 
 
 def _of_titles(inputs: ScoringInputs) -> dict[str, Any]:

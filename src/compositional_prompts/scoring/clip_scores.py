@@ -34,10 +34,12 @@ class TextVectors:
     Attributes:
         rows: the row of each text.
         vectors: L2-normalised float32 ``[texts, dimension]``.
+        full: which texts fill the context that CLIP reads, and may be cut; bool ``[texts]``.
     """
 
     rows: Mapping[str, int]
     vectors: NDArray[np.float32]
+    full: NDArray[np.bool_]
 
     def of(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of ``texts``, float32 ``[n, dimension]``."""
@@ -47,7 +49,18 @@ class TextVectors:
 def embed_distinct(clip: Clip, texts: Iterable[str], batch_size: int) -> TextVectors:
     """Embed each distinct text once; texts longer than CLIP's context are cut to it."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    return TextVectors(rows, embed_texts(clip, list(rows), batch_size).numpy())
+    vectors = embed_texts(clip, list(rows), batch_size).numpy()
+    return TextVectors(rows, vectors, _fills_context(clip, list(rows), batch_size))
+
+
+def _fills_context(clip: Clip, texts: Sequence[str], batch_size: int) -> NDArray[np.bool_]:
+    """Which texts have at least as many tokens as CLIP reads; bool ``[texts]``."""
+    padding = clip.tokenizer([""])[0, -1]
+    last = [
+        clip.tokenizer(list(texts[start : start + batch_size]))[:, -1] != padding
+        for start in range(0, len(texts), batch_size)
+    ]
+    return np.concatenate([np.zeros(0, np.bool_), *(one.numpy() for one in last)])
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from compositional_prompts.pipeline.section import Positive, Section
+from compositional_prompts.pipeline.section import ItemsAtOnce, Positive, Section
 from compositional_prompts.prompt.readable_text import ReadableText, template_places
 from compositional_prompts.prompt.text_form import require_distinct_words
 
@@ -22,7 +22,7 @@ class BertScore(Section):
 class Score(Section):
     section: ClassVar[str] = "score"
 
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     bleu_tokenize: Literal["none", "13a"]
     bert_score: BertScore | None
 

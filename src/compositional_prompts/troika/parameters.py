@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from compositional_prompts.pipeline.section import (
+    ItemsAtOnce,
     LearningRate,
     NonNegative,
     NonNegativeFloat,
@@ -14,6 +15,8 @@ from compositional_prompts.pipeline.section import (
     Positive,
     Section,
     SeededSection,
+    Tokens,
+    Width,
 )
 
 
@@ -55,19 +58,19 @@ class TroikaTrain(SeededSection):
 
     mode: Literal["train", "keep", "reference"]
     epochs: NonNegative
-    batch_size: Positive
+    batch_size: ItemsAtOnce
     learning_rate: LearningRate
     weight_decay: NonNegativeFloat
     lr_step: Positive
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
     gradient_accumulation: Positive
-    adapter_dim: Positive
+    adapter_dim: Width
     adapter_dropout: PartOfOne
     context: Annotated[str, AfterValidator(_with_words)]
-    context_length: Positive
+    context_length: Tokens
     attribute_dropout: PartOfOne
     disentangler_dropout: PartOfOne
-    traction_layers: Positive
+    traction_layers: Annotated[int, Field(ge=1, le=64)]
     traction_dropout: PartOfOne
     loss_weights: BranchWeights
     score_weights: ScoreWeights
@@ -110,7 +113,7 @@ def training_fault(train_images: int, val_images: int, params: TroikaTrain) -> s
 class Feasibility(Section):
     vectors: Literal["clip", "glove"]
     glove: str | None
-    thresholds: Positive
+    thresholds: Annotated[int, Field(ge=1, le=100_000)]
     masking: Literal["exclude", "multiply"]
 
     @model_validator(mode="after")
@@ -123,8 +126,8 @@ class Feasibility(Section):
 class TroikaPredict(Section):
     section: ClassVar[str] = "troika_predict"
 
-    batch_size: Positive
-    block_mib: Positive
+    batch_size: ItemsAtOnce
+    block_mib: Annotated[int, Field(ge=1, le=65_536)]
     top_k: Positive
     worlds: Annotated[list[Literal["closed", "open"]], Field(min_length=1)]
     protocol: Literal["exact", "sampled"]

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from compositional_prompts.clip.clip_names import check_clip_name
-from compositional_prompts.pipeline.section import LearningRate, Positive, Section
+from compositional_prompts.pipeline.section import ItemsAtOnce, LearningRate, Positive, Section
 
 
 class ClipSource(Section):
@@ -59,11 +59,11 @@ class Pretrain(Section):
     augment: bool
     clip_image_epochs: Positive
     clip_text_epochs: Positive
-    clip_batch: Positive
+    clip_batch: ItemsAtOnce
     clip_learning_rate: LearningRate
     clip_matrix_learning_rate: LearningRate | None
     blip2_epochs: Positive
-    blip2_batch: Positive
+    blip2_batch: ItemsAtOnce
     blip2_learning_rate: LearningRate
     blip2_matrix_learning_rate: LearningRate | None
     precision: Literal["auto", "float32", "bfloat16"]

@@ -45,6 +45,7 @@ from compositional_prompts.captioner.training.caption_curve import (
     nothing_learnt,
     summarise,
 )
+from compositional_prompts.captioner.training.caption_room import require_room
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.processes import join_processes
@@ -321,7 +322,8 @@ def finetune(
         epoch; ``warnings`` where nothing was learnt. Only the main process has written files.
 
     Raises:
-        TrainingError: there is nothing to train or validate on, or a loss is not finite.
+        TrainingError: there is nothing to train or validate on, the language model has too few
+            positions for a caption, or a loss is not finite.
         ValueError: a caption is too long, the adapter would train what comes before the cached
             features, or a pair or word cannot stand in a caption.
         CheckpointError: the checkpoint to go on from is damaged.
@@ -343,6 +345,8 @@ def finetune(
     seed_everything(seed)
     train_tokens = tokenize_repeated(captioner, train.captions, params.max_tokens)
     val_tokens = tokenize_repeated(captioner, val.captions, params.max_tokens)
+    longest = max(int(tokens.lengths.max()) for tokens in (train_tokens, val_tokens))
+    require_room(captioner, longest, params)
     train_batches = CaptionBatches(captioner, inputs, train, train_tokens)
     val_batches = CaptionBatches(captioner, val_inputs or inputs, val, val_tokens)
     cached = train_batches.images(torch.tensor([0])).ndim == 3

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, field_validator, model_validator
 
 from compositional_prompts.pipeline.section import Fraction, Section
 from compositional_prompts.prompt.pair import dotted
-from compositional_prompts.prompt.text_form import clean_text, require_distinct_words
+from compositional_prompts.prompt.text_form import clean_text, require_distinct_words, require_said
 
 
 def _share(value: float) -> float:
@@ -25,6 +25,7 @@ Share = Annotated[float, AfterValidator(_share)]
 
 def _word(text: str) -> str:
     dotted(text)
+    require_said(text)
     return clean_text(text)
 
 

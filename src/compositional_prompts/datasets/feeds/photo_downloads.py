@@ -25,10 +25,12 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
+
+from pydantic import Field
 
 from compositional_prompts.files.outputs import atomic_file
-from compositional_prompts.pipeline.section import NonNegative, Positive, Rate, Section
+from compositional_prompts.pipeline.section import Positive, Rate, Section, Workers
 
 if TYPE_CHECKING:  # its import takes longer than most stages, and only what fetches needs it
     import aiohttp
@@ -89,10 +91,10 @@ class Fetch(Section):
         allow_private: whether addresses of the own machine or network are asked too.
     """
 
-    parallel: Positive
-    per_host: Positive
+    parallel: Workers
+    per_host: Workers
     timeout_s: Rate
-    retries: NonNegative
+    retries: Annotated[int, Field(ge=0, le=20)]
     max_mib: Rate
     max_age_days: Positive | None
     allow_private: bool

@@ -136,13 +136,16 @@ def _any_set(bits: NDArray[Any], mask: int) -> bool:
     return bool(len(bits)) and bool((bits & wanted).max() == wanted)
 
 
-def require_finite_rows(rows: NDArray[Any], names: Sequence[str], what: str) -> None:
+def require_finite_rows(
+    rows: NDArray[Any], names: Sequence[str], what: str, minus_infinity: bool = False
+) -> None:
     """Check the floating-point fields of a structured array ``[n]``.
 
     Args:
         rows: of some items.
         names: of the items.
         what: they are, for the message.
+        minus_infinity: whether there may be minus infinity, as of a maximum of nothing.
 
     Raises:
         ValueError: a number is NaN or infinite; the item is named.
@@ -151,7 +154,10 @@ def require_finite_rows(rows: NDArray[Any], names: Sequence[str], what: str) -> 
         values = rows[field]
         if values.dtype.kind != "f":
             continue
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        finite = np.isfinite(values)
+        if minus_infinity:
+            finite |= np.isneginf(values)
+        finite = finite.reshape(len(values), -1).all(axis=1)
         if not finite.all():
             raise ValueError(
                 f"{names[int(finite.argmin())]}: its {what} ({field}) is not finite (NaN or "
