@@ -159,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         "timing", help="show time and memory of every stage's last run in this folder"
     )
     timing.set_defaults(run=_timing)
+    checksums = commands.add_parser(
+        "checksums",
+        help="write SHA256SUMS of the photos of a folder, and check those that have one",
+    )
+    checksums.add_argument("folder", type=Path)
+    checksums.set_defaults(run=_checksums)
     sync = commands.add_parser(
         "sync-deps", help="write the source files that each stage imports into dvc.yaml"
     )
@@ -576,6 +582,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
         say(finding)
         errors += finding.level == "error"
     return UNSOUND if errors else DONE
+
+
+def _checksums(arguments: argparse.Namespace) -> int:
+    checksums = importlib.import_module("compositional_prompts.datasets.folders.checksums")
+    say(checksums.write_checksums(arguments.folder))
+    return DONE
 
 
 def _sync(_: argparse.Namespace) -> int:

@@ -134,6 +134,7 @@ def killed(bench: Bench, rng: random.Random) -> Outcome:
         elif problem := unlike_a_message(ended):
             outcome.fail(f"{command.name} after a kill: {problem}", str(told), ended.said())
         if ended.status == 0:
+            bench.project.seconds[command.name] = ended.seconds  # the machine is less busy now
             break
     after = f"{command.name}{' without kept rows' if rows else ''} killed after {', '.join(told)}"
     _resumed(bench, command, outcome, after)

@@ -73,6 +73,10 @@ RUN = {
 """Run here, in the order of their document, on stages that only write small files."""
 
 ELSEWHERE = {
+    "compositional-prompts checksums photos": (
+        "tests/datasets/test_checksums.py::"
+        "test_what_is_written_is_read_and_is_what_sha256sum_checks"
+    ),
     "compositional-prompts compare main": (
         "tests/reporting/test_comparison.py::test_the_command_writes_the_page"
     ),
@@ -213,6 +217,8 @@ ELSEWHERE = {
 """Run by another test: which one."""
 
 ONLY_PARSED = {
+    "git checkout dvc.lock": "takes the place of one that was torn",
+    "dvc remote modify storage verify true": "needs a remote of this name",
     ".venv/bin/pip install -c constraints.txt -e '.[quantization]'": "downloads packages",
     ".venv/bin/pip install -c constraints.txt -e '.[ray]'": "downloads packages",
     ".venv/bin/pip install uv": "downloads packages",

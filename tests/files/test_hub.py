@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import httpx2
@@ -45,6 +46,28 @@ def test_a_revision_is_found_in_the_cache(
     folder = fetch_snapshot(NAME, revision, PATTERNS, "weights.blip2")
     assert folder == snapshot
     assert (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_damaged_file_of_the_cache_is_told_from_the_digest_in_its_name(
+    cache: Path, published: Path
+) -> None:
+    folder = mirror(cache, NAME, published)
+    blobs = folder.parents[1] / "blobs"
+    blobs.mkdir()
+    git = hashlib.sha1(b"blob 2\0{}").hexdigest()
+    weights = hashlib.sha256(b"weights").hexdigest()
+    for name, digest in (("config.json", git), ("model.safetensors", weights)):
+        (folder / name).replace(blobs / digest)
+        (folder / name).symlink_to(blobs / digest)
+    assert fetch_snapshot(NAME, None, PATTERNS, "weights.blip2") == folder
+    for digest, content in ((git, b"[]"), (weights, b"weightz")):
+        kept = (blobs / digest).read_bytes()
+        (blobs / digest).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"damaged: .*of the hub {digest}\. Remove .*/blobs/"):
+            fetch_snapshot(NAME, None, PATTERNS, "weights.blip2")
+        (blobs / digest).write_bytes(kept)
+    (blobs / git).write_bytes(b"[]")
+    assert fetch_snapshot(NAME, None, ["*.safetensors"], "weights.blip2") == folder
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from compositional_prompts.deployment.model_card import (
 from compositional_prompts.deployment.publishing.export_place import check_place
 from compositional_prompts.deployment.trained_paths import read_trained_paths
 from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.pipeline.section import QUANTIZED, Precision, PrecisionChoice
 from compositional_prompts.project.whole_params import Params
 
@@ -91,7 +92,7 @@ def export(
     complete(captioner)
     completed = _token_rows(captioner)
     described = _base(params, blip2, base, captioner, completed if completed > rows else 0)
-    config = json.loads((adapter / CONFIG_FILE).read_text())
+    config = read_json_object(adapter / CONFIG_FILE)
     trained = read_trained_paths()
     measured = metrics_tell_of(adapter, trained, trained.card_files)
     if not measured:
@@ -181,7 +182,7 @@ def _base(
     transformers needs.
     """
     source = params.weights.blip2
-    written = json.loads((blip2 / "config.json").read_text())
+    written = read_json_object(blip2 / "config.json")
     options: dict[str, Any] = {}
     if source.source == "hub" and named in (None, source.name) and source.revision is not None:
         options["revision"] = source.revision

@@ -18,6 +18,7 @@ from compositional_prompts.captioner.parameters import Infer
 from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.datasets.dataset import DataSet
 from compositional_prompts.deployment.trained_paths import read_trained_paths
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import FALLBACKS, PromptTemplate, names_objects_alone
@@ -114,7 +115,7 @@ def write_card(exported: Exported, params: Params, directory: Path) -> None:
     """
     data = params.download.chosen
     scores, finetuned, downloaded, recommendation = (
-        json.loads(path.read_text()) if exported.measured else {}
+        read_json_object(path) if exported.measured else {}
         for path in read_trained_paths().card_files
     )
     # A kept adapter was trained by other data and parameters than those of today.

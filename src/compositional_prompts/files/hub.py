@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -18,6 +19,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._paths import filter_repo_objects
+
+_BLOBS: Final = "blobs"
+_SHA256_DIGITS: Final = 64
+_GIT_DIGITS: Final = 40
 
 
 def fetch_snapshot(
@@ -40,7 +46,8 @@ def fetch_snapshot(
         FileNotFoundError: the hub is out of reach and the cache does not have the files; the
             message has the command that fetches them. Or the repository or the revision is not
             there, or not for this account.
-        ValueError: ``repository`` cannot be the name of one.
+        ValueError: ``repository`` cannot be the name of one, or a file of the cache is not what
+            the hub has.
     """
     pin = f" --revision {revision}" if revision else ""
     command = f"hf download {repository}{pin}"
@@ -49,7 +56,7 @@ def fetch_snapshot(
         command = f"hf download {repository} --repo-type dataset{pin}"
         remedy = "name a local folder of it"
     try:
-        return Path(
+        folder = Path(
             snapshot_download(
                 repository, repo_type=kind, revision=revision, allow_patterns=list(patterns)
             )
@@ -85,3 +92,38 @@ def fetch_snapshot(
         raise ValueError(
             f"{parameter}: {repository!r} is not ORGANISATION/NAME of a repository: {error}"
         ) from error
+    _check_digests(folder, patterns, f"{parameter}: {repository}", command)
+    return folder
+
+
+def _check_digests(folder: Path, patterns: Sequence[str], name: str, command: str) -> None:
+    """Hold the files of a snapshot against the digests that the hub calls them by in its cache.
+
+    There they are links to ``blobs/DIGEST``: SHA-256 of large files, and what git calls the others.
+    Copies, as on systems without links, have no digest and are taken as they are.
+
+    Raises:
+        ValueError: a file is another.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for found in filter_repo_objects(sorted(files), allow_patterns=list(patterns)):
+        blob = files[found].resolve()
+        if files[found].is_symlink() and blob.is_file() and blob.parent.name == _BLOBS:
+            digest = _digest_like(blob)
+            if digest not in (None, blob.name):
+                raise ValueError(
+                    f"{name}: {found} in the cache is damaged: its digest is {digest}, and that of "
+                    f"the hub {blob.name}. Remove {blob} and run `{command}`."
+                )
+
+
+def _digest_like(blob: Path) -> str | None:
+    """The digest of a file, of the kind that its name is; None where that is none."""
+    with blob.open("rb") as file:
+        if len(blob.name) == _SHA256_DIGITS:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if len(blob.name) == _GIT_DIGITS:
+            content = file.read()
+            header = b"blob %d\0" % len(content)
+            return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+    return None

@@ -230,9 +230,16 @@ def is_absent(path: Path, column: str) -> bool:
     """Whether a column that is known in every row of a table, or in none, is known in none.
 
     The first row tells; a table without rows lacks nothing.
+
+    Raises:
+        MissingOutputError, DamagedOutputError: the table is not there, or not to be read.
+        SchemaError: it has no such column.
     """
     require_outputs(path)
     with open_parquet(path) as file:
+        if column not in file.schema_arrow.names:
+            found = ", ".join(file.schema_arrow.names)
+            raise SchemaError(f"{path}: column {column!r} is missing; found {found}.", path)
         first = next(file.iter_batches(1, columns=[column]), None)
     return first is not None and len(first) > 0 and not first.column(column)[0].is_valid
 
@@ -308,12 +315,12 @@ def count_table_rows(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
 
 
-def read_columns(path: Path, columns: Sequence[str], filters: Any = None) -> pa.Table:
+def read_columns(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
     """Columns of a Parquet file as they are, unchecked.
 
     Args:
         path: the file.
-        columns: their names.
+        columns: their names; default: all.
         filters: of Arrow: rows that do not pass are left out.
 
     Raises:
@@ -321,7 +328,10 @@ def read_columns(path: Path, columns: Sequence[str], filters: Any = None) -> pa.
     """
     require_outputs(path)
     with reading(path, _PARQUET):
-        return pq.read_table(path, columns=list(columns), filters=filters)
+        table = pq.read_table(path, columns=columns and list(columns), filters=filters)
+        for name in columns or ():
+            table.column(name)  # Arrow passes over those that are not there
+        return table
 
 
 def iterate_table(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from compositional_prompts.files.damage import damaged_file
-from compositional_prompts.files.outputs import OutputError
+from compositional_prompts.files.outputs import DamagedOutputError, FullDiskError, OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
 from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.terminal_text import escaped
@@ -33,6 +33,8 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OutputError):
         with contextlib.suppress(Exception):  # the error at hand tells more than one of the hint
             hint = remedy(error, read_outputs())
+        if type(error) is DamagedOutputError and not hint:
+            hint = "Put it back from where it came."  # it is no output of the pipeline
     return f"{message} {hint}".rstrip()
 
 
@@ -104,6 +106,8 @@ def _told(error: BaseException) -> str | None:
 def exhausted(error: BaseException) -> str | None:
     """Where memory or the disk ran out: that, and what helps; None for anything else."""
     said = " ".join(str(error).split())
+    if isinstance(error, FullDiskError):
+        return None  # which says so by itself
     if "No space left on device" in said or shutil.disk_usage(Path()).free < _FULL:
         return f"the disk is full ({said}): make room; `dvc gc -w` removes results of other runs."
     foreign = isinstance(error, MemoryError) and not is_explained(error)

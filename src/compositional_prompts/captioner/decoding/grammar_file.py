@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compositional_prompts.files.outputs import DamagedOutputError, atomic_file
+from compositional_prompts.files.records.json_objects import read_json_object
 
 GRAMMAR_FILE = "grammar.json"
 
@@ -36,11 +37,7 @@ def read_grammar(directory: Path) -> list[list[str]] | None:
     path = directory / GRAMMAR_FILE
     if not path.is_file():
         return None
-    try:
-        document = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DamagedOutputError(f"{path} is not JSON: {error}.", path) from error
-    segments = document.get("segments") if isinstance(document, dict) else None
+    segments = read_json_object(path).get("segments")
     if not isinstance(segments, list) or not all(
         isinstance(alternatives, list) and all(isinstance(text, str) for text in alternatives)
         for alternatives in segments

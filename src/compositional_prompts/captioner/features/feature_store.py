@@ -17,7 +17,6 @@ Q-Former's dropout, which a cache leaves out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +31,7 @@ from torch import Tensor
 from compositional_prompts.catalog.image_join import IDS_AT_ONCE, image_rows
 from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.files.tables import (
     check_schema,
     count_table_rows,
@@ -70,11 +70,11 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 
     Raises:
         MissingOutputError: it is not there.
+        DamagedOutputError: it is damaged, or of another version.
     """
     path = directory / METADATA_FILE
-    require_outputs(path)
-    metadata: dict[str, Any] = json.loads(path.read_text())
-    return metadata
+    metadata = read_json_object(path, "cache")
+    return read_json_object(path, "images") if metadata["cache"] else metadata
 
 
 class ImageInputs(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 from compositional_prompts.captioner.decoding.grammar_file import read_grammar
 from compositional_prompts.captioner.model.lora import CONFIG_FILE
 from compositional_prompts.files.digests import folder_digest
-from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.results.kept_models import (
     KeptModelError,
     copy_model,
@@ -61,12 +60,11 @@ def keep_adapter(source: Path, blip2: Path, adapter: Path) -> dict[str, Any]:
 
 def _require_fit(folder: Path, blip2: Path) -> None:
     """Compare the adapter's tensors with the modules that they adapt, by their shapes."""
-    require_outputs(blip2 / BASE_CONFIG)
     weights = folder / WEIGHTS_FILE
     missing = [path for path in (folder / CONFIG_FILE, weights) if not path.is_file()]
     if missing:
         raise KeptModelError(f"{missing[0]} is missing: fetch it again with `dvc pull`.", folder)
-    config = Blip2Config.from_dict(json.loads((blip2 / BASE_CONFIG).read_text()))
+    config = Blip2Config.from_dict(read_json_object(blip2 / BASE_CONFIG))
     with torch.device("meta"):
         shapes = {
             name: tuple(parameter.shape)

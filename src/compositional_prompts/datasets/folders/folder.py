@@ -13,6 +13,12 @@ from compositional_prompts.catalog.image_files import FolderError, find_images, 
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.datasets.columns import Columns, Name
 from compositional_prompts.datasets.dataset import Caveat, DataSet, Selection
+from compositional_prompts.datasets.folders.checksums import (
+    ALTERED,
+    is_altered,
+    log_checksums,
+    read_checksums,
+)
 from compositional_prompts.datasets.folders.class_folders import LEVELS, FolderLabels
 from compositional_prompts.datasets.folders.customary_columns import CUSTOMARY, IMAGE_COLUMNS
 from compositional_prompts.datasets.folders.image_labels import (
@@ -167,11 +173,16 @@ class Folder(DataSet):
     ) -> Iterator[CatalogRow]:
         """The rows that are kept; labels are closed at their end."""
         groups = [*self.truth, *(one.group for one in self.columns.truth)]
+        sums = read_checksums(directory)
+        log_checksums(sums, paths, directory)
         try:
             for position, path in enumerate(paths):
                 said = None if labels is None else labels.of(position, path)
                 if said is not None or self.on_missing == "keep":
-                    yield _row(directory, path, said or Said(), groups)
+                    row = _row(directory, path, said or Said(), groups)
+                    if row.image is not None and is_altered(sums, path, row.image):
+                        row = row._replace(image=None, rejection=ALTERED)
+                    yield row
         finally:
             if labels is not None:
                 labels.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,6 +20,7 @@ from compositional_prompts.deployment.model_card import (
     inline_code,
     python_literal,
 )
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.pipeline.dvc_file import stage_paths
 from compositional_prompts.project.whole_params import Params
 from compositional_prompts.reporting.content.formats import percent_between
@@ -154,7 +154,7 @@ def _truth() -> Truth | None:
         return None
     if not made_together([metrics, prompts, texts]):
         return None
-    found = json.loads(metrics.read_text(encoding="utf-8"))["validation"]
+    found = read_json_object(metrics, "validation")["validation"]
     if not found.get("labelled"):
         return None
     known = found["known"]

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from compositional_prompts.catalog.truth import read_truth
+from compositional_prompts.files.tables import read_columns
 from compositional_prompts.reporting.browsing.said_words import same_word
 
 _STEPS = 20
@@ -41,7 +42,7 @@ def coverage_curves(
         MissingOutputError, SchemaError: ``truth`` is missing or not as declared.
     """
     columns = [f"{group}_{name}" for group in groups for name in ("best", "score")]
-    table = pl.read_parquet(prompts, columns=["image_id", *columns])
+    table = pl.DataFrame(read_columns(prompts, ["image_id", *columns]))
     known = read_truth(truth, table["image_id"].to_arrow(), groups)
     curves = {}
     for group in groups:

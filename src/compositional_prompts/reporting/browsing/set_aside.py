@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from compositional_prompts.files.outputs import require_outputs
+from compositional_prompts.files.tables import read_columns
 
 MOST = 200
 """Images that the page lists; the table has them all."""
@@ -28,8 +28,6 @@ def read_set_aside(rejected: Path) -> SetAside:
     Raises:
         MissingOutputError: the table is not there.
     """
-    require_outputs(rejected)
-    table = pl.scan_parquet(rejected).select("image_id", "path", "reason")
-    total = table.select(pl.len()).collect().item()
-    first = table.sort("reason", "path", "image_id").head(MOST).collect()
-    return SetAside(list(first.iter_rows()), total)
+    table = pl.DataFrame(read_columns(rejected, ["image_id", "path", "reason"]))
+    first = table.lazy().sort("reason", "path", "image_id").head(MOST).collect()
+    return SetAside(list(first.iter_rows()), len(table))

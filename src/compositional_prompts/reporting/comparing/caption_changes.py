@@ -12,7 +12,7 @@ import polars as pl
 
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import parquet_schema
+from compositional_prompts.files.tables import parquet_schema, read_columns
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, judge
 from compositional_prompts.reporting.content.differences import compare
@@ -80,8 +80,8 @@ def caption_changes(first: Path, second: Path, tables: TablePaths) -> CaptionCha
         )
     require_outputs(second / tables.splits, first / tables.prompts, second / tables.prompts)
     groups = attribute_groups(parquet_schema(second / tables.prompts).names)
-    labels = pl.read_parquet(
-        second / tables.splits, columns=["image_id", "caption_split", "attribute", "object"]
+    labels = pl.DataFrame(
+        read_columns(second / tables.splits, ["image_id", "caption_split", "attribute", "object"])
     )
     both = both.join(labels, on="image_id", how="left", maintain_order="left")
     attributes = _attributes(first, second, tables, labels)
@@ -117,13 +117,13 @@ def most_telling(changes: CaptionChanges, most: int, seed: int) -> list[Mapping[
 
 def _captions(path: Path) -> pl.DataFrame:
     require_outputs(path)
-    return pl.read_parquet(path, columns=["image_id", "caption"])
+    return pl.DataFrame(read_columns(path, ["image_id", "caption"]))
 
 
 def _attributes(first: Path, second: Path, tables: TablePaths, labels: pl.DataFrame) -> set[str]:
     """Every attribute that a caption may name: those with an underscore must be known."""
     named = [
-        pl.read_parquet(folder / tables.prompts, columns=["attribute"])["attribute"]
+        pl.DataFrame(read_columns(folder / tables.prompts, ["attribute"]))["attribute"]
         for folder in (first, second)
     ]
     return {name for column in (*named, labels["attribute"]) for name in column.unique() if name}

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from compositional_prompts.catalog.splitting.split_tables import SCORED_SPLIT
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.files.outputs import require_outputs
-from compositional_prompts.files.tables import is_absent, parquet_schema
+from compositional_prompts.files.tables import is_absent, parquet_schema, read_columns
 from compositional_prompts.prompt.template import slot_reader
 from compositional_prompts.reporting.browsing.said_words import RIGHT, UNKNOWN, judge, same_word
 from compositional_prompts.reporting.content.formats import count, words
@@ -165,12 +165,12 @@ def _tested(
 ) -> pl.DataFrame:
     """``image_id``, ``product_id``, ``attribute`` and ``object`` of the test images of both."""
     columns = ["image_id", "product_id", "attribute", "object", "caption_split"]
-    found = pl.read_parquet(second / tables.splits, columns=columns)
+    found = pl.DataFrame(read_columns(second / tables.splits, columns))
     found = found.filter(pl.col("caption_split") == SCORED_SPLIT)
     if not (first / tables.splits).exists():
         notes.append(f"{names[0]} has no {tables.splits}: test images are those of {names[1]}.")
         return found
-    other = pl.read_parquet(first / tables.splits, columns=["image_id", "caption_split"])
+    other = pl.DataFrame(read_columns(first / tables.splits, ["image_id", "caption_split"]))
     other = other.filter(pl.col("caption_split") == SCORED_SPLIT)
     both = found.join(other, on="image_id", how="semi", maintain_order="left")
     alone = len(other) - len(both), len(found) - len(both)
@@ -224,7 +224,7 @@ def _pair_figures(
         )
     if same.is_empty():
         return []
-    products = pl.read_parquet(second / tables.splits, columns=["image_id", "product_id"])
+    products = pl.DataFrame(read_columns(second / tables.splits, ["image_id", "product_id"]))
     same = same.join(products, on="image_id", how="left", maintain_order="left")
     bootstrap = czsl_bootstrap(product_codes(same["product_id"].to_arrow()))
     every = bootstrap.products(np.ones(len(same), np.bool_))
@@ -249,7 +249,7 @@ def _pair_figures(
 
 def _judged(path: Path) -> pl.DataFrame:
     """``image_id``, ``world`` and the fields of :class:`JudgedImages`, by the scorer that names."""
-    rows = pl.read_parquet(path, columns=["image_id", "judged"])
+    rows = pl.DataFrame(read_columns(path, ["image_id", "judged"]))
     rows = rows.filter(pl.col("judged").is_not_null()).explode("judged").unnest("judged")
     scorer = "troika" if "troika" in rows["scorer"].unique() else "zero_shot"
     return rows.filter(pl.col("scorer") == scorer).drop("scorer")
@@ -271,7 +271,9 @@ def _word_figures(
     shared = [group for group in groups if group in before]
     columns: dict[str, tuple[Column, Column]] = {}
     found = [
-        _of_images(pl.read_parquet(folder / tables.prompts, columns=["image_id", *shared]), images)
+        _of_images(
+            pl.DataFrame(read_columns(folder / tables.prompts, ["image_id", *shared])), images
+        )
         for folder in (first, second)
     ]
     there = _said_if_missing(found, names, f"{tables.prompts}", notes)
@@ -303,7 +305,8 @@ def _caption_figures(
         notes.append(f"{' and '.join(lacking)} has no {tables.scores}: captions are not compared.")
         return []
     scores = [
-        pl.read_parquet(path).filter(pl.col("captioner") == _CAPTIONER) for path in folders.values()
+        pl.DataFrame(read_columns(path)).filter(pl.col("captioner") == _CAPTIONER)
+        for path in folders.values()
     ]
     found = [_of_images(table, images) for table in scores]
     there = _said_if_missing(found, names, f"{tables.scores}", notes)
@@ -318,7 +321,7 @@ def _caption_figures(
             notes.append(f"Only {names[has.index(True)]} has {name} of captions.")
     attributes = {name for one in images.true["attribute"] for name in one}
     for folder in (first, second):
-        named = pl.read_parquet(folder / tables.prompts, columns=["attribute"])["attribute"]
+        named = pl.DataFrame(read_columns(folder / tables.prompts, ["attribute"]))["attribute"]
         attributes |= {name for name in named.unique() if name}
     # No prompt of either has an attribute where labels are objects alone.
     places = [*(["attribute"] if attributes else []), "object", *groups]

@@ -22,8 +22,8 @@ from compositional_prompts.clip.open_clip_model import Clip
 from compositional_prompts.files.outputs import (
     MismatchedOutputsError,
     atomic_directory,
-    require_outputs,
 )
+from compositional_prompts.files.records.json_objects import read_json_object
 from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.prompt.pair import pair_name
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
@@ -175,12 +175,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     """What ``config.json`` of a model's folder says, as :func:`save_model` wrote it.
 
     Raises:
-        MissingOutputError: it is not there.
+        MissingOutputError, DamagedOutputError: it is not there, or no JSON object.
         CheckpointError: its layout is another one.
     """
     path = directory / CONFIG_FILE
-    require_outputs(path)
-    document: dict[str, Any] = json.loads(path.read_text())
+    document = read_json_object(path)
     if document.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {document.get('format')!r}, expected {FORMAT}.", path
