@@ -391,9 +391,10 @@ def test_git_ignores_what_a_killed_command_leaves(tmp_path: Path) -> None:
     left = [Path("compare.html"), Path("data/.features.k1_x9abc/part")]
     for path in (*written, Path("compare.html"), Path("params.yaml"), Path("dvc.yaml")):
         with atomic_file(tmp_path / path.name) as temporary:
-            left.append(path.with_name(temporary.name))
-        with atomic_directory(tmp_path / "folder" / path.name) as temporary:
-            left.append(path.with_name(temporary.name) / "part")
+            left.append(path.parent / temporary.relative_to(tmp_path))
+        folder = tmp_path / "folder"
+        with atomic_directory(folder / path.name) as temporary:
+            left.append(path.parent / temporary.relative_to(folder) / "part")
     assert ignored_by_git(left) == set(left)
 
 
