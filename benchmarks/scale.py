@@ -208,14 +208,15 @@ STAGES: Final = {
         "infer",
         ("split", write_no_features),
         "--features features --catalog catalog --splits splits.parquet "
-        "--blip2 models/blip2 --captions captions/base.parquet",
+        "--blip2 models/blip2 --captions captions/base.parquet --metrics base.json",
         costless=True,
     ),
     "infer": Stage(
         "infer",
         ("split", write_no_features),
         "--features features --catalog catalog --splits splits.parquet --blip2 models/blip2 "
-        "--adapter models/blip2_lora --captions captions/finetuned.parquet",
+        "--adapter models/blip2_lora --captions captions/finetuned.parquet "
+        "--metrics finetuned.json",
         costless=True,
     ),
     "score": Stage(

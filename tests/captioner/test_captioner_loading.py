@@ -305,7 +305,7 @@ def test_damaged_weights_are_named(size: int, tmp_path: Path) -> None:
     save_as_published(miniature("opt"), tmp_path)
     weights = tmp_path / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:size])
-    with pytest.raises(ValueError, match=rf"{WEIGHTS} is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=rf"{WEIGHTS} is damaged \(no whole safetensors file"):
         load_captioner(tmp_path, CPU)
 
 
@@ -341,6 +341,10 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"it needs safetensors weights .* found none"):
+        load_captioner(tmp_path, CPU)
+    save_as_published(miniature("opt"), tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(MissingOutputError, match=r"config\.json is missing"):
         load_captioner(tmp_path, CPU)
 

@@ -254,7 +254,7 @@ def test_cold_sampling_is_greedy() -> None:
     queries = random_queries(7)
     options = {"num_beams": 1, "max_new_tokens": 12}
     for sampling in (
-        Sampling(temperature=1e-4, top_k=0, top_p=1.0),
+        Sampling(temperature=0.01, top_k=0, top_p=1.0),
         Sampling(temperature=1.0, top_k=1, top_p=1.0),
         Sampling(temperature=1.0, top_k=0, top_p=1e-6),
     ):

@@ -89,10 +89,15 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
 ) -> None:
     done, metrics = run("download", tmp_path, params)
     assert done.returncode == 0, done.stderr
-    assert metrics["images"] == 5
-    assert metrics["rejected"] == {"empty_file": 1, "unreadable": 1, "truncated": 1}
+    assert metrics["images"] == 4
+    assert metrics["rejected"] == {
+        "empty_file": 1,
+        "unreadable": 1,
+        "truncated": 1,
+        "too_elongated": 1,
+    }
     catalog = pl.read_parquet(tmp_path / "catalog" / "*.parquet")
-    names = ["cmyk.jpg", "exif.jpg", "palette.png", "sub/grey.JPEG", "wide.jpg"]
+    names = ["cmyk.jpg", "exif.jpg", "palette.png", "sub/grey.JPEG"]
     assert catalog["image_id"].to_list() == names
     bytes_ = catalog["image"].struct.field("bytes").to_list()
     assert bytes_ == [(photos / name).read_bytes() for name in names]
@@ -100,6 +105,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
     assert rejected.select("path", "reason").rows() == [
         ("corrupt.jpg", "unreadable"),
         ("truncated.jpg", "truncated"),
+        ("wide.jpg", "too_elongated"),
         ("zero.png", "empty_file"),
     ]
     timing = json.loads((tmp_path / "timing/download.json").read_text())
@@ -112,7 +118,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
     done, metrics = run("split", tmp_path, params)
     assert done.returncode == 0, done.stderr
     assert metrics["added_pairs"] == 2
-    assert sum(metrics["images"].values()) == 5
+    assert sum(metrics["images"].values()) == 4
     assert min(metrics["images"].values()) == 1
     assert metrics["assignment"] == "stable"
     assert pl.read_parquet(tmp_path / "splits.parquet")["image_id"].to_list() == names
@@ -126,7 +132,7 @@ def test_too_many_bad_images_stop_the_stage(
     done, metrics = run("download", tmp_path, params)
     assert done.returncode != 0
     assert metrics == {}
-    assert "3 of 8 images cannot be used" in done.stderr
+    assert "4 of 8 images cannot be used" in done.stderr
     assert not (tmp_path / "catalog").exists()
 
 

@@ -98,12 +98,17 @@ def test_stages_are_read_as_dvc_runs_them() -> None:
     commands = stage_commands(ROOT)
     assert next(iter(commands)) == "check"
     infer = commands["infer@finetuned"]
-    assert infer.script == "infer" and infer.arguments[-2:] == (
+    assert infer.script == "infer" and infer.arguments[-4:] == (
         "--captions",
         "data/captions/finetuned.parquet",
+        "--metrics",
+        "metrics/captions/finetuned.json",
     )
     assert "models/blip2_lora" in infer.inputs and "$" not in " ".join(infer.words)
-    assert infer.outputs == ("data/captions/finetuned.parquet",)
+    assert infer.outputs == (
+        "data/captions/finetuned.parquet",
+        "metrics/captions/finetuned.json",
+    )
 
 
 def test_a_fixed_part_of_the_campaign_holds() -> None:

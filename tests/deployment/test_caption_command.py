@@ -274,8 +274,8 @@ def test_nothing_captioned_is_a_failure(project: Path, tmp_path: Path, run: Run)
 
 
 def test_a_photo_too_large_is_set_aside(own_project: Path, photos: Path, run: Run) -> None:
-    set_params(own_project / "params.yaml", download={"max_pixels": 24 * 18})
-    Image.new("RGB", (24, 19)).save(photos / "a.png")
+    set_params(own_project / "params.yaml", download={"max_pixels": 3 * 24 * 18})
+    Image.new("RGB", (24, 55)).save(photos / "a.png")
     status, out, _ = run("caption", "--caption-only", photos, "--json")
     assert status == 1
     assert [record.get("error") for record in records(out)] == ["too_many_pixels"] + [None] * 4
