@@ -109,7 +109,7 @@ def test_good_images_go_through_and_bad_ones_are_set_aside(
         ("zero.png", "empty_file"),
     ]
     timing = json.loads((tmp_path / "timing/download.json").read_text())
-    assert (timing["stage"], timing["rows"]) == ("download", 5)
+    assert (timing["stage"], timing["rows"]) == ("download", 4)
 
     done, _ = run("split", tmp_path, params)
     assert done.returncode != 0

@@ -229,8 +229,9 @@ def test_the_stage_writes_its_outputs(project, clip_folder, monkeypatch):
         assert set(values) - {"minus"} == {
             "images", "products", *measured, "exact_match", "exact_match_interval",
             "clip_preference", "indistinct_references", "well_formed", "well_formed_interval",
-            "attributes",
+            "attributes", "cut_by_clip",
         }  # fmt: skip
+        assert values["cut_by_clip"] == {"base": 1, "finetuned": 4}[captioner]
         assert values["images"] == values["products"] == 4 and values["indistinct_references"] == 0
         texts = [[row[name] for row in of] for name in ("caption", "reference")]
         assert [row["cider_d"] for row in of] == cider_d(*texts).values.tolist()

@@ -240,7 +240,8 @@ def test_an_ended_stage_leaves_nothing_of_its_own_ray(
         said = run.stderr.read()
     _, left = psutil.wait_procs(family, timeout=30)
     assert left == []
-    assert said == ("stage: interrupted\n" if number == signal.SIGINT else "")
+    ended = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert said == f"stage: {ended}\n"
     assert set(Path("/tmp").glob("ray-*")) <= before
 
 

@@ -1,6 +1,7 @@
 """BERTScore against bert-score's numbers, an independent computation, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,9 @@ def test_what_is_no_such_encoder_is_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors \(pickles, such as"):
         scorer(tmp_path)
     (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        scorer(tmp_path)
+    shutil.copy(folder / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(ValueError, match="is a t5, expected an encoder such as bert"):
         scorer(tmp_path)
