@@ -20,10 +20,6 @@ __version__ = "0.2.0"
 # several times their own. OpenMP reads this once, when torch is imported; who has set it keeps it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Arrow's own pools keep what was freed: a million labels then take 261 MiB where the system's
-# allocator takes 213, in the same time (`python benchmarks/scale.py split`).
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-
 
 def _is_ours(started: str) -> bool:
     """Whether the program is a stage or the command, and not one that imports the package."""
