@@ -502,7 +502,8 @@ def test_free_captions_that_do_not_end_are_counted(
     # By a grammar only those that are written freely beside them.
     assert cut[False, 1] > cut[True, 1] > 0
     assert cut[False, 1] >= len(IDS)
-    (first, *_) = caplog.messages
+    # Progress is said as time passes: how often depends on the machine.
+    (first, *_) = (message for message in caplog.messages if message.startswith("warning"))
     assert first == (
         f"warning: {cut[False, 1]} free captions did not end before 1 tokens and are cut there: "
         "raise infer.max_new_tokens."

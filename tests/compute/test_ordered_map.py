@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running_processes import is_running
 
 from compositional_prompts.compute import ordered_map
 from compositional_prompts.compute.ordered_map import (
@@ -181,15 +182,6 @@ if __name__ == "__main__":
 """
 
 
-def is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for processes")
 def test_its_processes_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
