@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,25 +49,36 @@ class ClonedProject:
         change(document)
         editor.dump(document, path)
 
-    def run(self, *command: str) -> str:
-        """The output of a command in the clone; what it says goes to standard error here."""
+    def run(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
+        """The output of a command in the clone; what it says goes to standard error here.
+
+        Args:
+            command: its words.
+            variables: of its environment, beside those of this process.
+        """
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=self._environment,
+            env={**self._environment, **(variables or {})},
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
         return done.stdout
 
-    def repro(self) -> tuple[float, dict[str, dict[str, Any]]]:
-        """Seconds of ``dvc repro``, and what each stage that ran measured."""
+    def repro(
+        self, variables: Mapping[str, str] | None = None
+    ) -> tuple[float, dict[str, dict[str, Any]]]:
+        """Seconds of ``dvc repro``, and what each stage that ran measured.
+
+        Args:
+            variables: of its environment, beside those of this process.
+        """
         shutil.rmtree(self.root / "timing", ignore_errors=True)
         # DVC does not look into folders outside its outputs: new photos are for download alone.
-        self.run("dvc", "repro", "-q", "-f", "download")
+        self.run("dvc", "repro", "-q", "-f", "download", variables=variables)
         start = time.perf_counter()
-        self.run("dvc", "repro", "-q")
+        self.run("dvc", "repro", "-q", variables=variables)
         seconds = time.perf_counter() - start
         files = sorted((self.root / "timing").glob("*.json"))
         records = {path.stem: json.loads(path.read_text()) for path in files}

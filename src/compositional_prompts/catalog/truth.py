@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import count_table_rows, iterate_table, required
+from compositional_prompts.files.tables import (
+    count_table_rows,
+    iterate_table,
+    parquet_writer,
+    required,
+)
 from compositional_prompts.prompt.text_form import clean_text, first_spellings, word_form
 
 SEPARATOR: Final = ";"
@@ -84,7 +89,7 @@ def open_truth(path: Path) -> Iterator[TruthWriter]:
     """A writer of ``data/truth.parquet``, which appears, or is replaced, if the block ends."""
     with (
         atomic_file(path) as temporary,
-        pq.ParquetWriter(temporary, TRUTH, compression="zstd") as file,
+        parquet_writer(temporary, TRUTH) as file,
     ):
         writer = TruthWriter(file)
         yield writer

@@ -18,7 +18,9 @@ come, before calibration.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from compositional_prompts.enhancement.colors.color_tables import GroupColors
 from compositional_prompts.enhancement.colors.foreground_colors import BINS, Palette
 from compositional_prompts.enhancement.parameters import Method
 from compositional_prompts.enhancement.word_choice import Choice, choose, score_words
+from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import (
     DamagedOutputError,
     atomic_directory,
@@ -42,8 +45,11 @@ from compositional_prompts.files.tensors.finite_numbers import require_finite_va
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 """Of the files; another one is refused."""
+
+CHECKSUM = "checksum"
+"""In the configuration: the CRC-32 of the rest of it, that of the weights included."""
 
 SMOOTHING = 0.001
 """Share of the pixels that every word has beside its own, so that logarithms are finite."""
@@ -218,7 +224,7 @@ class WordScorer:
         """Write the folder; it appears whole or not at all.
 
         Raises:
-            ValueError: a number is not finite.
+            ValueError: a number is not finite, or a tensor has not a row for each word.
         """
         tensors: dict[str, Vectors] = {}
         groups = []
@@ -243,12 +249,17 @@ class WordScorer:
             }
         for place, values in tensors.items():
             require_finite_values(f"what was learnt of words, {place}", values)
-        config = {"format": FORMAT, "groups": groups}
+            words = self.words[place.rpartition("/")[0]]
+            if len(values) != len(words):
+                raise ValueError(f"{place} has {len(values)} rows for {len(words)} words")
         with atomic_directory(directory) as temporary:
-            text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-            (temporary / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
             save_file(tensors, temporary / WEIGHTS_FILE)
             (temporary / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
+            weights = file_checksum(temporary / WEIGHTS_FILE)
+            config = {"format": FORMAT, "groups": groups, WEIGHTS_FILE: weights}
+            config |= {CHECKSUM: _checksum(config)}
+            text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+            (temporary / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
 _TENSORS = ("vectors", "image_weights", "color_weights", "bias")
@@ -259,50 +270,51 @@ def load_word_scorer(directory: Path) -> WordScorer:
 
     Raises:
         MissingOutputError: a file is not there.
-        DamagedOutputError: a file is damaged, of another format, or not as its neighbour.
+        DamagedOutputError: a file is damaged, of another format, or not as it was written.
     """
-    files = directory / CONFIG_FILE, directory / WEIGHTS_FILE
-    require_outputs(*files)
-    try:
-        config = json.loads(files[0].read_text(encoding="utf-8"), parse_constant=_refused)
+    config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    require_outputs(config_file, weights_file)
+    with _as_damage(config_file):
+        config = json.loads(config_file.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise ValueError(f"its format is {config['format']!r}, expected {FORMAT}")
-        tensors = load_file(files[1])
-        groups = {one["name"]: _group(one, tensors) for one in config["groups"]}
-        palettes = {
-            one["name"]: {
-                color["word"]: np.array(color["rgb"], np.uint8) for color in one["palette"]
-            }
-            for one in config["groups"]
-            if one["palette"]
-        }
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise DamagedOutputError(
-            f"{directory} is no whole word scorer ({type(error).__name__}: {error}).", directory
-        ) from error
+        if config.pop(CHECKSUM) != _checksum(config):
+            raise ValueError("its checksum is another")
+    with _as_damage(weights_file):
+        if config[WEIGHTS_FILE] != file_checksum(weights_file):
+            raise ValueError("its checksum is another")
+        tensors = load_file(weights_file)
+    groups = {one["name"]: _group(one, tensors) for one in config["groups"]}
+    palettes = {
+        one["name"]: {color["word"]: np.array(color["rgb"], np.uint8) for color in one["palette"]}
+        for one in config["groups"]
+        if one["palette"]
+    }
     return WordScorer(groups, palettes)
 
 
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{CONFIG_FILE} has a number that is {constant}")
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise DamagedOutputError(
+            f"{path} is no whole part of a word scorer ({type(error).__name__}: {error}).", path
+        ) from error
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    """CRC-32 of a configuration, 8 hexadecimal digits, however it is laid out in its file."""
+    text = json.dumps(config, sort_keys=True, ensure_ascii=False)
+    return f"{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
 
 
 def _group(config: Mapping[str, Any], tensors: Mapping[str, Vectors]) -> GroupScorer:
-    found = {part: tensors.get(f"{config['name']}/{part}") for part in _TENSORS}
-    words: Sequence[str] = config["words"]
-    for part, values in found.items():
-        if values is not None and (len(values) != len(words) or not np.isfinite(values).all()):
-            raise ValueError(
-                f"{config['name']}/{part} has {len(values)} rows for {len(words)} words, or a "
-                "number that is not finite"
-            )
-    vectors = found.pop("vectors")
-    if vectors is None:
-        raise ValueError(f"{config['name']}/vectors is missing")
+    found = {part: tensors.get(f"{config['name']}/{part}") for part in _TENSORS[1:]}
     return GroupScorer(
-        tuple(words),
+        tuple(config["words"]),
         config["method"],
-        vectors,
+        tensors[f"{config['name']}/{_TENSORS[0]}"],
         **found,
         calibration=config["calibration"] and Temperature(**config["calibration"]),
         abstain_below=config["abstain_below"],

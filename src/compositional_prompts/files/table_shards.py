@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from compositional_prompts.files.content_cuts import ContentCuts
 from compositional_prompts.files.outputs import (
@@ -15,7 +14,7 @@ from compositional_prompts.files.outputs import (
     atomic_directory,
     require_outputs,
 )
-from compositional_prompts.files.tables import iterate_table
+from compositional_prompts.files.tables import iterate_table, parquet_writer
 
 
 def shard_files(directory: Path) -> list[Path]:
@@ -85,7 +84,8 @@ class TableShards:
         # One chunk: pages are cut by chunks too, and these came as they were computed.
         table = pa.Table.from_batches(self._waiting).combine_chunks()
         shard = self._directory / f"part-{self._shards:05d}.parquet"
-        pq.write_table(table, shard, compression="zstd", use_dictionary=False)
+        with parquet_writer(shard, table.schema, use_dictionary=False) as writer:
+            writer.write_table(table)
         self._shards += 1
         self._waiting = []
 

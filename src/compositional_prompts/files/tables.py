@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from compositional_prompts.files.outputs import (
+    DamagedOutputError,
     OutputError,
     atomic_file,
     reading,
@@ -170,22 +171,39 @@ def as_declared(data: Columns, schema: pa.Schema, source: str | Path, first: int
         raise SchemaError(f"{source}: {error}", Path(source)) from error
 
 
+def parquet_writer(
+    sink: Path | pa.NativeFile, schema: pa.Schema, **options: Any
+) -> pq.ParquetWriter:
+    """A writer of a table, with a checksum of every page; the caller closes it.
+
+    What cannot be compressed is stored as it is, where a flipped bit is another value that nothing
+    else would notice. :class:`NamedParquet` and :func:`read_columns` compare the checksums.
+
+    Args:
+        sink: what to write to.
+        schema: of the table.
+        options: others of Arrow's.
+    """
+    return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, **options)
+
+
 def photo_writer(sink: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer of a table with photos (columns of type :data:`IMAGE`); the caller closes it.
 
     Dictionaries and statistics are for labels: of photos they would put whole ones into the footer.
     """
     labels = [field.name for field in schema if field.type != IMAGE]
-    return pq.ParquetWriter(
-        sink, schema, compression="zstd", use_dictionary=labels, write_statistics=labels
-    )
+    return parquet_writer(sink, schema, use_dictionary=labels, write_statistics=labels)
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
     """Write ``table`` as Parquet (zstd), checked against ``schema``, whole or not at all."""
     declared = as_declared(table, schema, path)
-    with atomic_file(path) as temporary:
-        pq.write_table(declared, temporary, compression="zstd", use_content_defined_chunking=True)
+    with (
+        atomic_file(path) as temporary,
+        parquet_writer(temporary, declared.schema, use_content_defined_chunking=True) as writer,
+    ):
+        writer.write_table(declared)
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> int:
@@ -199,9 +217,7 @@ def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> i
     total, waiting, rows = 0, [schema.empty_table()], 0
     with (
         atomic_file(path) as temporary,
-        pq.ParquetWriter(
-            temporary, schema, compression="zstd", use_content_defined_chunking=True
-        ) as writer,
+        parquet_writer(temporary, schema, use_content_defined_chunking=True) as writer,
     ):
         for table in tables:
             waiting.append(as_declared(table, schema, path, total + rows))
@@ -258,23 +274,40 @@ class NamedParquet(pq.ParquetFile):  # type: ignore[misc]
             super().__init__(path, **options)
             self.schema_arrow  # noqa: B018 - some damage is found when it is first made
 
-    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+    def iter_batches(
+        self, batch_size: int, row_groups: Sequence[int] | None = None, **options: Any
+    ) -> Iterator[pa.RecordBatch]:
         """As Arrow's.
 
         Raises:
-            DamagedOutputError: a page is damaged, or a column is not there.
+            DamagedOutputError: a page is damaged, or a column is not there. Where the header of a
+                page is, Arrow takes the column to end before it; that is found after the last row.
         """
+        rows = 0
         with reading(self._path, _PARQUET):
-            yield from super().iter_batches(*arguments, **options)
+            for batch in super().iter_batches(batch_size, row_groups, **options):
+                rows += batch.num_rows
+                yield batch
+        self._require_rows(rows, row_groups)
 
-    def read_row_group(self, *arguments: Any, **options: Any) -> pa.Table:
+    def read_row_group(self, group: int, *arguments: Any, **options: Any) -> pa.Table:
         """As Arrow's.
 
         Raises:
             DamagedOutputError: as :meth:`iter_batches`.
         """
         with reading(self._path, _PARQUET):
-            return super().read_row_group(*arguments, **options)
+            table = super().read_row_group(group, *arguments, **options)
+        self._require_rows(table.num_rows, [group])
+        return table
+
+    def _require_rows(self, found: int, row_groups: Sequence[int] | None) -> None:
+        groups = range(self.num_row_groups) if row_groups is None else row_groups
+        expected = sum(self.metadata.row_group(group).num_rows for group in groups)
+        if found != expected:
+            raise DamagedOutputError(
+                f"{self._path} is damaged ({found} of its {expected} rows can be read).", self._path
+            )
 
 
 def open_parquet(path: Path, buffer_size: int = 0) -> NamedParquet:
@@ -290,7 +323,9 @@ def open_parquet(path: Path, buffer_size: int = 0) -> NamedParquet:
     Raises:
         DamagedOutputError: as :class:`NamedParquet`.
     """
-    return NamedParquet(path, buffer_size=buffer_size, pre_buffer=False)
+    return NamedParquet(
+        path, buffer_size=buffer_size, pre_buffer=False, page_checksum_verification=True
+    )
 
 
 def parquet_schema(path: Path) -> pa.Schema:
@@ -328,10 +363,25 @@ def read_columns(path: Path, columns: Sequence[str] | None = None, filters: Any 
     """
     require_outputs(path)
     with reading(path, _PARQUET):
-        table = pq.read_table(path, columns=columns and list(columns), filters=filters)
+        table = pq.read_table(
+            path,
+            columns=columns and list(columns),
+            filters=filters,
+            page_checksum_verification=True,
+        )
         for name in columns or ():
             table.column(name)  # Arrow passes over those that are not there
         return table
+
+
+def require_whole_table(path: Path, schema: pa.Schema) -> None:
+    """Read a table through, for readers that do not compare the checksums of its pages.
+
+    Raises:
+        MissingOutputError, DamagedOutputError, SchemaError: as :func:`read_table`.
+    """
+    for _ in iterate_table(path, schema, GROUP_ROWS):
+        pass
 
 
 def iterate_table(

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -33,6 +32,7 @@ from compositional_prompts.captioner.features.feature_store import (
 from compositional_prompts.files.content_cuts import ContentCuts
 from compositional_prompts.files.digests import file_checksum
 from compositional_prompts.files.outputs import atomic_directory
+from compositional_prompts.files.tables import parquet_writer
 from compositional_prompts.files.tensors.finite_numbers import require_finite_values
 
 SHARD_BYTES = 64 * 2**20
@@ -104,11 +104,8 @@ def write_cache(
     """
     with atomic_directory(out) as directory:
         images = 0
-        with pq.ParquetWriter(
-            directory / INDEX_FILE,
-            FEATURE_INDEX,
-            compression="zstd",
-            use_content_defined_chunking=True,
+        with parquet_writer(
+            directory / INDEX_FILE, FEATURE_INDEX, use_content_defined_chunking=True
         ) as index:
             for number, shard in enumerate(shards):
                 write_shard(shard, directory / shard_name(number))

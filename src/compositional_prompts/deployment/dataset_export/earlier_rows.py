@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from compositional_prompts.catalog.aligned_table import AlignedTable
@@ -22,7 +21,7 @@ from compositional_prompts.deployment.dataset_export.exported_rows import (
 )
 from compositional_prompts.files.digests import content_digest
 from compositional_prompts.files.outputs import DamagedOutputError
-from compositional_prompts.files.tables import iterate_table, open_parquet, required
+from compositional_prompts.files.tables import iterate_table, open_parquet, parquet_writer, required
 from compositional_prompts.reporting.comparing.revision_files import open_revision
 
 FOLDER: Final = Path(".compositional-prompts")
@@ -74,7 +73,7 @@ class KeysWriter:
 
     def __init__(self, directory: Path) -> None:
         (directory / FOLDER).mkdir()
-        self._file = pq.ParquetWriter(directory / KEYS, KEYS_SCHEMA, use_dictionary=False)
+        self._file = parquet_writer(directory / KEYS, KEYS_SCHEMA, use_dictionary=False)
         self._waiting: list[Keys] = []
 
     def write(self, keys: Keys) -> None:
