@@ -213,7 +213,7 @@ def write_exported_project(root: Path, photos: Sequence[Photo] = PHOTOS) -> None
         for photo in photos
     ])  # fmt: skip
     prompts = [_prompt(number, photo) for number, photo in enumerate(photos)]
-    schema = enhanced_prompts_schema(list(WORDS), objects_alone=True)
+    schema = enhanced_prompts_schema(list(WORDS))
     _write(data / "prompts" / "enhanced.parquet", schema, prompts[::-1])  # joined in any order
     _write(data / "recommended.parquet", RECOMMENDED, [
         {

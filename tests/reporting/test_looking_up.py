@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from PIL import Image
 
 from compositional_prompts.catalog.reading import iterate_images
 from compositional_prompts.catalog.splitting.split_tables import SPLITS
+from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import MismatchedOutputsError
 from compositional_prompts.files.tables import read_table, write_table
 from compositional_prompts.reporting.browsing.coverage import curve
@@ -31,6 +33,7 @@ from compositional_prompts.reporting.drawing.charts import render
 from compositional_prompts.reporting.drawing.thumbnails import LIST, read_small_photos
 from compositional_prompts.reporting.stage_results import read_results
 from compositional_prompts.scoring.recommended_texts import RECOMMENDED
+from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
 PLACES = ("attribute", "object", "color")
 
@@ -215,3 +218,22 @@ def test_the_warnings_stand_on_top(project: Any) -> None:
     project.change_metrics("recommend.json", {"warnings": "x"})
     with pytest.raises(ValueError, match="must be a list of sentences, found 'x'"):
         _ = read_results(project.paths.metrics).warnings
+
+
+def test_photos_of_objects_alone_are_looked_up(project: Any) -> None:
+    """Where no label has an attribute, tables have none in any row."""
+    paths = project.paths
+    for path, schema in (
+        (paths.splits, SPLITS),
+        (paths.prompts, enhanced_prompts_schema(["color", "material"])),
+        (paths.original, PROMPTS_OF_OBJECTS),
+    ):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["attribute"] = None
+            if "top_attributes" in row:
+                row["top_attributes"] = [None] * len(row["top_objects"])
+        write_table(pa.Table.from_pylist(rows, schema), path, schema)
+    page = project.build()
+    assert f"These are all {len(project.rows)} photos of the catalog" in page
+    assert "null_" not in page and "None_" not in page

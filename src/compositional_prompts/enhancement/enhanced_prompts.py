@@ -14,7 +14,7 @@ from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tables import open_parquet, required
 
 
-def enhanced_prompts_schema(groups: Sequence[str], *, objects_alone: bool = False) -> pa.Schema:
+def enhanced_prompts_schema(groups: Sequence[str], *, with_attributes: bool = False) -> pa.Schema:
     """``data/prompts/enhanced.parquet``: the enhanced prompt and, for each attribute group ``g``:
 
     ``g`` the chosen word (null below the threshold, or where it is too uncertain), ``g_best`` the
@@ -24,11 +24,11 @@ def enhanced_prompts_schema(groups: Sequence[str], *, objects_alone: bool = Fals
     nearest-pixel-colour baseline's word (null for groups without reference colours). A score is a
     cosine with the method ``cosine``, else the natural logarithm of a probability before it is
     calibrated. Where labels are objects alone, ``attribute`` is null in every row; tables of both
-    kinds are read by the schema for these.
+    kinds are read by one schema, and ``with_attributes`` is for writing: no row may lack one.
     """
     fields = [
         required("image_id", pa.string()),
-        pa.field("attribute", pa.string(), nullable=objects_alone),
+        pa.field("attribute", pa.string(), nullable=not with_attributes),
         required("object", pa.string()),
         required("original_prompt", pa.string()),
         required("enhanced_prompt", pa.string()),

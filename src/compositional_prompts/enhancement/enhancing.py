@@ -185,7 +185,7 @@ def enhance_prompts(
             return _tabulate(block.prompts, template, choices, chosen, named)
 
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
-        schema = enhanced_prompts_schema(tuple(scorer.words), objects_alone=alone)
+        schema = enhanced_prompts_schema(tuple(scorer.words), with_attributes=not alone)
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
     bootstrap = Bootstrap(np.concatenate(products))
     certainty = {group: words.judge() for group, words in held_out.items()}

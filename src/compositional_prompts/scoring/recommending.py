@@ -202,7 +202,7 @@ def _read(paths: RecommendPaths) -> _Texts:
     named = label_places(paths.prompts)
     places = (*named, *groups)
     names = ["image_id", "original_prompt", "enhanced_prompt", *places]
-    prompts = read_table(paths.prompts, enhanced_prompts_schema(groups, objects_alone=True), names)
+    prompts = read_table(paths.prompts, enhanced_prompts_schema(groups), names)
     ids = prompts.column("image_id").combine_chunks()
 
     def aligned(table: pa.Table, path: Path) -> pa.Table:

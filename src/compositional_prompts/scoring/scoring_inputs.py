@@ -115,7 +115,7 @@ def read_inputs(
     named = label_places(prompts)
     places = (*named, *groups)
     columns = ["image_id", "enhanced_prompt", *places]
-    schema = enhanced_prompts_schema(groups, objects_alone=True)
+    schema = enhanced_prompts_schema(groups)
     wanted = aligned(iterate_table(prompts, schema, IDS_AT_ONCE, columns), prompts)
     names = ["image_id", "product_id", *named]
     labels = aligned(iterate_batches(catalog, names, batch_size=IDS_AT_ONCE), catalog)

@@ -214,7 +214,7 @@ class ExportReader:
             OutputError: a table is damaged, or not of the catalog's images.
         """
         paths = self._paths
-        schema = enhanced_prompts_schema(list(self.columns.groups), objects_alone=True)
+        schema = enhanced_prompts_schema(list(self.columns.groups))
         tables = {
             "splits": self._beside(paths.splits, SPLITS, ["image_id", "caption_split"]),
             "original": self._beside(

@@ -174,7 +174,7 @@ def _check_tables(tables: Tables) -> None:
     for path, schema in expected.items():
         groups = attribute_groups(parquet_schema(path).names)
         # Polars knows no checksums, and panics at some damage.
-        require_whole_table(path, schema or enhanced_prompts_schema(groups, objects_alone=True))
+        require_whole_table(path, schema or enhanced_prompts_schema(groups))
 
 
 def _labels(splits: Path) -> Iterator[tuple[str, str]]:
