@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from compositional_prompts.catalog.image_files import FolderError
@@ -29,6 +30,7 @@ class FolderLabels:
 
     kept_out: Sequence[str] | None = None
     further_captions = 0
+    nowhere: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

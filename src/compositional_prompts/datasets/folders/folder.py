@@ -144,7 +144,7 @@ class Folder(DataSet):
         return Selection(
             str(directory),
             self._rows(directory, paths, labels),
-            kept,
+            kept + (0 if labels is None else len(labels.nowhere)),
             {"missing_label": len(paths) - kept},
             passed_over=passed_over,
             columns_kept_out=None if labels is None else labels.kept_out,
@@ -183,6 +183,8 @@ class Folder(DataSet):
                     if row.image is not None and is_altered(sums, path, row.image):
                         row = row._replace(image=None, rejection=ALTERED)
                     yield row
+            for name, why in {}.items() if labels is None else labels.nowhere.items():
+                yield CatalogRow(image_id=name, product_id=name, image=None, path=why)
         finally:
             if labels is not None:
                 labels.close()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compositional_prompts.catalog.image_files import FolderError
 from compositional_prompts.datasets.columns import ColumnReader, Columns
 from compositional_prompts.datasets.folders.customary_columns import meant_columns
-from compositional_prompts.datasets.folders.named_images import NamedImages, require_images
+from compositional_prompts.datasets.folders.named_images import NamedImages
 from compositional_prompts.datasets.folders.record_files import RecordFile, open_records
 
 RECORD: Final = np.dtype(
@@ -21,7 +21,8 @@ RECORD: Final = np.dtype(
 )
 """Where what is said of an image is; ``number`` is 0 where nothing is."""
 
-_NAMED_PROBLEMS: Final = 5
+_EXPLAINED: Final = 5
+"""Records whose image is not there of which it is found out why."""
 
 
 class Said(NamedTuple):
@@ -41,10 +42,12 @@ class Labels(Protocol):
     Attributes:
         kept_out: columns that say nothing to us; None where there are no columns.
         further_captions: captions of images that have one already.
+        nowhere: of images that are named and not there, by what they are called, where and why.
     """
 
     kept_out: Sequence[str] | None
     further_captions: int
+    nowhere: Mapping[str, str]
 
     def __len__(self) -> int:
         """How many images something is said of."""
@@ -95,14 +98,15 @@ class FileLabels:
             missing: values that mean "not known".
 
         Raises:
-            FolderError: a record names no image, or one that was named before, but for captions.
+            FolderError: no record names an image that is there, a record's name is empty, or an
+                image is named twice, but for captions.
             DelimitedError, JsonError: a file is not what it should be.
             ColumnError: a value is not what it should be.
         """
         self._images = images
         self._records: NDArray[Any] = np.zeros(len(images), RECORD)
-        self._problems: list[str] = []
-        self._unknown = 0
+        nowhere: dict[str, str] = {}
+        self.nowhere: Mapping[str, str] = nowhere
         self._tables: list[_Table] = []
         self.further_captions = 0
         with ExitStack() as opened:
@@ -110,8 +114,11 @@ class FileLabels:
                 table = _Table(file, columns, truth, missing)
                 opened.callback(table.file.close)
                 self._tables.append(table)
-                self._read(table, number)
-            require_images(self._problems, self._unknown)
+                self._read(table, number, nowhere)
+            if self.nowhere and not len(self):
+                first, *others = self.nowhere.values()
+                more = f" None of {len(others) + 1} names is one of an image." if others else ""
+                raise FolderError(f"{first}{more}")
             self._opened = opened.pop_all()
         names = (name for table in self._tables for name in table.kept_out)
         self.kept_out: Sequence[str] | None = list(dict.fromkeys(names))
@@ -141,7 +148,7 @@ class FileLabels:
     def close(self) -> None:
         self._opened.close()
 
-    def _read(self, table: _Table, number: int) -> None:
+    def _read(self, table: _Table, number: int, nowhere: dict[str, str]) -> None:
         for record in table.file.records():
             place = table.file.place(record.number)
             cell = table.cell(record.values)
@@ -149,10 +156,11 @@ class FileLabels:
                 raise FolderError(f"{place}: {table.columns.image} is empty.")
             position = self._images.find(cell, table.inside)
             if position is None:
-                self._unknown += 1
-                if len(self._problems) < _NAMED_PROBLEMS:
-                    why = self._images.why_none(cell, table.inside)
-                    self._problems.append(f"{place}: {why}")
+                if cell not in nowhere:
+                    # To find out why takes a look at every name.
+                    explained = len(nowhere) < _EXPLAINED
+                    why = self._images.why_none(cell, table.inside) if explained else repr(cell)
+                    nowhere[cell] = f"{place}: {why}"
                 continue
             said, further = table.said(record.values, place)
             self.further_captions += further + record.further

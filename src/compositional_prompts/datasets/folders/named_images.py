@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from compositional_prompts.catalog.image_files import FolderError, image_extensions, is_image_name
+from compositional_prompts.catalog.image_files import image_extensions, is_image_name
 from compositional_prompts.files.sorted_names import SortedNames
 
 
@@ -102,18 +102,3 @@ class NamedImages:
             "there is no such file; an image is named by its path in the folder, with / between "
             "folders."
         )
-
-
-def require_images(problems: list[str], count: int) -> None:
-    """Raise :class:`FolderError` of the rows that name no image, if there are any.
-
-    Args:
-        problems: of the first of them: the place, and why.
-        count: of all of them.
-    """
-    if not problems:
-        return
-    places = [problem.partition(": ")[0].rpartition(", ")[2] for problem in problems[1:]]
-    listed = f"{', '.join(places)}{', ...' if count > len(problems) else ''}"
-    more = f" So do {count - 1} more: {listed}." if count > 1 else ""
-    raise FolderError(f"{problems[0]}{more}")
