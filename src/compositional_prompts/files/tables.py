@@ -275,7 +275,11 @@ class NamedParquet(pq.ParquetFile):  # type: ignore[misc]
             self.schema_arrow  # noqa: B018 - some damage is found when it is first made
 
     def iter_batches(
-        self, batch_size: int, row_groups: Sequence[int] | None = None, **options: Any
+        self,
+        batch_size: int,
+        row_groups: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+        **options: Any,
     ) -> Iterator[pa.RecordBatch]:
         """As Arrow's.
 
@@ -285,7 +289,7 @@ class NamedParquet(pq.ParquetFile):  # type: ignore[misc]
         """
         rows = 0
         with reading(self._path, _PARQUET):
-            for batch in super().iter_batches(batch_size, row_groups, **options):
+            for batch in super().iter_batches(batch_size, row_groups, columns, **options):
                 rows += batch.num_rows
                 yield batch
         self._require_rows(rows, row_groups)
