@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
 
@@ -11,3 +13,14 @@ def is_running(pid: int) -> bool:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
+
+
+def ends(pid: int, patience: float = 10.0) -> bool:
+    """Whether a process ends within so many seconds; one that does not is killed."""
+    until = time.monotonic() + patience
+    while is_running(pid):
+        if time.monotonic() > until:
+            psutil.Process(pid).kill()
+            return False
+        time.sleep(0.01)
+    return True

@@ -19,7 +19,7 @@ from chaos.small_project import stage_commands
 from chaos.stage_process import Blow, Ended, become_reaper, run_stage
 from chaos.trials import unlike_a_message
 from hypothesis import find
-from running_processes import is_running
+from running_processes import ends
 
 from compositional_prompts.project.whole_params import Params
 
@@ -62,7 +62,7 @@ def test_a_process_that_outlives_a_killed_stage_is_found_and_ended(
     ended = run(tmp_path, text, blow=Blow(1.5, signal.SIGKILL))
     assert ended.status == -signal.SIGKILL
     assert [words for words in ended.left if "time.sleep(600)" in words]
-    assert not is_running(int((tmp_path / "child").read_text()))
+    assert ends(int((tmp_path / "child").read_text()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import math
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -80,10 +81,13 @@ def test_differences_are_paired_and_blocks_change_nothing(monkeypatch: pytest.Mo
     known = random.random(120) < 0.5
     monkeypatch.setattr(module, "BLOCK", 70)
     monkeypatch.setattr(module, "KEPT", 0)
-    assert Bootstrap(codes, draws=300).mean(first) == apart
-    assert Bootstrap(codes, draws=300).difference(first, second, known) == whole.difference(
-        first, second, known
-    )
+    # To the last digit but one: how a matrix product is cut is the library's affair.
+    cut = Bootstrap(codes, draws=300)
+    for one, other in (
+        (cut.mean(first), apart),
+        (cut.difference(first, second, known), whole.difference(first, second, known)),
+    ):
+        assert astuple(one) == pytest.approx(astuple(other), rel=1e-12)
 
 
 def test_the_interval_covers_the_mean_of_all_products() -> None:
