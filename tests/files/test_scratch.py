@@ -27,6 +27,16 @@ def test_a_failed_run_finds_its_folder_again(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_of_a_run_that_fails_before_it_has_done_anything_nothing_stays(tmp_path) -> None:
+    other = kill("other", tmp_path)
+    with pytest.raises(ValueError, match="damaged"), scratch_folder("infer", "one", tmp_path):
+        raise ValueError("an input is damaged")
+    assert list((tmp_path / "infer").iterdir()) == [other]
+    with pytest.raises(ValueError, match="damaged"), scratch_folder("finetune", "one", tmp_path):
+        raise ValueError("an input is damaged")
+    assert [path.name for path in tmp_path.iterdir()] == ["infer"]
+
+
 def kill(key: str, root: Path, age: float = 0) -> Path:
     """A run that was killed some days ago."""
     with pytest.raises(KeyboardInterrupt), scratch_folder("infer", key, root) as folder:

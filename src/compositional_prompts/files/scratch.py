@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,25 @@ def _remove_old(folder: Path) -> None:
 def scratch_folder(stage: str, key: str, root: Path = SCRATCH) -> Iterator[Path]:
     """The folder of one run of a stage, ``root/stage/key``; made if it is not there.
 
-    It is removed when the block succeeds, and kept when it fails. Those of the stage's other runs
-    stay, for a while, so that going back to their parameters goes on where they were.
+    It is removed when the block succeeds, and kept when it fails with something in it. Those of the
+    stage's other runs stay, for a while, so that going back to their parameters goes on where they
+    were.
     """
     folder = root / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
     _remove_old(folder)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        _remove_empty(folder, folder.parent)
+        raise
     shutil.rmtree(folder)
-    if not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    _remove_empty(folder.parent)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove folders, the inner one first, as far as nothing is in them."""
+    with suppress(OSError):  # something is, or another process was faster
+        for folder in folders:
+            folder.rmdir()
