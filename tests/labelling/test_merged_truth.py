@@ -11,6 +11,7 @@ import pytest
 from labelling_project import ROOT, WORDS, Shoe, write_catalog, write_truth
 
 from compositional_prompts.catalog.truth import TRUTH
+from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.labelling.merged_truth import merge_truth
 
@@ -71,6 +72,17 @@ def test_without_labels_nothing_changes(project: Path) -> None:
     metrics, _ = merged(project)
     assert (project / "truth.parquet").read_bytes() == (project / "own.parquet").read_bytes()
     assert metrics["files"] == 0 and metrics["unknown_images"] == 0
+
+
+@pytest.mark.parametrize("place", [0, 40])
+def test_a_damaged_table_is_not_copied(project: Path, place: int) -> None:
+    own = project / "own.parquet"
+    content = bytearray(own.read_bytes())
+    content[place] ^= 1
+    own.write_bytes(content)
+    with pytest.raises(DamagedOutputError, match=r"own\.parquet is damaged"):
+        merged(project)
+    assert not (project / "truth.parquet").exists()
 
 
 def test_the_stage_reads_the_vocabulary(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())
 ``datasets`` reads a column as images only where the field is the very one that it would write,
 which may be null; :func:`check_no_nulls` refuses a row without bytes all the same."""
 
+_MAGIC: Final = b"PAR1"
+
 GROUP_ROWS: Final = 16_384
 """Rows that :func:`write_tables` gathers in memory before it writes them as a row group."""
 
@@ -271,6 +273,9 @@ class NamedParquet(pq.ParquetFile):  # type: ignore[misc]
         """
         self._path = path
         with reading(path, _PARQUET):
+            with path.open("rb") as file:
+                if file.read(len(_MAGIC)) != _MAGIC:  # Arrow looks at its end alone
+                    raise ValueError(f"it does not begin with {_MAGIC!r}")
             super().__init__(path, **options)
             self.schema_arrow  # noqa: B018 - some damage is found when it is first made
 

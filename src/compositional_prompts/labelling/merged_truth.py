@@ -19,7 +19,7 @@ from compositional_prompts.catalog.truth import (
     open_truth,
 )
 from compositional_prompts.files.outputs import atomic_file, require_outputs
-from compositional_prompts.files.tables import iterate_table
+from compositional_prompts.files.tables import iterate_table, require_whole_table
 from compositional_prompts.labelling.hand_labels import HandLabels, read_hand_labels
 from compositional_prompts.prompt.text_form import word_form
 
@@ -57,8 +57,8 @@ def merge_truth(
 
     A word that a person picked takes the place of all words that the data set has of the image in
     that group; where the person cannot tell, these stay. Images that the catalog does not have are
-    counted and said. Without any label the table is copied. Memory holds 20 bytes a true word, the
-    labels, and some ten thousand rows.
+    counted and said. Without any label the table is copied, if all of it can be read. Memory holds
+    20 bytes a true word, the labels, and some ten thousand rows.
 
     Args:
         own: what the data set knows (TRUTH).
@@ -75,7 +75,7 @@ def merge_truth(
 
     Raises:
         LabelsError: labels are not as they must be.
-        MissingOutputError: a table is not there.
+        MissingOutputError, DamagedOutputError: a table is not there, or damaged.
         SchemaError: it is not as declared.
     """
     require_outputs(own)
@@ -86,6 +86,7 @@ def merge_truth(
         images = _write_merged(own, given, catalog, truth, counts)
     else:
         images = sum(len(ids) for ids in iterate_ids(catalog))
+        require_whole_table(own, TRUTH)
         with atomic_file(truth) as temporary:
             shutil.copyfile(own, temporary)
     unknown = [image for image in given.image_ids if image not in counts.found]
