@@ -341,11 +341,11 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"it needs safetensors weights .* found none"):
+    with pytest.raises(MissingOutputError, match=r"config\.json is missing"):
         load_captioner(tmp_path, CPU)
     save_as_published(miniature("opt"), tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(MissingOutputError, match=r"config\.json is missing"):
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"it needs safetensors weights .* found none"):
         load_captioner(tmp_path, CPU)
 
 

@@ -163,7 +163,7 @@ def load_captioner(
     options: dict[str, Any] = {"dtype": DTYPES.get(precision, torch.bfloat16)}
     if precision in QUANTIZED:
         options |= {"quantization_config": _quantization(precision, device)}
-    config = _configuration(directory)
+    require_outputs(directory / "config.json")  # first: of an empty folder it says most
     require_finite_weights(
         *weight_files(directory), without=tuple(f"{name}." for name in DROPPED[half])
     )
@@ -172,7 +172,7 @@ def load_captioner(
     from_pretrained: Any = _HalfOfBlip2.from_pretrained
     model, info = from_pretrained(
         directory,
-        config=config,
+        config=_configuration(directory),
         half=half,
         device_map={"": device},
         local_files_only=True,
