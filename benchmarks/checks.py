@@ -5,7 +5,7 @@ the pipeline runs from `download` to the page, with all checks and with those le
 raise, in turns. Printed are the processor seconds of all processes of the runs, and, from inside
 those with checks, how often each check was called and its own processor seconds.
 
-Pretraining is not in it, and of the other trainings one epoch: whole, a run takes some four times as
+Pretraining is not in it, and of the other trainings one epoch: a whole run takes some four times as
 long, and the share of the checks is less.
 
     python benchmarks/checks.py [--rounds 2]
