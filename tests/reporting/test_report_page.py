@@ -269,10 +269,12 @@ LOSS = "curves/troika_train/plots/metrics/train_loss.tsv"
         (LOSS, "", "column 'step' is missing; found nothing"),
         (LOSS, "step\ttrain_loss\n1\t2\n2\tx\n", "line 3: expected two numbers, found '2' and 'x'"),
         (LOSS, "step\ttrain_loss\n\t1\n", "line 2: expected two numbers, found '' and '1'"),
+        (LOSS, "step\ttrain_\xe4oss\n", "'utf-8' codec can't decode byte 0xe4"),
+        (LOSS, "step\ttrain_loss\n1\t\xe4\n", "'utf-8' codec can't decode byte 0xe4"),
     ],
 )
 def test_a_malformed_metric_is_named(project: Any, name: str, content: str, message: str) -> None:
-    (project.paths.metrics / name).write_text(content)
+    (project.paths.metrics / name).write_text(content, encoding="latin-1")
     with pytest.raises(ReportInputError, match=re.escape(message)):
         project.build()
 

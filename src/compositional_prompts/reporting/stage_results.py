@@ -133,14 +133,15 @@ def _rows(
     """Line number and fields of every row of a table that has at least these columns."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        found = reader.fieldnames or []
-        missing = [column for column in columns if column not in found]
-        if missing:
-            raise ReportInputError(
-                f"{path}: column {missing[0]!r} is missing; found {', '.join(found) or 'nothing'}.",
-                path,
-            )
         try:
+            found = reader.fieldnames or []
+            missing = [column for column in columns if column not in found]
+            if missing:
+                raise ReportInputError(
+                    f"{path}: column {missing[0]!r} is missing; found "
+                    f"{', '.join(found) or 'nothing'}.",
+                    path,
+                )
             for row in reader:
                 cells = {key: plain_text(value or "") for key, value in row.items() if key}
                 yield reader.line_num, cells
