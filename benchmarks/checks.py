@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from measuring.check_times import counted, hooked
+from measuring.check_times import counted, hook
 from measuring.cloned_project import ClonedProject
 
 
@@ -33,8 +33,7 @@ def run(folder: Path, finished: Path, left_out: bool) -> tuple[float, Counter[st
             document[stage]["epochs"] = 1
 
     project.edit(shorten)
-    with hooked(folder / "times", left_out) as variables:
-        project.repro(variables)
+    project.repro(hook(project.root / "src", folder / "times", left_out))
     calls: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     total = 0.0

@@ -1,13 +1,13 @@
 """Counts, in every process of a pipeline, the processor time that checks take, or leaves them out.
 
-:func:`hooked` makes a folder for ``PYTHONPATH`` whose ``sitecustomize`` loads this file in every
-Python that starts. It is loaded alone, and so imports nothing but what Python brings.
+:func:`hook` gives the sources of a project, which are what its stages' Python finds first, a
+``sitecustomize`` that loads this file. It is loaded alone, and so imports nothing but what Python
+brings.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import importlib.abc
 import importlib.util
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 from pathlib import Path
 from types import ModuleType
@@ -51,24 +51,26 @@ _calls: Counter[str] = Counter()
 _writer: list[int] = []
 
 
-@contextlib.contextmanager
-def hooked(folder: Path, left_out: bool) -> Iterator[dict[str, str]]:
-    """The variables of an environment in which checks are counted, or left out.
+def hook(sources: Path, folder: Path, left_out: bool) -> dict[str, str]:
+    """Have the checks of a project counted, or left out.
 
     Args:
+        sources: ``src`` of the project.
         folder: new; what is counted is written there.
         left_out: leave the checks out, but for those of :data:`ANSWERS`.
+
+    Returns:
+        Variables of the environment that its stages are to be run in.
     """
     folder.mkdir()
-    start = folder / "sitecustomize.py"
-    start.write_text(
+    (sources / "sitecustomize.py").write_text(
         "import importlib.util, sys\n"
         f"spec = importlib.util.spec_from_file_location('check_times', {str(Path(__file__))!r})\n"
         "sys.modules['check_times'] = module = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
         "module.begin()\n"
     )
-    yield {"PYTHONPATH": str(folder), FOLDER: str(folder), LEFT_OUT: "1" if left_out else ""}
+    return {FOLDER: str(folder), LEFT_OUT: "1" if left_out else ""}
 
 
 def counted(folder: Path) -> list[dict[str, Any]]:
