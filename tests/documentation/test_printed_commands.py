@@ -264,6 +264,7 @@ ONLY_PARSED = {
 } | dict.fromkeys(
     (
         "python benchmarks/blip2_full_size.py",
+        "python benchmarks/checks.py",
         "python benchmarks/caption.py --project . --threads 1",
         "python benchmarks/calibration.py PROJECT --group color --precision 0.9 --draws 200",
         "python benchmarks/cold_run.py",
