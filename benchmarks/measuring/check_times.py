@@ -37,7 +37,7 @@ CHECKS: Final[Mapping[str, tuple[str, ...]]] = {
     "project.between_sections": ("faults", "doubts"),
     "project.data_checks": ("judge_data",),
 }
-"""By module, what raises or tells of what is wrong and computes nothing that is used."""
+"""By module, what is there to find what is wrong."""
 
 ANSWERS: Final = frozenset({"file_checksum", "faults", "doubts", "judge_data"})
 """Checks whose answer is written to a file: they are never left out."""
@@ -48,7 +48,6 @@ LEFT_OUT: Final = "CHECKS_LEFT_OUT"
 _here = threading.local()
 _seconds: Counter[str] = Counter()
 _calls: Counter[str] = Counter()
-_writer: list[int] = []
 
 
 def hook(sources: Path, folder: Path, left_out: bool) -> dict[str, str]:
@@ -74,7 +73,7 @@ def hook(sources: Path, folder: Path, left_out: bool) -> dict[str, str]:
 
 
 def counted(folder: Path) -> list[dict[str, Any]]:
-    """What every process of the package wrote: its script, its processor seconds, its checks."""
+    """What every process of the package wrote: its processor seconds, its checks."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
@@ -115,10 +114,7 @@ def _wrapped(check: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     @functools.wraps(check)
     def timed(*args: Any, **options: Any) -> Any:
-        if not _writer:
-            # A process that multiprocessing starts does not go through what atexit is told.
-            _writer.append(os.getpid())
-            util.Finalize(None, _write, exitpriority=100)
+        _write_of_worker()
         if getattr(_here, "inside", False):
             return check(*args, **options)
         _here.inside, start = True, time.thread_time()
@@ -132,12 +128,17 @@ def _wrapped(check: Callable[..., Any], name: str) -> Callable[..., Any]:
     return timed
 
 
+@functools.cache
+def _write_of_worker() -> None:
+    """A process that multiprocessing starts does not go through what atexit is told."""
+    util.Finalize(None, _write, exitpriority=100)
+
+
 def _write() -> None:
     if PACKAGE not in sys.modules:
         return  # DVC, and whatever else starts
     own = os.times()
     record = {
-        "script": Path(sys.argv[0]).name,
         "seconds": own.user + own.system,
         "checks": {name: [_calls[name], _seconds[name]] for name in _calls},
     }
