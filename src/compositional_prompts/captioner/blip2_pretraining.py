@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -36,11 +37,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
+from compositional_prompts.captioner.model.caption_tokens import (
+    CaptionTokens,
+    random_batches,
+    tokenize_captions,
+)
 from compositional_prompts.captioner.model.forward import (
     attend_queries,
-    caption_logits,
-    caption_loss,
+    score_places,
+    scored_logits,
 )
 from compositional_prompts.clip.clip_pretraining import (
     MICRO_CONFIG,
@@ -54,6 +59,7 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.side_by_side import SideBySide, parts_of
 from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
@@ -225,6 +231,7 @@ def pretrain_blip2(
     matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
+    threads: SideBySide,
     precision: Precision = "float32",
 ) -> Captioner:
     """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
@@ -240,6 +247,7 @@ def pretrain_blip2(
             None leaves them to AdamW.
         seed: of initialisation, order and written forms.
         device: where to train.
+        threads: what trains, a part of each batch each.
         precision: of the forward pass; weights and loss are float32.
 
     Returns:
@@ -269,21 +277,41 @@ def pretrain_blip2(
         learning_rate=learning_rate,
         matrix_learning_rate=matrix_learning_rate,
         multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+        threads=threads,
     )
+
+    def loss(
+        embeds: Tensor, part: CaptionTokens, said: Tensor, captions: int, predicted: int
+    ) -> Tensor:
+        """A part's share of the mean over the captions, and over the tokens predicted, of all."""
+        placed = score_places(model, part).to(device)
+        with autocast(device, precision):
+            queries = attend_queries(model, embeds.to(device).float())
+            logits = scored_logits(model, queries, placed)
+        captioned = F.cross_entropy(logits.float(), placed.labels, reduction="sum") / predicted
+        named = word_loss(head(queries.float().mean(1)), said.to(device), captions)
+        return captioned + WORD_WEIGHT * named
+
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
         total = 0.0
         batches = random_batches(len(captions), batch_size, generator)
         for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}", announced=True):
-            with autocast(device, precision):
-                queries = attend_queries(model, image_embeds[chosen].to(device).float())
-                said = caption_logits(model, queries, tokens.select(chosen).to(device))
-            captioned = caption_loss(*said)
-            named = word_loss(head(queries.float().mean(1)), words[chosen].to(device))
-            loss = captioned + WORD_WEIGHT * named
-            optimizers.step(loss)
-            total += captioned.item()
+            predicted = int(tokens.mask[chosen, 1:].sum())  # begin of text is given
+            total += optimizers.step(
+                *(
+                    partial(
+                        loss,
+                        image_embeds[rows],
+                        tokens.select(rows),
+                        words[rows],
+                        len(chosen),
+                        predicted,
+                    )
+                    for rows in (chosen[part] for part in parts_of(len(chosen), device))
+                )
+            )
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()
     return captioner

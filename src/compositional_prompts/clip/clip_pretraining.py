@@ -33,6 +33,7 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.side_by_side import SideBySide, parts_of
 from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
@@ -85,11 +86,11 @@ def cosine_with_warmup(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def micro_clip(patch_dropout: float = 0.0) -> nn.Module:
+def micro_clip() -> nn.Module:
     """A randomly initialised micro CLIP with its preprocessing attached."""
     model: nn.Module = open_clip.CLIP(
         embed_dim=MICRO_CONFIG["embed_dim"],
-        vision_cfg=MICRO_CONFIG["vision_cfg"] | {"patch_dropout": patch_dropout},
+        vision_cfg=MICRO_CONFIG["vision_cfg"],
         text_cfg=MICRO_CONFIG["text_cfg"],
     )
     settings = merge_preprocess_dict({"size": MICRO_CONFIG["vision_cfg"]["image_size"]}, {})
@@ -154,15 +155,16 @@ def word_targets(tokens: Tensor) -> Tensor:
     return present[:, (found > 0) & (present.mean(0) < 1)]
 
 
-def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def word_loss(logits: Tensor, targets: Tensor, captions: int) -> Tensor:
     """Binary cross-entropy of naming a caption's words, summed over words, mean over captions.
 
     Args:
         logits: ``[n, words]``; :data:`WORD_PRIOR` is taken off, so that they may start at zero.
         targets: as :func:`word_targets` gives, ``[n, words]``.
+        captions: of the whole batch, of which these may be a part.
     """
     losses = F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
-    return losses / len(targets)
+    return losses / captions
 
 
 def _train_image_tower(
@@ -178,6 +180,7 @@ def _train_image_tower(
     generator: torch.Generator,
     device: torch.device,
     precision: Precision,
+    threads: SideBySide,
 ) -> None:
     """Name the words of every caption from its image (binary cross-entropy a word)."""
     visual: Any = model.visual
@@ -190,7 +193,16 @@ def _train_image_tower(
         learning_rate=learning_rate,
         matrix_learning_rate=matrix_learning_rate,
         multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+        threads=threads,
     )
+    patches = len(visual.positional_embedding) - 1
+
+    def loss(pixel_values: Tensor, kept: Tensor, said: Tensor, captions: int) -> Tensor:
+        with autocast(device, precision):
+            features = pooled_features(visual, pixel_values.to(device), kept.to(device))
+        named = head(F.layer_norm(features.float(), (width,)))
+        return word_loss(named, said.to(device), captions)
+
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
@@ -199,15 +211,57 @@ def _train_image_tower(
             batch = normalised(_shown(images, chosen, augmentation_seed, epoch))
             flipped = torch.rand(len(chosen), generator=generator) < 0.5
             batch[flipped] = batch[flipped].flip(-1)
-            with autocast(device, precision):
-                features = model.encode_image(batch.to(device))  # type: ignore[operator]
-            named = head(F.layer_norm(features.float(), (width,)))
-            loss = word_loss(named, targets[chosen].to(device))
-            optimizers.step(loss)
-            total += loss.item()
+            kept = _kept_patches(len(chosen), patches, generator)
+            said = targets[chosen]
+            total += optimizers.step(
+                *(
+                    partial(loss, batch[part], kept[part], said[part], len(chosen))
+                    for part in parts_of(len(chosen), device)
+                )
+            )
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
+
+
+def _kept_patches(images: int, patches: int, generator: torch.Generator) -> Tensor:
+    """Random patches of each image that are not dropped, int64 ``[images, kept]`` (FLIP)."""
+    kept = patches - round(PATCH_DROPOUT * patches)
+    return torch.rand(images, patches, generator=generator).topk(kept).indices
+
+
+def _embedded(visual: Any, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
+    """The class token and the patches, or those that are ``kept``: ``[n, 1 + k, width]``."""
+    patches = visual.conv1(pixel_values).flatten(2).mT + visual.positional_embedding[1:]
+    if kept is not None:
+        patches = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
+    begin = (visual.class_embedding + visual.positional_embedding[0]).to(patches.dtype)
+    tokens: Tensor = visual.ln_pre(torch.cat([begin.expand(len(patches), 1, -1), patches], dim=1))
+    return tokens
+
+
+def pooled_features(visual: Any, pixel_values: Tensor, kept: Tensor) -> Tensor:
+    """What the image tower of a micro CLIP makes of images of which it sees some patches.
+
+    Of the last block only the class token is computed, since nothing else of it is read.
+
+    Args:
+        visual: the tower.
+        pixel_values: float32 ``[n, 3, H, W]``.
+        kept: int64 ``[n, k]``, which patches it sees, counted by rows.
+
+    Returns:
+        ``[n, embed_dim]``, not normalised, to differentiate.
+    """
+    tokens = _embedded(visual, pixel_values, kept)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    read = last.ln_1(tokens)
+    pooled = tokens[:, :1] + last.attn(read[:, :1], read, read, need_weights=False)[0]
+    pooled = pooled + last.mlp(last.ln_2(pooled))
+    features: Tensor = visual.ln_post(pooled[:, 0]) @ visual.proj
+    return features
 
 
 def _shown(images: Tensor, chosen: Tensor, augmentation_seed: int | None, epoch: int) -> Tensor:
@@ -269,9 +323,11 @@ def _train_text_tower(
     batch_size: int,
     learning_rate: float,
     generator: torch.Generator,
+    threads: SideBySide,
 ) -> None:
     """Contrast captions against locked images; only the images' projection learns with them."""
-    visual: Any = model.visual
+    clip: Any = model
+    visual = clip.visual
     visual.requires_grad_(False)
     device = image_features.device
     mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
@@ -283,20 +339,24 @@ def _train_text_tower(
         learning_rate=learning_rate,
         matrix_learning_rate=None,
         multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+        threads=threads,
     )
     contrastive = open_clip.ClipLoss()
+
+    def loss(rows: Tensor) -> Tensor:
+        images = F.normalize(mixing(image_features[rows]), dim=-1)
+        texts = encode_texts(model, tokens[rows].to(device))
+        contrasted: Tensor = contrastive(images, texts, clip.logit_scale.exp())
+        return contrasted
+
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(tokens), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
         total = 0.0
         for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}", announced=True):
-            images = F.normalize(mixing(image_features[chosen]), dim=-1)
-            texts = encode_texts(model, tokens[chosen].to(device))
-            loss = contrastive(images, texts, model.logit_scale.exp())  # type: ignore[operator]
-            optimizers.step(loss)
-            total += loss.item()
+            total += optimizers.step(partial(loss, chosen))
             with torch.no_grad():
-                model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+                clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
     with torch.no_grad():
         visual.proj.copy_(visual.proj @ mixing.weight.T)
@@ -315,11 +375,11 @@ class ImageFeatures:
     tokens: Tensor
 
 
-@torch.inference_mode()
 def encode_images(
     model: nn.Module,
     images: Tensor,
     device: torch.device,
+    threads: SideBySide,
     precision: Precision = "float32",
     *,
     augmentation_seed: int | None = None,
@@ -330,6 +390,7 @@ def encode_images(
         model: a micro CLIP in evaluation mode; it is moved to ``device``.
         images: uint8 ``[n, 3, 96, 96]``.
         device: where to compute.
+        threads: what computes, some images each.
         precision: of the tower's products.
         augmentation_seed: what :func:`~.altered_photos.altered_pixels` makes of the images by this
             seed is encoded, once, in the place of each; None encodes them as they are.
@@ -339,18 +400,18 @@ def encode_images(
     pooled = torch.empty(len(images), MICRO_CONFIG["embed_dim"])
     tokens = torch.empty(len(images), 1 + patches, vision["width"], dtype=torch.float16)
     visual: Any = model.to(device).visual
-    seen: list[Tensor] = []
-    # The norm after the last block sees all tokens; the tower itself returns the pooled one only.
-    hook = visual.ln_post.register_forward_hook(lambda *call: seen.append(call[-1]))
-    try:
-        for start in progress(range(0, len(images), ENCODE_BATCH), "image features"):
-            rows = slice(start, start + ENCODE_BATCH)
-            shown = _shown(images, torch.arange(len(images))[rows], augmentation_seed, epoch=0)
-            with autocast(device, precision):
-                pooled[rows] = visual(normalised(shown).to(device))
-            tokens[rows] = seen.pop()
-    finally:
-        hook.remove()
+
+    @torch.inference_mode()
+    def encode(rows: Tensor) -> None:
+        shown = _shown(images, rows, augmentation_seed, epoch=0)
+        with autocast(device, precision):
+            seen = visual.transformer(_embedded(visual, normalised(shown).to(device)))
+            seen = visual.ln_post(seen)
+            pooled[rows] = (seen[:, 0] @ visual.proj).float().cpu()
+        tokens[rows] = seen.to(tokens)
+
+    for batch in progress(torch.arange(len(images)).split(2 * ENCODE_BATCH), "image features"):
+        threads.results([partial(encode, rows) for rows in batch.split(ENCODE_BATCH)])
     return ImageFeatures(pooled, tokens)
 
 
@@ -364,6 +425,7 @@ def pretrain_image_tower(
     matrix_learning_rate: float | None,
     seed: int,
     device: torch.device,
+    threads: SideBySide,
     precision: Precision = "float32",
     augment: bool = False,
 ) -> nn.Module:
@@ -379,6 +441,7 @@ def pretrain_image_tower(
             None leaves them to AdamW.
         seed: of initialisation, order, flips, dropped patches and alterations.
         device: where to train.
+        threads: what trains, a part of each batch each.
         precision: of the forward pass; weights and loss are float32.
         augment: whether images are altered at random, anew in every epoch
             (:func:`~.altered_photos.randomly_altered`).
@@ -395,7 +458,7 @@ def pretrain_image_tower(
             f"{batch_size}: lower weights.pretrain.clip_batch or bring more images."
         )
     seed_everything(seed)
-    trained = micro_clip(PATCH_DROPOUT)
+    trained = micro_clip()
     conv: Any = trained.visual.conv1  # type: ignore[union-attr]
     with torch.no_grad():
         conv.weight.copy_(
@@ -414,10 +477,9 @@ def pretrain_image_tower(
         generator=torch.Generator().manual_seed(seed),
         device=device,
         precision=precision,
+        threads=threads,
     )
-    model = micro_clip()
-    model.load_state_dict(trained.state_dict())
-    return model.eval()
+    return trained.requires_grad_(True).eval().cpu()
 
 
 def pretrain_text_tower(
@@ -430,6 +492,7 @@ def pretrain_text_tower(
     learning_rate: float,
     seed: int,
     device: torch.device,
+    threads: SideBySide,
 ) -> nn.Module:
     """Train the text tower of a micro CLIP against its locked image tower.
 
@@ -442,6 +505,7 @@ def pretrain_text_tower(
         learning_rate: peak of the schedule of AdamW.
         seed: of the order.
         device: where to train.
+        threads: what steps; a batch is contrasted whole.
 
     Returns:
         ``model`` in evaluation mode, on the CPU.
@@ -456,5 +520,6 @@ def pretrain_text_tower(
             batch_size=min(TEXT_BATCHES * batch_size, len(captions)),
             learning_rate=learning_rate,
             generator=torch.Generator().manual_seed(seed),
+            threads=threads,
         )
     return model.requires_grad_(True).eval().cpu()

@@ -31,10 +31,10 @@ from compositional_prompts.clip.clip_pretraining import (
     pretrain_image_tower,
     pretrain_text_tower,
 )
-from compositional_prompts.compute.devices import one_thread
 from compositional_prompts.compute.ordered_map import WorkerProcesses
 from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.side_by_side import SideBySide
 from compositional_prompts.files.outputs import naming
 from compositional_prompts.pipeline.stage import log_as
 from compositional_prompts.sample.drawn_products import generate_corpus
@@ -124,7 +124,7 @@ class TextTraining:
         model = micro_clip()
         model.load_state_dict(load(self.clip))
         features = torch.frombuffer(bytearray(self.image_features), dtype=torch.float32)
-        with one_thread():
+        with SideBySide(1) as threads:
             pretrain_text_tower(
                 model,
                 features.reshape(len(self.captions), -1),
@@ -134,6 +134,7 @@ class TextTraining:
                 learning_rate=self.params.clip_learning_rate,
                 seed=self.seed,
                 device=self.device,
+                threads=threads,
             )
         return save(model.state_dict())
 
@@ -166,44 +167,49 @@ def pretrain_micro_models(
     precision = resolve_precision(params.precision, device).precision
     corpus = read_corpus(params, table, seed, workers)
     captions = corpus.captions
-    model = pretrain_image_tower(
-        corpus.images,
-        captions,
-        epochs=params.clip_image_epochs,
-        batch_size=params.clip_batch,
-        learning_rate=params.clip_learning_rate,
-        matrix_learning_rate=params.clip_matrix_learning_rate,
-        seed=seed,
-        device=device,
-        precision=precision,
-        augment=params.augment,
-    )
-    # Text tower and BLIP-2 see one altered copy of each photo: to encode another in every epoch
-    # would take as many passes of the image tower.
-    augmentation_seed = seed if params.augment else None
-    features = encode_images(
-        model, corpus.images, device, precision, augmentation_seed=augmentation_seed
-    )
-    del corpus  # a quarter of a gigabyte
-    pooled = features.pooled.numpy().tobytes()
-    texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)
-    train_captioner = partial(
-        pretrain_blip2,
-        model,
-        features.tokens,
-        captions,
-        epochs=params.blip2_epochs,
-        batch_size=params.blip2_batch,
-        learning_rate=params.blip2_learning_rate,
-        matrix_learning_rate=params.blip2_matrix_learning_rate,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
-    # One thread each, also one after the other, so that both ways compute the same bits.
-    made: Captioner | None
-    trained: bytes | None
-    with one_thread():
+    with SideBySide(workers if device.type == "cpu" else 1) as threads:
+        model = pretrain_image_tower(
+            corpus.images,
+            captions,
+            epochs=params.clip_image_epochs,
+            batch_size=params.clip_batch,
+            learning_rate=params.clip_learning_rate,
+            matrix_learning_rate=params.clip_matrix_learning_rate,
+            seed=seed,
+            device=device,
+            threads=threads,
+            precision=precision,
+            augment=params.augment,
+        )
+        # Text tower and BLIP-2 see one altered copy of each photo: to encode another in every epoch
+        # would take as many passes of the image tower.
+        features = encode_images(
+            model,
+            corpus.images,
+            device,
+            threads,
+            precision,
+            augmentation_seed=seed if params.augment else None,
+        )
+        del corpus  # a quarter of a gigabyte
+        pooled = features.pooled.numpy().tobytes()
+        texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)
+        train_captioner = partial(
+            pretrain_blip2,
+            model,
+            features.tokens,
+            captions,
+            epochs=params.blip2_epochs,
+            batch_size=params.blip2_batch,
+            learning_rate=params.blip2_learning_rate,
+            matrix_learning_rate=params.blip2_matrix_learning_rate,
+            seed=seed,
+            device=device,
+            threads=threads,
+            precision=precision,
+        )
+        made: Captioner | None
+        trained: bytes | None
         if clip and captioner and workers > 1 and device.type == "cpu":
             # The process ends first, also where the training here fails: the thread waits for it.
             begin = partial(log_as, "weights")

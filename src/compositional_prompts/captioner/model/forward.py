@@ -107,6 +107,10 @@ class ScoredTokens:
     scored: Tensor | None
     labels: Tensor
 
+    def to(self, device: torch.device) -> ScoredTokens:
+        parts = (self.ids, self.mask, self.scored, self.labels)
+        return ScoredTokens(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
 
 def score_places(model: Blip2ForConditionalGeneration, tokens: CaptionTokens) -> ScoredTokens:
     """The places of ``tokens``, which are on the CPU, that the loss of ``model`` is of."""
