@@ -31,8 +31,10 @@ from compositional_prompts.clip.clip_pretraining import (
     micro_clip,
     normalised,
 )
+from compositional_prompts.compute.side_by_side import SideBySide
 
 CPU = torch.device("cpu")
+ALONE = SideBySide(1)
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
 CAPTIONS = ("a red boot", "a blue sandal, open toe")
 
@@ -63,7 +65,7 @@ def pretrained(
     captions = [CAPTIONS[row % 2] for row in range(len(images))]
     return pretrain_blip2(
         clip,
-        encode_images(clip, images, CPU).tokens,
+        encode_images(clip, images, CPU, ALONE).tokens,
         captions,
         epochs=epochs,
         batch_size=8,
@@ -71,6 +73,7 @@ def pretrained(
         matrix_learning_rate=None,
         seed=seed,
         device=CPU,
+        threads=ALONE,
         precision=precision,
     )
 

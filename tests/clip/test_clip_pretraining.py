@@ -31,13 +31,16 @@ from compositional_prompts.clip.clip_pretraining import (
     micro_clip,
     micro_tokenizer,
     normalised,
+    pooled_features,
     pretrain_image_tower,
     pretrain_text_tower,
     whitening_filters,
     word_targets,
 )
+from compositional_prompts.compute.side_by_side import SideBySide
 
 CPU = torch.device("cpu")
+ALONE = SideBySide(1)
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
 COLORS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
 
@@ -144,9 +147,10 @@ def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int =
         "learning_rate": 2e-3,
         "seed": seed,
         "device": CPU,
+        "threads": ALONE,
     }
     model = pretrain_image_tower(images, captions, matrix_learning_rate=0.02, **settings)
-    features = encode_images(model, images, CPU)
+    features = encode_images(model, images, CPU, ALONE)
     return pretrain_text_tower(model, features.pooled, captions, **settings)
 
 
@@ -178,7 +182,7 @@ def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
     torch.manual_seed(8)
     model: Any = micro_clip().eval()
     images, captions = corpus(70, seed=9)
-    features = encode_images(model, images, CPU)
+    features = encode_images(model, images, CPU, ALONE)
     captioner: Any = untrained_captioner(train_tokenizer(captions)).model.eval()
     copy_vision_tower(model, captioner)
     with torch.inference_mode():
@@ -189,6 +193,34 @@ def test_images_are_encoded_as_clip_and_as_blip2_would_each_alone() -> None:
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
     # Beyond the steps of float16, nothing.
     torch.testing.assert_close(features.tokens.float(), tokens, rtol=2**-10, atol=1e-4)
+
+
+def test_an_image_tower_that_sees_some_patches_is_trained_as_open_clips_own() -> None:
+    torch.manual_seed(16)
+    model: Any = micro_clip().double()
+    images, _ = corpus(5, seed=17)
+    pixel_values = normalised(images).double()
+    side = SIZE // MICRO_CONFIG["vision_cfg"]["patch_size"]
+    kept = torch.stack([torch.randperm(side**2)[:40] for _ in images])
+
+    class Dropped(torch.nn.Module):
+        """In the place of open_clip's own, which chooses for itself."""
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            patches = [row[1:][places] for row, places in zip(tokens, kept, strict=True)]
+            return torch.cat([tokens[:, :1], torch.stack(patches)], dim=1)
+
+    found = pooled_features(model.visual, pixel_values, kept)
+    model.visual.patch_dropout = Dropped()
+    expected = model.encode_image(pixel_values)
+    torch.testing.assert_close(found, expected)
+    target = torch.randn(expected.shape).double()
+    parameters = list(model.visual.parameters())
+    ours, theirs = (
+        torch.autograd.grad((features * target).sum(), parameters) for features in (found, expected)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_every_epoch_shows_every_image_altered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +236,7 @@ def test_every_epoch_shows_every_image_altered_anew(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(clip_pretraining, "altered_pixels", unchanged)
     settings: dict[str, Any] = {
         "epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "matrix_learning_rate": 0.02,
-        "seed": 5, "device": CPU,
+        "seed": 5, "device": CPU, "threads": ALONE,
     }  # fmt: skip
     augmented = pretrain_image_tower(images, captions, augment=True, **settings)
     assert shown == [(5, 1, list(range(16))), (5, 2, list(range(16)))]
@@ -219,11 +251,11 @@ def test_altered_images_are_encoded_in_the_place_of_each() -> None:
     model = micro_clip().eval()
     images, _ = corpus(40, seed=15)
     altered = altered_pixels(images.numpy(), range(40), seed=3, epoch=0)
-    expected = encode_images(model, torch.from_numpy(altered), CPU)
-    found = encode_images(model, images, CPU, augmentation_seed=3)
+    expected = encode_images(model, torch.from_numpy(altered), CPU, ALONE)
+    found = encode_images(model, images, CPU, ALONE, augmentation_seed=3)
     assert torch.equal(found.pooled, expected.pooled)
     assert torch.equal(found.tokens, expected.tokens)
-    assert not torch.equal(found.pooled, encode_images(model, images, CPU).pooled)
+    assert not torch.equal(found.pooled, encode_images(model, images, CPU, ALONE).pooled)
 
 
 def test_texts_are_cut_to_the_longest_without_a_change() -> None:
@@ -250,6 +282,7 @@ def test_only_words_that_captions_hold_are_trained() -> None:
     _, captions = corpus(32, seed=11)
     settings: dict[str, Any] = {
         "epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "seed": 1, "device": CPU,
+        "threads": ALONE,
     }  # fmt: skip
     torch.manual_seed(12)
     model: Any = micro_clip()
@@ -274,9 +307,11 @@ def test_in_bfloat16_the_image_tower_is_trained_and_read_to_its_digits() -> None
     for precision in ("float32", "bfloat16"):
         towers[precision] = pretrain_image_tower(
             images, captions, epochs=1, batch_size=16, learning_rate=1e-4,
-            matrix_learning_rate=None, seed=2, device=CPU, precision=precision,
+            matrix_learning_rate=None, seed=2, device=CPU, precision=precision, threads=ALONE,
         )  # fmt: skip
-    exact, rounded = (encode_images(towers["float32"], images, CPU, p).pooled for p in towers)
+    exact, rounded = (
+        encode_images(towers["float32"], images, CPU, ALONE, p).pooled for p in towers
+    )
     assert rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.03
     states = [tower.state_dict() for tower in towers.values()]

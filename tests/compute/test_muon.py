@@ -17,6 +17,7 @@ from compositional_prompts.compute.muon import (
     ScheduledOptimizers,
     orthogonalized,
 )
+from compositional_prompts.compute.side_by_side import SideBySide
 
 
 def polynomial(matrix: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def polynomial(matrix: Tensor) -> Tensor:
     return left @ values.diag() @ right
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48), (1, 7)])
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48), (128, 512), (1, 7)])
 def test_singular_values_are_drawn_towards_one(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found = orthogonalized(matrices)
@@ -53,6 +54,24 @@ def test_it_steps_as_the_muon_of_torch_does() -> None:
             optimizer.step()
     moved = (theirs - start).norm()
     assert (ours - theirs).norm() < 0.02 * moved  # theirs computes in bfloat16
+
+
+def test_threads_that_share_the_matrices_change_no_bit() -> None:
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(24, 24), (48, 16), (16, 48), (8, 8), (32, 8)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+    stepped = []
+    for threads in (1, 2):
+        matrices = [nn.Parameter(matrix.clone()) for matrix in start]
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.grad = gradient.clone()
+        with SideBySide(threads) as shared:
+            Muon([{"params": matrices}], lr=0.1, threads=shared).step()
+        stepped.append(matrices)
+    for one, two, before in zip(*stepped, start, strict=True):
+        assert torch.equal(one, two)
+        assert not torch.equal(one, before)
 
 
 def test_matrices_that_lie_under_one_another_are_stepped_each_for_itself() -> None:
@@ -92,6 +111,7 @@ def optimizers_of(model: Small, **settings: Any) -> ScheduledOptimizers:
         [model.block, model.unused],
         **{"learning_rate": 0.01, "matrix_learning_rate": 0.02, **settings},
         multiplier=lambda step: 1 / (step + 1),
+        threads=SideBySide(1),
     )
 
 
@@ -110,8 +130,9 @@ def test_blocks_go_to_muon_and_the_rest_to_adamw_under_one_schedule() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ids = torch.arange(10)[None]
     first = model(ids).item()
-    for _ in range(20):
-        optimizers.step(model(ids))
+    assert optimizers.step(lambda: model(ids)) == pytest.approx(first)
+    for _ in range(19):
+        optimizers.step(lambda: model(ids))
     assert model(ids).item() < first
     assert [group["lr"] for group in adamw.param_groups] == pytest.approx([0.01 / 21] * 2)
     assert muon.param_groups[0]["lr"] == pytest.approx(0.02 / 21)
