@@ -179,41 +179,50 @@ class Bootstrap:
             ValueError: they are not of as many images as there are products, or a value that
                 counts is NaN or infinite.
         """
-        numbers = np.asarray(values, np.float64)
+        numbers = np.asarray(values)
         mask = np.broadcast_to(True if known is None else np.asarray(known), numbers.shape)
-        if len(numbers) != len(self.drawn) or not np.isfinite(numbers[mask]).all():
-            raise ValueError(
-                f"Expected finite values of {len(self.drawn)} images, found {len(numbers)}, of "
-                f"which {np.count_nonzero(mask & ~np.isfinite(numbers))} are not finite."
-            )
-        top, bottom = self.sums(np.where(mask, numbers, 0.0)), self.sums(mask)
-        columns = numbers.shape[1]
+        columns = {column: (numbers[:, column], mask[:, column]) for column in range(mask.shape[1])}
+        return list(self.named(columns).values())
+
+    def named(self, columns: Mapping[_Key, Column]) -> dict[_Key, Interval]:
+        """Many means at once, by name: the values of each and which of them are known, ``[n]``.
+
+        Beyond the columns memory is that of one of them, and of their sums.
+
+        Raises:
+            ValueError: as :meth:`means`.
+        """
+        if not columns:
+            return {}
+        top, bottom = np.empty((2, self.size, len(columns)))
+        products = []
+        for column, (values, known) in enumerate(columns.values()):
+            numbers = np.asarray(values, np.float64)
+            mask = np.ones(numbers.shape, np.bool_)
+            if known is not None:
+                mask &= np.asarray(known, np.bool_)
+            if len(numbers) != len(self.drawn) or not np.isfinite(numbers[mask]).all():
+                raise ValueError(
+                    f"Expected finite values of {len(self.drawn)} images, found {len(numbers)}, of "
+                    f"which {np.count_nonzero(mask & ~np.isfinite(numbers))} are not finite."
+                )
+            top[:, column] = np.bincount(self.drawn, np.where(mask, numbers, 0.0), self.size)
+            bottom[:, column] = np.bincount(self.drawn, mask, self.size)
+            products.append(self.products(mask))
         both = np.concatenate([top, bottom], axis=1)
 
         def drawn(counts: Counts) -> Samples:
             found = counts @ both
-            return _ratio(found[:, :columns], found[:, columns:])
+            return _ratio(found[:, : len(columns)], found[:, len(columns) :])
 
         samples = self.samples(drawn)
         whole = _ratio(top.sum(axis=0), bottom.sum(axis=0)).tolist()
-        return [
-            interval(whole[column], samples[:, column], self.products(mask[:, column]))
-            if len(numbers)
+        return {
+            name: interval(whole[column], samples[:, column], products[column])
+            if len(self.drawn)
             else NOTHING
-            for column in range(columns)
-        ]
-
-    def named(self, columns: Mapping[_Key, Column]) -> dict[_Key, Interval]:
-        """Many means at once, by name: the values of each and which of them are known, ``[n]``."""
-        if not columns:
-            return {}
-        numbers = [np.asarray(values, np.float64) for values, _ in columns.values()]
-        masks = [
-            np.ones(len(self.drawn), np.bool_) if known is None else np.asarray(known, np.bool_)
-            for _, known in columns.values()
-        ]
-        found = self.means(np.stack(numbers, axis=1), np.stack(masks, axis=1))
-        return dict(zip(columns, found, strict=True))
+            for column, name in enumerate(columns)
+        }
 
     def products(self, images: ArrayLike) -> int:
         """How many products some images are of, bool ``[n]``."""

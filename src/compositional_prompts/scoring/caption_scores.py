@@ -92,14 +92,13 @@ def score_captions(
         }
     read_slots = make_slot_reader(inputs.groups, attributes)
     plain = {"reference": inputs.references, **inputs.captions}
-    texts = {
-        (prefix, name): [prefix + text for text in column]
-        for prefix in ("", DEPICTING)
-        for name, column in plain.items()
+    distinct = dict.fromkeys(text for column in plain.values() for text in column)
+    texts = {("", name): column for name, column in plain.items()}
+    depicting = {text: DEPICTING + text for text in distinct}
+    texts |= {
+        (DEPICTING, name): [depicting[text] for text in column] for name, column in plain.items()
     }
-    vectors = embed_distinct(
-        clip, (text for column in texts.values() for text in column), params.batch_size
-    )
+    vectors = embed_distinct(clip, (*distinct, *depicting.values()), params.batch_size)
     images = ImageJoin(inputs.image_ids, inputs.source, embeddings)
     image_cosines = image_text_cosines(images, texts, vectors, iterate_image_vectors(embeddings))
 

@@ -19,7 +19,13 @@ from compositional_prompts.catalog.titles import read_titles
 from compositional_prompts.catalog.truth import read_truth
 from compositional_prompts.enhancement.enhanced_prompts import enhanced_prompts_schema
 from compositional_prompts.files.outputs import DamagedOutputError, require_outputs
-from compositional_prompts.files.tables import is_absent, iterate_table, parquet_schema, read_table
+from compositional_prompts.files.tables import (
+    is_absent,
+    iterate_table,
+    parquet_schema,
+    read_table,
+    shared_texts,
+)
 from compositional_prompts.results.bootstrap import product_codes
 
 UNTRAINED, FREE, FINETUNED = "base", "finetuned_free", "finetuned"
@@ -106,11 +112,11 @@ def read_inputs(
 
     untrained = aligned(untrained.to_batches(), source)
     finetuned = aligned(iterate_table(trained, CAPTIONS, IDS_AT_ONCE), trained)
-    texts = {UNTRAINED: untrained.column("caption").to_pylist()}
+    texts = {UNTRAINED: shared_texts(untrained.column("caption"))}
     free = finetuned.column("free_caption")
     if not free.null_count:
-        texts[FREE] = free.to_pylist()
-    texts[FINETUNED] = finetuned.column("caption").to_pylist()
+        texts[FREE] = shared_texts(free)
+    texts[FINETUNED] = shared_texts(finetuned.column("caption"))
     groups = prompt_groups(prompts)
     named = label_places(prompts)
     places = (*named, *groups)
@@ -119,10 +125,7 @@ def read_inputs(
     wanted = aligned(iterate_table(prompts, schema, IDS_AT_ONCE, columns), prompts)
     names = ["image_id", "product_id", *named]
     labels = aligned(iterate_batches(catalog, names, batch_size=IDS_AT_ONCE), catalog)
-    labelled = {
-        name: [() if label is None else (label,) for label in labels.column(name).to_pylist()]
-        for name in named
-    }
+    labelled = {name: _true_labels(labels.column(name)) for name in named}
     return ScoringInputs(
         image_ids=image_ids,
         products=product_codes(labels.column("product_id")),
@@ -130,12 +133,19 @@ def read_inputs(
         captions=texts,
         references=[titles[image_id] for image_id in image_ids.to_pylist()]
         if target == "title"
-        else wanted.column("enhanced_prompt").to_pylist(),
+        else shared_texts(wanted.column("enhanced_prompt")),
         target=target,
         untitled=untitled,
-        enhanced={name: wanted.column(name).to_pylist() for name in places},
+        enhanced={name: shared_texts(wanted.column(name)) for name in places},
         truth={**labelled, **read_truth(truth, image_ids, groups)},
     )
+
+
+def _true_labels(column: pa.ChunkedArray) -> list[tuple[str, ...]]:
+    """The true words that labels are, equal ones one object."""
+    labels = shared_texts(column)
+    words = {label: () if label is None else (label,) for label in dict.fromkeys(labels)}
+    return [words[label] for label in labels]
 
 
 def label_places(prompts: Path) -> tuple[str, ...]:
