@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 from compositional_prompts.compute.side_by_side import (
     PARTS,
     SideBySide,
-    differentiate,
+    in_parts,
+    part_generator,
     parts_of,
 )
 
@@ -24,16 +26,21 @@ CPU = torch.device("cpu")
 class Shared(nn.Module):
     """Two layers that share a weight, as an embedding and a head do, and one that is not used."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.embedding = nn.Embedding(12, 8, dtype=torch.float64)
         self.hidden = nn.Linear(8, 8, dtype=torch.float64)
         self.unused = nn.Linear(8, 8, dtype=torch.float64)
+        self.dropout = FewBitsDropout(dropout)
 
-    def loss(self, ids: Tensor, labels: Tensor, rows: int) -> Tensor:
-        logits = F.linear(self.hidden(self.embedding(ids)).tanh(), self.embedding.weight)
-        return F.cross_entropy(logits, labels, reduction="sum") / rows
+    def forward(
+        self, ids: Tensor, labels: Tensor, nothing: None, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        hidden = self.dropout(self.hidden(self.embedding(ids) + shift).tanh())
+        logits = F.linear(hidden, self.embedding.weight)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return loss, (logits.argmax(1) == labels).sum()
 
 
 def batch(rows: int) -> tuple[Tensor, Tensor]:
@@ -42,51 +49,119 @@ def batch(rows: int) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def part_losses(model: Shared, rows: int) -> list[Callable[[], Tensor]]:
+def loss_in_parts(
+    model: Shared, rows: int, threads: SideBySide, shift: Tensor
+) -> tuple[Tensor, Tensor]:
     ids, labels = batch(rows)
-    return [partial(model.loss, ids[part], labels[part], rows) for part in parts_of(rows, CPU)]
+    parts = [(ids[part], labels[part], None) for part in parts_of(rows, CPU)]
+    found = in_parts(model, parts, [shift], list(model.parameters()), threads)
+    loss, right = (torch.stack(one).sum() for one in zip(*found, strict=True))
+    return loss, right
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 32])
-def test_the_parts_give_the_gradient_of_the_whole_batch(rows: int) -> None:
+def test_the_parts_give_the_loss_and_the_gradient_of_the_whole_batch(rows: int) -> None:
     model = Shared()
-    parameters = list(model.parameters())
+    shift = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    wanted = [*model.parameters(), shift]
     with SideBySide(2) as threads:
-        found = differentiate(part_losses(model, rows), parameters, threads)
-    gradients = [parameter.grad for parameter in parameters]
-    whole = model.loss(*batch(rows), rows)
-    expected = torch.autograd.grad(whole, parameters, allow_unused=True)
-    assert found == pytest.approx(whole.item())
-    assert [one is None for one in gradients] == [False, False, False, True, True]
-    for one, other in zip(gradients, expected, strict=True):
+        loss, right = loss_in_parts(model, rows, threads, shift)
+        found = torch.autograd.grad((loss * 0.5), wanted, allow_unused=True)
+    ids, labels = batch(rows)
+    whole, whole_right = model(ids, labels, None, shift)
+    expected = torch.autograd.grad(whole * 0.5, wanted, allow_unused=True)
+    torch.testing.assert_close(loss, whole)
+    assert int(right) == int(whole_right)
+    assert not right.requires_grad
+    assert [one is None for one in found] == [False, False, False, True, True, False]
+    for one, other in zip(found, expected, strict=True):
         if one is not None:
             torch.testing.assert_close(one, other)
 
 
-def test_gradients_of_before_are_replaced() -> None:
-    model = Shared()
-    parameters = list(model.parameters())
-    with SideBySide(1) as threads:
-        differentiate(part_losses(model, 8), parameters, threads)
-        first = [None if p.grad is None else p.grad.clone() for p in parameters]
-        model.unused.weight.grad = torch.ones_like(model.unused.weight)
-        differentiate(part_losses(model, 8), parameters, threads)
-    for parameter, before in zip(parameters, first, strict=True):
-        if before is None:
-            assert parameter.grad is None
-        else:
-            assert parameter.grad is not None and torch.equal(parameter.grad, before)
+def test_what_a_part_was_given_is_differentiated_too() -> None:
+    """As between the towers and the traction of Troika."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [
+        torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+        for _ in range(2)
+    ]
+    shared, weight = (
+        torch.randn(4, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+        for _ in range(2)
+    )
+
+    wanted = [*rows, shared, weight]
+
+    def function(part: Tensor, common: Tensor) -> tuple[Tensor]:
+        return ((part @ common).tanh() @ weight,)
+
+    with SideBySide(2) as threads:
+        parts = in_parts(function, [(row,) for row in rows], [shared], [weight], threads)
+        drawn = torch.cat([one for (one,) in parts]).square().sum()
+        found = torch.autograd.grad(drawn, wanted)
+    plain = function(torch.cat(rows), shared)[0].square().sum()
+    for one, other in zip(found, torch.autograd.grad(plain, wanted), strict=True):
+        torch.testing.assert_close(one, other)
 
 
-def test_one_thread_and_two_give_the_same_bits() -> None:
-    gradients = []
+def test_one_thread_and_two_give_the_same_bits_with_dropout() -> None:
+    shift = torch.zeros(8)
+    found = []
     for threads in (1, 2, 2, 2):
-        model = Shared().float()
+        model = Shared(dropout=0.3).float()
+        torch.manual_seed(4)
         with SideBySide(threads) as shared:
-            differentiate(part_losses(model, 31), list(model.parameters()), shared)
-        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-    for other in gradients[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True))
+            loss, _ = loss_in_parts(model, 31, shared, shift)
+            loss.backward()
+            after = torch.rand(1)
+        found.append(
+            [loss.detach(), after, *(p.grad for p in model.parameters() if p.grad is not None)]
+        )
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    torch.manual_seed(5)
+    with SideBySide(1) as shared:
+        loss, _ = loss_in_parts(model, 31, shared, shift)
+    assert not torch.equal(loss.detach(), found[0][0])  # another seed, another dropout
+
+
+def test_each_part_draws_numbers_of_its_own_and_none_is_left_behind() -> None:
+    def draw(part: Tensor) -> tuple[Tensor]:
+        assert part_generator() is not None
+        return (torch.rand(3, generator=part_generator()),)
+
+    with SideBySide(2) as threads:
+        (first,), (second,) = in_parts(
+            draw, [(torch.zeros(1),), (torch.zeros(1),)], [], [], threads
+        )
+    assert not torch.equal(first, second)
+    assert part_generator() is None
+
+
+def test_the_parts_compute_under_the_autocast_of_the_caller() -> None:
+    weight = torch.randn(4, 4, requires_grad=True)
+
+    def function(part: Tensor) -> tuple[Tensor]:
+        return (part @ weight,)
+
+    parts = [(torch.randn(2, 4),), (torch.randn(2, 4),)]
+    with SideBySide(2) as threads, torch.autocast("cpu", torch.bfloat16):
+        found = in_parts(function, parts, [], [weight], threads)
+        plain = [function(*part)[0] for part in parts]
+    for (one,), other in zip(found, plain, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, other)
+
+
+def test_only_a_process_alone_on_a_cpu_has_threads() -> None:
+    accelerator = Accelerator(cpu=True)
+    assert isinstance(SideBySide.of(accelerator, 2), SideBySide)
+    accelerator.state.num_processes = 2
+    try:
+        assert SideBySide.of(accelerator, 2) is None
+    finally:
+        accelerator.state.num_processes = 1
 
 
 def test_a_batch_is_cut_on_a_cpu_alone_and_no_part_is_empty() -> None:

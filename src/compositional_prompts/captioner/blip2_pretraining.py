@@ -37,12 +37,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from compositional_prompts.captioner.micro_shape import MICRO_POSITIONS, MICRO_QUERIES
 from compositional_prompts.captioner.model.blip2_model import Captioner
-from compositional_prompts.captioner.model.caption_tokens import (
-    CaptionTokens,
-    random_batches,
-    tokenize_captions,
-)
+from compositional_prompts.captioner.model.caption_tokens import random_batches, tokenize_captions
 from compositional_prompts.captioner.model.forward import (
+    ScoredTokens,
     attend_queries,
     score_places,
     scored_logits,
@@ -59,7 +56,7 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
-from compositional_prompts.compute.side_by_side import SideBySide, parts_of
+from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
 from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
@@ -280,17 +277,24 @@ def pretrain_blip2(
         threads=threads,
     )
 
-    def loss(
-        embeds: Tensor, part: CaptionTokens, said: Tensor, captions: int, predicted: int
-    ) -> Tensor:
-        """A part's share of the mean over the captions, and over the tokens predicted, of all."""
-        placed = score_places(model, part).to(device)
+    trained_parameters = [
+        one for one in [*model.parameters(), *head.parameters()] if one.requires_grad
+    ]
+
+    def losses(
+        embeds: Tensor,
+        said: Tensor,
+        ids: Tensor,
+        mask: Tensor | None,
+        scored: Tensor | None,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Of captions, summed over tokens, and of their words, summed over words and captions."""
         with autocast(device, precision):
             queries = attend_queries(model, embeds.to(device).float())
-            logits = scored_logits(model, queries, placed)
-        captioned = F.cross_entropy(logits.float(), placed.labels, reduction="sum") / predicted
-        named = word_loss(head(queries.float().mean(1)), said.to(device), captions)
-        return captioned + WORD_WEIGHT * named
+            logits = scored_logits(model, queries, ScoredTokens(ids, mask, scored, labels))
+        captioned = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return captioned, word_loss(head(queries.float().mean(1)), said.to(device))
 
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
@@ -298,20 +302,17 @@ def pretrain_blip2(
         total = 0.0
         batches = random_batches(len(captions), batch_size, generator)
         for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}", announced=True):
-            predicted = int(tokens.mask[chosen, 1:].sum())  # begin of text is given
-            total += optimizers.step(
-                *(
-                    partial(
-                        loss,
-                        image_embeds[rows],
-                        tokens.select(rows),
-                        words[rows],
-                        len(chosen),
-                        predicted,
-                    )
-                    for rows in (chosen[part] for part in parts_of(len(chosen), device))
-                )
-            )
+            rows = [chosen[part] for part in parts_of(len(chosen), device)]
+            places = [score_places(model, tokens.select(part)).to(device) for part in rows]
+            parts = [
+                (image_embeds[part], words[part], of.ids, of.mask, of.scored, of.labels)
+                for part, of in zip(rows, places, strict=True)
+            ]
+            found = in_parts(losses, parts, [], trained_parameters, threads)
+            captioned, named = (torch.stack(one).sum() for one in zip(*found, strict=True))
+            captioned = captioned / sum(len(of.labels) for of in places)
+            optimizers.step(captioned + WORD_WEIGHT * named / len(chosen))
+            total += captioned.item()
         logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
     model.requires_grad_(False).eval().cpu()
     return captioner

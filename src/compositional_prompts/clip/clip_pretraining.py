@@ -33,7 +33,7 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
-from compositional_prompts.compute.side_by_side import SideBySide, parts_of
+from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
 from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)
@@ -155,16 +155,14 @@ def word_targets(tokens: Tensor) -> Tensor:
     return present[:, (found > 0) & (present.mean(0) < 1)]
 
 
-def word_loss(logits: Tensor, targets: Tensor, captions: int) -> Tensor:
-    """Binary cross-entropy of naming a caption's words, summed over words, mean over captions.
+def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of naming captions' words, summed over words and captions.
 
     Args:
         logits: ``[n, words]``; :data:`WORD_PRIOR` is taken off, so that they may start at zero.
         targets: as :func:`word_targets` gives, ``[n, words]``.
-        captions: of the whole batch, of which these may be a part.
     """
-    losses = F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
-    return losses / captions
+    return F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
 
 
 def _train_image_tower(
@@ -197,11 +195,13 @@ def _train_image_tower(
     )
     patches = len(visual.positional_embedding) - 1
 
-    def loss(pixel_values: Tensor, kept: Tensor, said: Tensor, captions: int) -> Tensor:
+    trained = [one for one in [*visual.parameters(), *head.parameters()] if one.requires_grad]
+
+    def loss(pixel_values: Tensor, kept: Tensor, said: Tensor) -> tuple[Tensor]:
         with autocast(device, precision):
             features = pooled_features(visual, pixel_values.to(device), kept.to(device))
         named = head(F.layer_norm(features.float(), (width,)))
-        return word_loss(named, said.to(device), captions)
+        return (word_loss(named, said.to(device)),)
 
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator)
@@ -213,12 +213,13 @@ def _train_image_tower(
             batch[flipped] = batch[flipped].flip(-1)
             kept = _kept_patches(len(chosen), patches, generator)
             said = targets[chosen]
-            total += optimizers.step(
-                *(
-                    partial(loss, batch[part], kept[part], said[part], len(chosen))
-                    for part in parts_of(len(chosen), device)
-                )
-            )
+            parts = [
+                (batch[part], kept[part], said[part]) for part in parts_of(len(chosen), device)
+            ]
+            losses = in_parts(loss, parts, [], trained, threads)
+            whole = torch.stack([part for (part,) in losses]).sum() / len(chosen)
+            optimizers.step(whole)
+            total += whole.item()
         logger.info(
             "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
         )
@@ -343,18 +344,16 @@ def _train_text_tower(
     )
     contrastive = open_clip.ClipLoss()
 
-    def loss(rows: Tensor) -> Tensor:
-        images = F.normalize(mixing(image_features[rows]), dim=-1)
-        texts = encode_texts(model, tokens[rows].to(device))
-        contrasted: Tensor = contrastive(images, texts, clip.logit_scale.exp())
-        return contrasted
-
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(tokens), generator=generator)
         batches = order.split(batch_size)[:steps_per_epoch]
         total = 0.0
         for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}", announced=True):
-            total += optimizers.step(partial(loss, chosen))
+            images = F.normalize(mixing(image_features[chosen]), dim=-1)
+            texts = encode_texts(model, tokens[chosen].to(device))
+            loss = contrastive(images, texts, clip.logit_scale.exp())
+            optimizers.step(loss)
+            total += loss.item()
             with torch.no_grad():
                 clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)

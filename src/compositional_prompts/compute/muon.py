@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compositional_prompts.compute.side_by_side import PARTS, SideBySide, differentiate
+from compositional_prompts.compute.side_by_side import PARTS, SideBySide
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5 draws singular values towards 1
 ITERATIONS = 5
@@ -134,7 +134,7 @@ class ScheduledOptimizers:
             learning_rate: AdamW's peak.
             matrix_learning_rate: Muon's peak; None leaves the blocks to AdamW too.
             multiplier: of both rates, by the number of the step.
-            threads: what computes the gradients, and the steps of Muon.
+            threads: what computes the steps of Muon.
         """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         matrices = {
@@ -157,20 +157,16 @@ class ScheduledOptimizers:
         if matrix_learning_rate is not None:
             groups = [{"params": [matrix], "parts": parts} for matrix, parts in matrices.items()]
             self.optimizers.append(Muon(groups, matrix_learning_rate, threads))
-        self._trained = trained
-        self._threads = threads
         self._schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
             for optimizer in self.optimizers
         ]
 
-    def step(self, *losses: Callable[[], Tensor]) -> float:
-        """Step by the gradient of the sum of ``losses``, each computed in a thread of its own.
-
-        Returns:
-            The sum of the losses.
-        """
-        loss = differentiate(losses, self._trained, self._threads)
+    def step(self, loss: Tensor) -> None:
+        """Differentiate ``loss`` and step by the gradient."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         adamw, *_ = self.optimizers
         for group in adamw.param_groups:  # Muon's direction has no length
             nn.utils.clip_grad_norm_(group["params"], GRADIENT_NORM)
@@ -178,4 +174,3 @@ class ScheduledOptimizers:
             optimizer.step()
         for schedule in self._schedules:
             schedule.step()
-        return loss

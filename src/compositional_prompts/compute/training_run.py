@@ -39,6 +39,7 @@ from compositional_prompts.compute.learning_curve import (
 )
 from compositional_prompts.compute.processes import any_process
 from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.side_by_side import SideBySide
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         params: RunParameters,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
+        threads: SideBySide | None = None,
     ) -> None:
         """Begin a run.
 
@@ -130,7 +132,10 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
             params: how long to train.
             accelerator: the processes that train together.
             checkpoints: where to go on from and what to write on the way.
+            threads: what shares the batches of this process, where :meth:`loss` has them in parts;
+                it is entered while steps are computed.
         """
+        self.threads = threads
         self.module = module
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -225,7 +230,8 @@ class TrainingRun(ABC, Generic[Record, Loaded]):
         while self.epoch <= self.params.epochs and not should_stop(
             self.records, self.value, self.params.early_stopping
         ):
-            self._train_epoch()
+            with self.threads or nullcontext():
+                self._train_epoch()
             self._end_epoch()
             self._show(curve)
             self._save_if_due()

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from compositional_prompts.captioner.model.blip2_model import Captioner, default_target_modules
 from compositional_prompts.captioner.model.weight_files import ADAPTER_CONFIG
 from compositional_prompts.captioner.parameters import Lora
+from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 
@@ -25,25 +25,6 @@ CONFIG_FILE = ADAPTER_CONFIG
 
 AFTER_THE_CACHE = (".language_model.", ".language_projection.")
 """Parts of BLIP-2 that read the cached features; all others come before them."""
-
-
-class FewBitsDropout(nn.Dropout):
-    """Dropout that takes 16 random bits an element on the CPU, a third of the time of torch's.
-
-    The probability is rounded to a multiple of 2**-16, and what is kept is scaled by that one.
-    On other devices, and compiled, it is torch's own.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        dropped = round(self.p * 2**16)
-        ours = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not (ours and self.training and 0 < dropped < 2**16):
-            return super().forward(input)
-        elements = input.numel()
-        words = torch.empty(-(-elements // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[:elements].view(input.shape)
-        kept = (bits >= dropped - 2**15).to(input.dtype)
-        return input * kept.mul_(2**16 / (2**16 - dropped))
 
 
 @contextmanager

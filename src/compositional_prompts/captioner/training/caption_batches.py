@@ -24,6 +24,7 @@ from compositional_prompts.captioner.model.forward import (
 )
 from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.ordered_map import map_in_threads
+from compositional_prompts.compute.side_by_side import parts_of
 from compositional_prompts.compute.training_run import Share
 from compositional_prompts.enhancement.enhanced_prompts import prompts_of
 
@@ -160,22 +161,32 @@ class CaptionBatches:
         """Query features or pixel_values of the given rows, on the CPU."""
         return self._inputs.read(self._positions[rows.numpy()])
 
-    def read(self, shares: Iterable[Share]) -> Iterator[Batch]:
-        """The given shares of batches, the next ones read while the caller computes with one."""
+    def read(self, shares: Iterable[Share], *, parted: bool = False) -> Iterator[list[Batch]]:
+        """The given shares of batches, the next ones read while the caller computes with one.
+
+        Args:
+            shares: which rows.
+            parted: whether each comes in the parts that threads are to share, or whole.
+        """
         device = self._captioner.device
         pin = device.type == "cuda"
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.pin_memory().to(device, non_blocking=True) if pin else tensor
 
-        def load(share: Share) -> Batch:
-            tokens = score_places(self._captioner.model, self.tokens.select(share.rows))
+        def batch(rows: Tensor) -> Batch:
+            tokens = score_places(self._captioner.model, self.tokens.select(rows))
             placed = ScoredTokens(
                 place(tokens.ids),
                 None if tokens.mask is None else place(tokens.mask),
                 None if tokens.scored is None else place(tokens.scored),
                 place(tokens.labels),
             )
-            return Batch(place(self.images(share.rows)), placed)
+            return Batch(place(self.images(rows)), placed)
+
+        def load(share: Share) -> list[Batch]:
+            if not parted:
+                return [batch(share.rows)]
+            return [batch(share.rows[part]) for part in parts_of(len(share.rows), device)]
 
         return map_in_threads(load, shares)

@@ -49,6 +49,7 @@ from compositional_prompts.captioner.training.caption_room import require_room
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.side_by_side import SideBySide, in_parts
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.prompt.pair import Pair, objects_alone
@@ -74,7 +75,7 @@ class Outcome:
     images: int
 
 
-class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
+class _CaptionRun(TrainingRun[CaptionEpoch, list[Batch]]):
     """Training of an adapter; a step's loss is the mean over all its labelled tokens."""
 
     record_type = CaptionEpoch
@@ -93,6 +94,7 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
         seed: int,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
+        workers: int,
     ) -> None:
         self.captioner = captioner
         self.train = train
@@ -117,7 +119,12 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
             num_warmup_steps=round(params.warmup_ratio * steps),
             num_training_steps=steps,
         )
-        super().__init__(module, prepared.optimizer, scheduler, params, accelerator, checkpoints)
+        threads = SideBySide.of(accelerator, workers)
+        if params.compile or params.gradient_checkpointing:
+            threads = None  # both follow what a thread computes, and the random numbers of torch
+        of = params, accelerator, checkpoints, threads
+        super().__init__(module, prepared.optimizer, scheduler, *of)
+        self.trained_parameters = trained
         self.scaler = torch.amp.GradScaler(
             accelerator.device.type, enabled=params.precision == "float16"
         )
@@ -139,13 +146,19 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
         self.order = self.generator.get_state()
         return random_batches(len(self.train), self.params.batch_size, self.generator)
 
-    def load(self, shares: Iterable[Share]) -> Iterator[Batch]:
-        return self.train.read(shares)
+    def load(self, shares: Iterable[Share]) -> Iterator[list[Batch]]:
+        return self.train.read(shares, parted=self.threads is not None)
 
-    def loss(self, share: Share, loaded: Batch, step: Sequence[Share]) -> Tensor:
-        loss, correct = self.module(*loaded.arguments())
+    def loss(self, share: Share, loaded: list[Batch], step: Sequence[Share]) -> Tensor:
+        arguments = [batch.arguments() for batch in loaded]
+        if self.threads is None:
+            parts = [self.module(*one) for one in arguments]
+        else:
+            parts = in_parts(self.module, arguments, [], self.trained_parameters, self.threads)
+        loss, correct = (torch.stack(one).sum() for one in zip(*parts, strict=True))
         if share.counted:
-            self.totals.add(loss.detach(), correct, len(loaded.tokens.labels))
+            labels = sum(len(batch.tokens.labels) for batch in loaded)
+            self.totals.add(loss.detach(), correct, labels)
         labelled = self.train.labelled
         tokens = sum(int(labelled[other.batch].sum()) for other in step)
         # Accelerate takes the mean over processes, which here must be their sum.
@@ -209,7 +222,7 @@ class _CaptionRun(TrainingRun[CaptionEpoch, Batch]):
         batches = self.val.tokens.lengths.argsort(stable=True).split(self.params.batch_size)
         totals = Totals(self.accelerator.device)
         shares = [Share.of(batch, process, processes) for batch in batches]
-        for share, batch in zip(shares, self.val.read(shares), strict=True):
+        for share, (batch,) in zip(shares, self.val.read(shares), strict=True):
             loss, correct = self.module(*batch.arguments())
             if share.counted:
                 totals.add(loss, correct, len(batch.tokens.labels))
@@ -297,6 +310,7 @@ def finetune(
     val_inputs: ImageInputs | None = None,
     accelerator: Accelerator | None = None,
     checkpoints: Checkpoints | None = None,
+    workers: int = 1,
 ) -> Outcome:
     """Train an adapter and write the best, by ``params.best_metric``, and the last one.
 
@@ -316,6 +330,7 @@ def finetune(
         val_inputs: where validation images are read, if those of ``inputs`` are augmented.
         accelerator: the processes that train together; by default this one alone.
         checkpoints: where to go on from and what to write on the way; by default nothing.
+        workers: threads that share a batch on a CPU; never changes a result.
 
     Returns:
         Parameter counts, min, max and mean of the epochs' losses, epochs and steps run, the best
@@ -363,6 +378,7 @@ def finetune(
             seed=seed,
             accelerator=accelerator,
             checkpoints=checkpoints or Checkpoints(None, 0),
+            workers=workers,
         )
         run.run(curve)
         last = run.trained()

@@ -16,9 +16,14 @@ from torch.nn import functional as F
 
 from compositional_prompts.clip.lean_open_clip import CLIP
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
 from compositional_prompts.troika.model.branch_scores import BranchScores, ScoreMix
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
-from compositional_prompts.troika.model.soft_prompts import SoftPrompts, TextFeatures
+from compositional_prompts.troika.model.soft_prompts import (
+    SoftPrompts,
+    TextFeatures,
+    encode_prompts,
+)
 from compositional_prompts.troika.model.traction import MLP_RATIO, CrossModalTraction, Memory
 from compositional_prompts.troika.model.vision_adapters import VisionAdapters, require_supported
 from compositional_prompts.troika.parameters import TroikaTrain
@@ -206,7 +211,10 @@ class Troika(nn.Module):
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """Image features of preprocessed images ``[batch, 3, size, size]``."""
-        tokens = self.adapters(self.clip.visual, pixel_values)
+        return self._image_features(self.adapters(self.clip.visual, pixel_values))
+
+    def _image_features(self, tokens: Tensor) -> ImageFeatures:
+        """Of projected tokens ``[batch, 1 + patches, d]``; batch norm sees the whole batch."""
         pooled = tokens[:, 0]
         if self.attribute_disentangler is None:
             attribute = pooled[:, :0]
@@ -288,6 +296,47 @@ class Troika(nn.Module):
     def forward(self, pixel_values: Tensor, pairs: Tensor) -> BranchLogits:
         """Logits of images ``[batch, 3, size, size]`` for ``pairs`` (int64 ``[pairs, 2]``)."""
         return self.branch_logits(self.encode_image(pixel_values), self.encode_text(pairs))
+
+    def forward_in_parts(
+        self, pixel_values: Tensor, pairs: Tensor, threads: SideBySide
+    ) -> BranchLogits:
+        """As :meth:`forward`, some of the images and prompts in each thread.
+
+        Between the two towers and the traction all meet: batch norm is of the whole batch.
+        """
+        prompts = self.prompts.prompts(pairs)
+        rows = parts_of(len(pixel_values), pixel_values.device)
+        texts = torch.arange(len(prompts.ends)).tensor_split(len(rows))
+
+        def encode(pixels: Tensor, tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+            encoded = encode_prompts(self.clip, tokens, ends)
+            return self.adapters(self.clip.visual, pixels), encoded
+
+        encoded = in_parts(
+            encode,
+            [
+                (pixel_values[image], prompts.tokens[text], prompts.ends[text])
+                for image, text in zip(rows, texts, strict=True)
+            ],
+            [],
+            list(self.adapters.parameters()),
+            threads,
+        )
+        tokens, text_features = (torch.cat(one) for one in zip(*encoded, strict=True))
+        images = self._image_features(tokens)
+
+        def draw(*features: Tensor) -> BranchLogits:
+            own = len(ImageFeatures._fields)
+            return self.branch_logits(ImageFeatures(*features[:own]), TextFeatures(*features[own:]))
+
+        logits = in_parts(
+            draw,
+            [[feature[image] for feature in images] for image in rows],
+            prompts.split(text_features),
+            [*self.patch_norm.parameters(), *self.traction.parameters()],
+            threads,
+        )
+        return BranchLogits(*(torch.cat(one) for one in zip(*logits, strict=True)))
 
     def pair_scores(
         self, logits: BranchLogits, pairs: Tensor, zero_shot: Tensor | None = None

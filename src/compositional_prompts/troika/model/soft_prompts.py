@@ -32,6 +32,24 @@ class TextFeatures(NamedTuple):
     object: Tensor
 
 
+class Prompts(NamedTuple):
+    """Prompts of all three branches, one after another.
+
+    Attributes:
+        tokens: embeddings without positions, ``[texts, tokens, width]``.
+        ends: position of the end-of-text token, int64 ``[texts]``.
+        sizes: how many are of pairs, of attributes and of objects.
+    """
+
+    tokens: Tensor
+    ends: Tensor
+    sizes: list[int]
+
+    def split(self, features: Tensor) -> TextFeatures:
+        """Features ``[texts, d]`` of the prompts, by branch."""
+        return TextFeatures(*torch.split(features, self.sizes))
+
+
 def _mean_word_vectors(clip: Clip, names: Sequence[str], context_length: int) -> Tensor:
     """Mean token embedding of each name, ``[names, width]``.
 
@@ -157,8 +175,8 @@ class SoftPrompts(nn.Module):
         ends = torch.full((len(pairs),), self.composition_end, device=prompts.device)
         return encode_prompts(model, prompts, ends)
 
-    def forward(self, model: CLIP, pairs: Tensor) -> TextFeatures:
-        """Encode ``pairs`` (attribute and object positions, int64 ``[pairs, 2]``) and all words.
+    def prompts(self, pairs: Tensor) -> Prompts:
+        """The prompts of ``pairs`` (int64 ``[pairs, 2]``) and of all words, to be encoded.
 
         Dropout is drawn once, so that the branches of one step share their word vectors.
         """
@@ -170,11 +188,16 @@ class SoftPrompts(nn.Module):
         if attributes is not None and self.attribute_context is not None:
             parts.append(self._prompts(self.attribute_context, [attributes], self.primitive_tail))
         parts.append(self._prompts(self.object_context, [objects], self.primitive_tail))
-        prompts = torch.cat(parts)
-        ends = torch.full((prompts.shape[0],), self.primitive_end, device=prompts.device)
+        tokens = torch.cat(parts)
+        ends = torch.full((tokens.shape[0],), self.primitive_end, device=tokens.device)
         ends[: pairs.shape[0]] = self.composition_end
         sizes = [pairs.shape[0], 0 if attributes is None else len(attributes), objects.shape[0]]
-        return TextFeatures(*torch.split(encode_prompts(model, prompts, ends), sizes))
+        return Prompts(tokens, ends, sizes)
+
+    def forward(self, model: CLIP, pairs: Tensor) -> TextFeatures:
+        """Encode ``pairs`` (attribute and object positions, int64 ``[pairs, 2]``) and all words."""
+        prompts = self.prompts(pairs)
+        return prompts.split(encode_prompts(model, prompts.tokens, prompts.ends))
 
 
 def encode_prompts(model: CLIP, prompts: Tensor, ends: Tensor) -> Tensor:

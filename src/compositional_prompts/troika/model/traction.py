@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
+
 HEAD_WIDTH = 64
 """Width of an attention head; narrower features have one head."""
 
@@ -73,7 +75,7 @@ class QuickGeluMlp(nn.Module):
         super().__init__()
         self.expand = nn.Linear(dimension, dimension * MLP_RATIO)
         self.contract = nn.Linear(dimension * MLP_RATIO, dimension)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FewBitsDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         # QuickGELU(x) is silu(1.702 x) / 1.702. With the factors in the small weights, the widest
@@ -96,7 +98,7 @@ class CrossAttentionLayer(nn.Module):
         self.output = nn.Linear(dimension, dimension)
         self.norm = nn.LayerNorm(dimension)
         self.mlp = QuickGeluMlp(dimension, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FewBitsDropout(dropout)
 
     def _split(self, x: Tensor) -> Tensor:
         batch, rows, dimension = x.shape

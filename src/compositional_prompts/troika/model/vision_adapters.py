@@ -16,6 +16,7 @@ from compositional_prompts.clip.lean_open_clip import (
     ResidualAttentionBlock,
     VisionTransformer,
 )
+from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 
 ADAPTER_SCALE = 0.1
 """Factor on an adapter's output (AdaptFormer's s)."""
@@ -66,14 +67,14 @@ class Adapter(nn.Module):
         super().__init__()
         self.down = nn.Linear(width, bottleneck)
         self.up = nn.Linear(bottleneck, width)
-        self.dropout = dropout
+        self.dropout = FewBitsDropout(dropout)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.dropout(F.relu(self.down(x)), self.dropout, self.training)
+        hidden = self.dropout(F.relu(self.down(x)))
         update: Tensor = self.up(hidden)
         return update
 

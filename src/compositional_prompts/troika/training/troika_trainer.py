@@ -5,6 +5,7 @@ An epoch's random numbers depend on the seed and the epoch alone.
 
 Several processes share every batch. The loss, its gradient and batch norm are those of the whole
 batch; order and augmentation are the same for any number of processes, and only dropout differs.
+One process alone on a CPU shares them among threads, which changes nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.precision import autocast, with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.side_by_side import SideBySide
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judge
@@ -204,6 +206,7 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         accelerator: Accelerator,
         checkpoints: Checkpoints,
         zero_shot: Scorer | None,
+        workers: int,
     ) -> None:
         self.model = model
         self.zero_shot = zero_shot
@@ -230,7 +233,8 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
             trainable, lr=params.learning_rate, weight_decay=params.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
-        super().__init__(module, optimizer, scheduler, params, accelerator, checkpoints)
+        threads = SideBySide.of(accelerator, workers)
+        super().__init__(module, optimizer, scheduler, params, accelerator, checkpoints, threads)
         self.remedy = f"lower troika_train.learning_rate (now {params.learning_rate:g})."
         # The loss of each batch of the epoch times its images; augmentation's random numbers.
         self.losses: list[Tensor] = []
@@ -261,8 +265,12 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         if params.augment:
             images = warp(images, random_maps(len(share.batch), self.generator)[share.part])
         targets = data.columns[share.rows].to(device)
+        pixel_values = self.normalizer.to_pixel_values(images)
         with autocast(device, params.precision):
-            logits = self.module(self.normalizer.to_pixel_values(images), data.pairs)
+            if self.threads is None:
+                logits = self.module(pixel_values, data.pairs)
+            else:
+                logits = self.model.forward_in_parts(pixel_values, data.pairs, self.threads)
         loss = weighted_loss(logits, targets, data.pairs, params)
         self.losses.append(loss.detach() * counted)
         # DDP takes the mean over processes of what here is each one's part of a sum.
@@ -330,6 +338,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     curve: Path | None = None,
     zero_shot: Scorer | None = None,
+    workers: int = 1,
 ) -> TrainingOutcome:
     """Train ``model`` in place, at least one epoch, and keep the best and the last tensors.
 
@@ -350,6 +359,7 @@ def fit(
         curve: folder of the curve (:func:`write_curve`), a step an epoch; by default none.
         zero_shot: scores validation's candidates by the frozen CLIP; needed where that has a weight
             in the model's score.
+        workers: threads that share a batch on a CPU; never changes a result.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
@@ -367,6 +377,7 @@ def fit(
         accelerator=accelerator,
         checkpoints=checkpoints or Checkpoints(None, 0),
         zero_shot=zero_shot,
+        workers=workers,
     )
     run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
