@@ -177,6 +177,50 @@ def test_the_same_seed_gives_the_same_adapter(tmp_path, store) -> None:
     assert first != other
 
 
+@pytest.mark.parametrize("own_dropout", [0.0, 0.1])
+def test_threads_that_share_a_batch_change_no_bit(
+    tmp_path, store, own_dropout, monkeypatch
+) -> None:
+    """Also not where the language model drops by itself, as published ones do: then none do."""
+    shared = []
+    in_parts = caption_trainer.in_parts
+    monkeypatch.setattr(
+        caption_trainer, "in_parts", lambda *given: shared.append(1) or in_parts(*given)
+    )
+    before = torch.get_num_threads()
+    try:
+        for number, threads in enumerate((1, 2, 2)):
+            torch.set_num_threads(threads)
+            captioner = miniature("opt")
+            for module in captioner.model.language_model.modules():
+                if isinstance(getattr(module, "dropout", None), float):
+                    module.dropout = own_dropout
+            run(tmp_path, store, f"{number}", captioner=captioner, lora=lora(dropout=0.1))
+    finally:
+        torch.set_num_threads(before)
+    assert bool(shared) == (not own_dropout)
+    in_turn, first, again = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "012"
+    )
+    assert first == again
+    # Where nothing is shared, torch's own two threads add in another order than one.
+    assert own_dropout or in_turn == first
+
+
+def test_parts_of_a_batch_are_the_whole_of_it(tmp_path, store, monkeypatch) -> None:
+    """Without dropout the same steps, but for the order of sums."""
+    captioner = without_dropout(miniature("opt"))
+    _, parted = run(tmp_path, store, "parted", captioner=captioner)
+    monkeypatch.setattr(caption_trainer.SideBySide, "of", lambda *_: None)
+    captioner = without_dropout(miniature("opt"))
+    _, whole = run(tmp_path, store, "whole", captioner=captioner)
+    assert parted["train_loss"]["mean"] == pytest.approx(whole["train_loss"]["mean"], rel=1e-5)
+    assert parted["val_token_accuracy"] == whole["val_token_accuracy"]
+    one, other = tensors_of(tmp_path, "parted"), tensors_of(tmp_path, "whole")
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5)
+
+
 def test_best_and_last_are_kept(tmp_path, store) -> None:
     _, metrics = run(tmp_path, store, epochs=4)
     assert (tmp_path / "lora" / "adapter_config.json").is_file()

@@ -156,10 +156,10 @@ def test_the_parts_compute_under_the_autocast_of_the_caller() -> None:
 
 def test_only_a_process_alone_on_a_cpu_has_threads() -> None:
     accelerator = Accelerator(cpu=True)
-    assert isinstance(SideBySide.of(accelerator, 2), SideBySide)
+    assert isinstance(SideBySide.of(accelerator), SideBySide)
     accelerator.state.num_processes = 2
     try:
-        assert SideBySide.of(accelerator, 2) is None
+        assert SideBySide.of(accelerator) is None
     finally:
         accelerator.state.num_processes = 1
 

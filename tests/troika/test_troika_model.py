@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from troika.numpy_forward import (
     Architecture,
     Array,
@@ -19,6 +20,7 @@ from troika.numpy_forward import (
 )
 
 from compositional_prompts.clip.open_clip_model import Clip
+from compositional_prompts.compute.side_by_side import SideBySide
 from compositional_prompts.troika.model import network as troika_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary
@@ -175,6 +177,32 @@ def test_text_features_may_be_computed_once_and_in_blocks(monkeypatch: pytest.Mo
         found = model.branch_logits(model.encode_image(pixel_values), texts)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_parts_of_a_batch_are_the_whole_of_it(images: int) -> None:
+    """Logits, gradients and the statistics of batch norm, in float64."""
+    still = {"adapter_dropout": 0.0, "attribute_dropout": 0.0, "disentangler_dropout": 0.0}
+    pixel_values = torch.randn(images, 3, 16, 16, dtype=torch.float64)
+    found: list[tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]] = []
+    with SideBySide(2) as threads:
+        for parted in (False, True):
+            model = make_model(tiny_clip(), traction_dropout=0.0, **still).double()
+            model.train(images > 1)  # of one image batch norm has no statistics
+            if parted:
+                logits = model.forward_in_parts(pixel_values, PAIRS, threads)
+            else:
+                logits = model(pixel_values, PAIRS)
+            weights = [torch.linspace(-1, 2, one.numel()).reshape(one.shape) for one in logits]
+            sum((one * w).sum() for one, w in zip(logits, weights, strict=True)).backward()
+            gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            found.append(([*logits], gradients, model.trained_state()))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(one, other)
+    for name in found[0][1].keys() | found[1][1].keys():
+        torch.testing.assert_close(found[1][1][name], found[0][1][name], rtol=1e-9, atol=1e-11)
+    for name, tensor in found[0][2].items():
+        torch.testing.assert_close(found[1][2][name], tensor)
 
 
 def test_only_the_parts_of_troika_learn() -> None:

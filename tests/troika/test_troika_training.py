@@ -84,8 +84,16 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         torch.rand(7)  # what happens to the global generator in between must not matter
         return dict(outcome.state.last)
 
-    first, again, other = run(5), run(5), run(6)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        first, again, other = run(5), run(5), run(6)
+        torch.set_num_threads(1)  # parts take turns
+        in_turn = run(5)
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], in_turn[name]) for name in first)
     assert not torch.equal(first["traction.gain"], other["traction.gain"])
 
 
@@ -96,16 +104,16 @@ def test_every_epoch_trains_in_training_mode_and_validates_in_evaluation_mode(
     params = make_params(epochs=3)
     model = new_model(clip, params)
     modes: list[tuple[bool, bool]] = []
-    encode = model.encode_image
+    encode = model._image_features
 
-    def spy(pixel_values: torch.Tensor) -> Any:
+    def spy(tokens: torch.Tensor) -> Any:
         parts = {part.training for name, part in model.named_modules() if name[:4] != "clip"}
         assert len(parts) == 1
         assert not model.clip.training
         modes.append((parts.pop(), torch.is_grad_enabled()))
-        return encode(pixel_values)
+        return encode(tokens)
 
-    monkeypatch.setattr(model, "encode_image", spy)
+    monkeypatch.setattr(model, "_image_features", spy)
     fit(model, train_data(), val_data([0, 1, 3]), normalizer(clip), params, seed=0)
     assert modes == ([(True, True)] * 3 + [(False, False)]) * 3
 

@@ -1,4 +1,4 @@
-"""Parts of a batch, side by side in threads that compute with one core each.
+"""Parts of a batch, side by side in threads that compute with some of the cores each.
 
 Small tensors gain little from a second core inside of an operation: threads wait for one another
 after each. Parts of a batch wait once. What is computed does not depend on how many threads there
@@ -11,15 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from compositional_prompts.compute.devices import one_thread
 
 Result = TypeVar("Result")
 
@@ -30,39 +27,45 @@ _drawing = threading.local()
 
 
 class SideBySide:
-    """Threads that share work, each computing in one thread of torch while this is entered."""
+    """Threads that share work while this is entered, each computing with some of torch's threads.
 
-    def __init__(self, threads: int) -> None:
-        """``threads``: as many as there are cores to use; with 1 the parts take turns."""
-        self._threads = threads
+    What they compute with does not depend on how many of them there are.
+    """
+
+    def __init__(self, threads: int | None = None, *, cores: int = 1) -> None:
+        """Start nothing yet.
+
+        Args:
+            threads: how many; with 1 the parts take turns. By default :data:`PARTS`, and one where
+                torch has no more (one core, or OMP_NUM_THREADS).
+            cores: threads of torch that each computes with.
+        """
+        self._threads = min(PARTS, torch.get_num_threads()) if threads is None else threads
+        self._cores = cores
         self._pool: ThreadPoolExecutor | None = None
-        self._one_thread = one_thread()
+        self._before = torch.get_num_threads()
 
     @classmethod
-    def of(cls, accelerator: Accelerator, workers: int) -> SideBySide | None:
-        """The threads of a training that this process has on a CPU for itself, or None: processes
+    def of(cls, accelerator: Accelerator) -> SideBySide | None:
+        """All cores, for a training that this process has on a CPU for itself, or None: processes
         have parts of every batch already, and a GPU wants all of it at once.
         """
-        alone = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-        return cls(workers) if alone else None
+        if accelerator.num_processes > 1 or accelerator.device.type != "cpu":
+            return None
+        return cls(cores=max(1, torch.get_num_threads() // PARTS))
 
     def __enter__(self) -> Self:
-        self._one_thread = one_thread()
-        self._one_thread.__enter__()
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self._cores)
         if self._threads > 1:
             self._pool = ThreadPoolExecutor(self._threads)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        self._one_thread.__exit__(kind, error, trace)
+        torch.set_num_threads(self._before)
 
     def results(self, parts: Sequence[Callable[[], Result]]) -> list[Result]:
         """What the parts return, in their order; an error of one of them is raised.

@@ -167,7 +167,7 @@ def pretrain_micro_models(
     precision = resolve_precision(params.precision, device).precision
     corpus = read_corpus(params, table, seed, workers)
     captions = corpus.captions
-    with SideBySide(workers if device.type == "cpu" else 1) as threads:
+    with SideBySide() as threads:
         model = pretrain_image_tower(
             corpus.images,
             captions,

@@ -48,6 +48,7 @@ from compositional_prompts.captioner.training.caption_curve import (
 from compositional_prompts.captioner.training.caption_room import require_room
 from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import seed_everything
+from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.side_by_side import SideBySide, in_parts
 from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
@@ -94,7 +95,6 @@ class _CaptionRun(TrainingRun[CaptionEpoch, list[Batch]]):
         seed: int,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
-        workers: int,
     ) -> None:
         self.captioner = captioner
         self.train = train
@@ -119,9 +119,9 @@ class _CaptionRun(TrainingRun[CaptionEpoch, list[Batch]]):
             num_warmup_steps=round(params.warmup_ratio * steps),
             num_training_steps=steps,
         )
-        threads = SideBySide.of(accelerator, workers)
-        if params.compile or params.gradient_checkpointing:
-            threads = None  # both follow what a thread computes, and the random numbers of torch
+        threads = SideBySide.of(accelerator)
+        if params.compile or params.gradient_checkpointing or _draws_numbers(captioner):
+            threads = None  # random numbers of torch's are of no part: they come in any order
         of = params, accelerator, checkpoints, threads
         super().__init__(module, prepared.optimizer, scheduler, *of)
         self.trained_parameters = trained
@@ -274,6 +274,18 @@ class _CaptionRun(TrainingRun[CaptionEpoch, list[Batch]]):
         self.totals.sums.copy_(state["totals"])
 
 
+def _draws_numbers(captioner: Captioner) -> bool:
+    """Whether the language model drops anything while it trains, but for what an adapter drops."""
+    language_model: Any = captioner.model.language_model
+    return any(
+        isinstance(value, float) and value > 0
+        for module in language_model.modules()
+        if not isinstance(module, FewBitsDropout)
+        for name, value in vars(module).items()
+        if "drop" in name or (name == "p" and isinstance(module, nn.Dropout))
+    )
+
+
 def _decoder_layers(captioner: Captioner) -> list[nn.Module]:
     language_model: Any = captioner.model.language_model
     names = set(language_model._no_split_modules)
@@ -310,7 +322,6 @@ def finetune(
     val_inputs: ImageInputs | None = None,
     accelerator: Accelerator | None = None,
     checkpoints: Checkpoints | None = None,
-    workers: int = 1,
 ) -> Outcome:
     """Train an adapter and write the best, by ``params.best_metric``, and the last one.
 
@@ -330,7 +341,6 @@ def finetune(
         val_inputs: where validation images are read, if those of ``inputs`` are augmented.
         accelerator: the processes that train together; by default this one alone.
         checkpoints: where to go on from and what to write on the way; by default nothing.
-        workers: threads that share a batch on a CPU; never changes a result.
 
     Returns:
         Parameter counts, min, max and mean of the epochs' losses, epochs and steps run, the best
@@ -378,7 +388,6 @@ def finetune(
             seed=seed,
             accelerator=accelerator,
             checkpoints=checkpoints or Checkpoints(None, 0),
-            workers=workers,
         )
         run.run(curve)
         last = run.trained()

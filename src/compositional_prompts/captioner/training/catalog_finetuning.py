@@ -99,7 +99,6 @@ def train_adapter(
         checkpoints=checkpoints,
         accelerator=group,
         val_inputs=open_inputs(*source, workers=base.workers),
-        workers=base.workers,
     )
     if params.target == "title":
         outcome.metrics["untitled"] = untitled_images(paths.catalog, paths.splits)

@@ -178,7 +178,6 @@ def train(
         checkpoints=checkpoints,
         curve=curve,
         zero_shot=zero_shot if params.score_weights.zero_shot else None,
-        workers=base.workers,
     )
     choice = ScoreChoice(config.score_mix, "fixed")
     if by_validation and zero_shot is not None:

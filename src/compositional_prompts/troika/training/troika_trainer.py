@@ -206,7 +206,6 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
         accelerator: Accelerator,
         checkpoints: Checkpoints,
         zero_shot: Scorer | None,
-        workers: int,
     ) -> None:
         self.model = model
         self.zero_shot = zero_shot
@@ -233,7 +232,7 @@ class _TroikaRun(TrainingRun[TroikaEpoch, Tensor]):
             trainable, lr=params.learning_rate, weight_decay=params.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
-        threads = SideBySide.of(accelerator, workers)
+        threads = SideBySide.of(accelerator)
         super().__init__(module, optimizer, scheduler, params, accelerator, checkpoints, threads)
         self.remedy = f"lower troika_train.learning_rate (now {params.learning_rate:g})."
         # The loss of each batch of the epoch times its images; augmentation's random numbers.
@@ -338,7 +337,6 @@ def fit(
     checkpoints: Checkpoints | None = None,
     curve: Path | None = None,
     zero_shot: Scorer | None = None,
-    workers: int = 1,
 ) -> TrainingOutcome:
     """Train ``model`` in place, at least one epoch, and keep the best and the last tensors.
 
@@ -359,7 +357,6 @@ def fit(
         curve: folder of the curve (:func:`write_curve`), a step an epoch; by default none.
         zero_shot: scores validation's candidates by the frozen CLIP; needed where that has a weight
             in the model's score.
-        workers: threads that share a batch on a CPU; never changes a result.
 
     Raises:
         TrainingError: there is too little to train on, or the loss is no longer finite.
@@ -377,7 +374,6 @@ def fit(
         accelerator=accelerator,
         checkpoints=checkpoints or Checkpoints(None, 0),
         zero_shot=zero_shot,
-        workers=workers,
     )
     run.run(curve)
     state = TrainedState(run.best, run.trained(), run.best_epoch, len(run.records))
