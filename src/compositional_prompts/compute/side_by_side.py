@@ -8,7 +8,7 @@ are, since the parts are the same, and so are their random numbers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Self, TypeVar
@@ -18,6 +18,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from compositional_prompts.compute.ordered_map import map_in_threads
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PARTS: Final = 2
@@ -52,6 +55,11 @@ class SideBySide:
         """
         if accelerator.num_processes > 1 or accelerator.device.type != "cpu":
             return None
+        return cls.of_all_cores()
+
+    @classmethod
+    def of_all_cores(cls) -> SideBySide:
+        """Threads that together compute with as many threads as torch has."""
         return cls(cores=max(1, torch.get_num_threads() // PARTS))
 
     def __enter__(self) -> Self:
@@ -75,6 +83,15 @@ class SideBySide:
         if self._pool is None or len(parts) == 1:
             return [part() for part in parts]
         return list(self._pool.map(_call, parts))
+
+    def mapped(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``work(item)`` of every item, in order, as many at a time as there are threads."""
+        if self._threads == 1:
+            yield from map(work, items)
+        else:
+            yield from map_in_threads(
+                work, items, workers=self._threads, in_flight=self._threads + 1
+            )
 
 
 def _call(part: Callable[[], Result]) -> Result:

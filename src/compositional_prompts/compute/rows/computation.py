@@ -106,6 +106,11 @@ class Computation(ABC):
         """Load what it needs, once a thread, process or actor."""
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether a model on a CPU computes: batches are then computed side by side."""
+        return not self.in_processes and getattr(self, "device", None) == "cpu"
+
+    @property
     def padded_to(self) -> int | None:
         """How many items every batch is filled up to, so that all have the shape of
         :func:`kernel_batch`. It is part of :meth:`description`, since kernels may sum in another

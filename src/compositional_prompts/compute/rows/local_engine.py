@@ -133,14 +133,24 @@ class LocalEngine:
             workers=self._workers,
             in_flight=READ_AHEAD * self._computation.batch_size,
         )
-        for batch in batched(prepared, self._computation.batch_size):
+
+        def computed(batch: Sequence[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
             keys, names, values = zip(*batch, strict=True)
-            yield (
+            of = self._computation
+            return (
                 key_array(keys),
-                compute_batch(
-                    worker, values, self._computation.padded_to, names, self._computation.name
-                ),
+                compute_batch(worker, values, of.padded_to, names, of.name),
             )
+
+        batches = batched(prepared, self._computation.batch_size)
+        if self._computation.on_cpu:
+            # Imported here: what needs no model starts without torch.
+            from compositional_prompts.compute.side_by_side import SideBySide
+
+            with SideBySide.of_all_cores() as threads:
+                yield from threads.mapped(computed, batches)
+        else:
+            yield from map(computed, batches)
 
     def _in_processes(self, items: Iterable[Item]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         if self._processes is None:

@@ -60,6 +60,10 @@ class AlteredPhotos(Computation):
     def settings(self) -> Mapping[str, Any]:
         return {"alteration": self.alteration, "of": self.of.name, "rows": self.of.identity()}
 
+    @property
+    def on_cpu(self) -> bool:
+        return self.of.on_cpu
+
     def start(self) -> _AlteringWorker:
         return _AlteringWorker(self.of.start(), self.alteration)
 
