@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from base_section import base_section
-from number_rows import Numbers, Squares, SquaresInProcesses
+from number_rows import Numbers, Squares, SquaresInProcesses, SquareWorker
 from numpy.typing import NDArray
 
 from compositional_prompts.captioner.decoding import sampling
@@ -64,6 +66,40 @@ def test_a_model_sees_batches_of_one_size(tmp_path: Path) -> None:
         (batch,) = rows.batches()
     assert batch["batch"].tolist() == [4] * 6
     assert batch["value"].tolist() == [0, 1, 4, 9, 16, 25]
+
+
+@dataclass(frozen=True)
+class SquaresOnACpu(Squares):
+    """As a model's on a CPU: two batches must be under way at once, or it fails."""
+
+    device: str = "cpu"
+
+    def start(self) -> SquareWorker:
+        met = threading.Barrier(2, timeout=30)
+
+        class Meeting(SquareWorker):
+            def compute(self, prepared: Sequence[int]) -> NDArray[Any]:
+                met.wait()
+                return super().compute(prepared)
+
+        return Meeting(self.power, self.log)
+
+
+def test_a_model_on_a_cpu_computes_batches_side_by_side(tmp_path: Path) -> None:
+    base = base_section(tmp_path / "rows")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with complete_rows(SquaresOnACpu(), Numbers(range(14)), base) as rows:
+            (batch,) = rows.batches()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert batch["value"].tolist() == [number**2 for number in range(14)]
+    assert batch["batch"].tolist() == [4] * 14
+    assert SquaresOnACpu().on_cpu
+    assert not SquaresOnACpu(device="cuda").on_cpu
+    assert not Squares().on_cpu and not SquaresInProcesses().on_cpu
 
 
 def test_nothing_is_started_where_nothing_is_missing(tmp_path: Path) -> None:
