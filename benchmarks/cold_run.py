@@ -230,7 +230,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2, help="of each version")
     parser.add_argument("--seeds", type=int, nargs="+", help="one run of each version a seed")
     parser.add_argument(
-        "--python", type=Path, help="of an environment for both, in place of fresh ones"
+        "--python",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="of an environment for both, or of one for each, the other version's first",
     )
     parser.add_argument("--keep", type=Path, help="for the clone of this version's last run")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
@@ -243,11 +247,12 @@ def main() -> None:
         commits = {"before": git("rev-parse", f"{arguments.before}^{{commit}}"), **commits}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         folder = Path(temporary)
+        pythons = [python.absolute() for python in arguments.python[-len(commits) :]]
+        if len(pythons) == 1:
+            pythons *= len(commits)
         versions = [
-            Version(name, commit, arguments.python.absolute())
-            if arguments.python
-            else install(name, commit, folder)
-            for name, commit in commits.items()
+            Version(name, commit, pythons[number]) if pythons else install(name, commit, folder)
+            for number, (name, commit) in enumerate(commits.items())
         ]
         runs: dict[str, list[ColdRun]] = {version.name: [] for version in versions}
         for number, seed in enumerate(seeds):
