@@ -9,13 +9,9 @@ from compositional_prompts.catalog.splitting.assignment import (
 from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.splitting.equal_photos import contents_across_splits
 from compositional_prompts.catalog.splitting.parameters import Split
-from compositional_prompts.catalog.splitting.split_tables import (
-    LISTED_PAIRS,
-    SPLITS,
-    pairs_schema,
-)
+from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, SPLITS, pairs_schema
 from compositional_prompts.files.outputs import write_metrics
-from compositional_prompts.files.tables import read_table, write_table
+from compositional_prompts.files.tables import give_freed_memory_back, read_table, write_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
@@ -27,6 +23,7 @@ def main() -> None:
         __doc__, "catalog", "listed_pairs", "download", "splits", "pairs", "corpus", "metrics"
     )
     params, base = read_params(paths.params, Split)
+    give_freed_memory_back()
     with run_stage("split") as run:
         labels = read_labels(paths.catalog, LABEL_COLUMNS, repeated=REPEATED_COLUMNS)
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)

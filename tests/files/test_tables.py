@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from compositional_prompts.files.tables import (
     photo_writer,
     read_table,
     required,
+    shared_texts,
     write_tables,
 )
 
@@ -49,6 +52,23 @@ TABLE = pa.Table.from_pylist(
     ],
     SCHEMA,
 )
+
+
+def test_equal_texts_of_a_column_are_one_object() -> None:
+    chunks = [["red boots", None, "blue boots"], [], ["blue boots", "red boots"]]
+    texts = shared_texts(pa.chunked_array(chunks, pa.string()))
+    assert texts == ["red boots", None, "blue boots", "blue boots", "red boots"]
+    assert texts[0] is texts[4] and texts[2] is texts[3]
+    assert shared_texts(pa.chunked_array([], pa.string())) == []
+
+
+def test_arrow_may_take_its_memory_from_the_system() -> None:
+    code = (
+        "import pyarrow as pa; from compositional_prompts.files.tables import *; "
+        "give_freed_memory_back(); print(pa.array([1]) and pa.default_memory_pool().backend_name)"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "system\n"
 
 
 def struct(**fields: pa.DataType) -> pa.StructType:

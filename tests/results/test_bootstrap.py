@@ -17,6 +17,7 @@ from compositional_prompts.results.bootstrap import (
     NOTHING,
     Bootstrap,
     Interval,
+    ProductCodes,
     beside,
     product_codes,
 )
@@ -165,6 +166,16 @@ def test_values_that_have_no_mean_are_refused(values: list[float]) -> None:
 def test_products_are_numbered_in_their_order_and_figures_stand_beside_intervals() -> None:
     assert product_codes(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
     assert product_codes([]).tolist() == []
+
+
+def test_products_in_blocks_have_the_codes_of_all_at_once() -> None:
+    rng = np.random.default_rng(7)
+    names = [f"p{number}" for number in rng.integers(0, 400, 1000)]
+    codes = ProductCodes()
+    for start in range(0, 1000, 90):
+        codes.add(names[start : start + 90])
+    assert codes.codes().tolist() == product_codes(names).tolist()
+    assert ProductCodes().codes().tolist() == []
     assert beside({"accuracy": Interval(0.5, 0.25, 0.75, 12), "none": NOTHING}) == {
         "accuracy": 0.5,
         "accuracy_interval": [0.25, 0.75],

@@ -45,7 +45,7 @@ from compositional_prompts.files.tables import (
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE
 from compositional_prompts.prompt.template import PromptTemplate
 from compositional_prompts.prompt.text_form import word_form
-from compositional_prompts.results.bootstrap import Bootstrap
+from compositional_prompts.results.bootstrap import Bootstrap, ProductCodes
 from compositional_prompts.troika.original_prompts import PROMPTS_OF_OBJECTS
 
 PROMPT_COLUMNS = ["image_id", "attribute", "object", "original_prompt"]
@@ -122,8 +122,9 @@ def enhance_prompts(
     """Choose words for every image, write them into its prompt, and count how many are true.
 
     Everything is streamed, a block of images at a time, where the tables are in the catalog's
-    order. Memory holds the truth that is known (:class:`TruthTable`), the names of products, what
-    :class:`WordEvaluation` says, and of test images with truth what :class:`HeldOutWords` keeps.
+    order. Memory holds the truth that is known (:class:`TruthTable`), of every image the code of
+    its product and what :class:`WordEvaluation` says, and of test images with truth what
+    :class:`HeldOutWords` keeps.
 
     Args:
         inputs: what is read.
@@ -159,8 +160,7 @@ def enhance_prompts(
         confusions = _Confusions(stack, plots.confusion, tuple(scorer.words))
         held_out = {group: HeldOutWords() for group in scorer.words}
         abstained = dict.fromkeys(scorer.words, 0)
-        numbers: dict[str, int] = {}
-        products: list[NDArray[np.int64]] = []
+        products = ProductCodes()
 
         def enhanced_block(block: _Block) -> pa.Table:
             named = {
@@ -174,8 +174,7 @@ def enhance_prompts(
             }
             chosen = {group: _chosen_words(choice) for group, choice in choices.items()}
             true = truth.of(block.prompts.column("image_id").combine_chunks())
-            codes = [numbers.setdefault(name, len(numbers)) for name in block.products]
-            products.append(np.array(codes, np.int64))
+            products.add(block.products)
             for group, evaluation in evaluations.items():
                 confusions.write(
                     group, evaluation.add(chosen[group], true[group], named.get(group))
@@ -187,7 +186,7 @@ def enhance_prompts(
         shown = progress(_blocks(inputs, colors), "blocks of prompts", -(-total // ROWS))
         schema = enhanced_prompts_schema(tuple(scorer.words), with_attributes=not alone)
         images = write_tables(map(enhanced_block, shown), enhanced, schema)
-    bootstrap = Bootstrap(np.concatenate(products))
+    bootstrap = Bootstrap(products.codes())
     certainty = {group: words.judge() for group, words in held_out.items()}
     write_curves(certainty, plots.reliability, plots.risk_coverage)
     return Enhancement(

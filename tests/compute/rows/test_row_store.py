@@ -88,6 +88,35 @@ def test_rows_come_back_in_any_order(count: int, path: Path) -> None:
     assert len(segments(path)) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="tells of maps on Linux alone")
+def test_rows_that_were_read_in_order_are_not_memory_of_the_process(path: Path) -> None:
+    def resident(segment: Path) -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        starts = [number for number, line in enumerate(lines) if line.endswith(str(segment))]
+        return sum(
+            int(line.split()[1])
+            for start in starts
+            for line in lines[start : start + 6]
+            if line.startswith("Rss:")
+        )
+
+    keys, rows = made_rows(3, 40_000)
+    with opened(path) as stored:
+        stored.append(keys, rows)
+        stored.flush()
+    with opened(path) as stored:
+        (segment,) = segments(path)
+        for start in range(0, len(keys), 4096):
+            some = slice(start, start + 4096)
+            assert same(stored.read(keys[some]), rows[some])
+        assert str(segment) in Path("/proc/self/maps").read_text()
+        assert resident(segment) == 0
+        # At random they stay: a page has many rows.
+        chosen = np.random.default_rng(1).permutation(len(keys))
+        assert same(stored.read(keys[chosen]), rows[chosen])
+        assert resident(segment) > 0
+
+
 def test_missing_are_first_occurrences(path: Path) -> None:
     keys, rows = made_rows(3, 4)
     asked = keys[[2, 0, 2, 3, 0, 1]]

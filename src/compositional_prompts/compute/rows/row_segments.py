@@ -189,6 +189,15 @@ class MappedFiles:
             self._maps.popitem(last=False)
         return known[1]
 
+    def give_back(self, path: Path) -> None:
+        """Count what was read of a file as memory of this process no longer.
+
+        It stays in the system's cache, and is there when it is read again.
+        """
+        known = self._maps.get(path)
+        if known is not None and hasattr(mmap, "MADV_DONTNEED"):
+            known[0].madvise(mmap.MADV_DONTNEED)
+
 
 # Segments
 
@@ -538,9 +547,12 @@ def is_whole(rows: RowFile, maps: MappedFiles) -> bool:
     """Whether every byte of an adopted file is as it was when it was adopted."""
     if rows.adopted is None or not rows.adopted.whole:
         return False
-    return all(rows.is_sound(block, maps) for block in range(len(rows.offsets))) and (
-        _edges(maps.map(rows.path, rows.end), rows) == rows.adopted.edges
-    )
+    for block in range(len(rows.offsets)):
+        sound = rows.is_sound(block, maps)
+        maps.give_back(rows.path)
+        if not sound:
+            return False
+    return _edges(maps.map(rows.path, rows.end), rows) == rows.adopted.edges
 
 
 def share_again(path: Path) -> bool:

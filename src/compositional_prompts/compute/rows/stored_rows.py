@@ -404,11 +404,15 @@ class StoredRows:
         breaks = np.flatnonzero(np.diff(places) != width) + 1
         if 4 * len(breaks) <= len(places):  # rows mostly lie one after another
             target = out.view(np.uint8)
+            read: set[Path] = set()
             for first, last in _runs(breaks, len(places)):
                 rows, begin = self._place(int(places[first]))
                 data = self._maps.map(rows.path, rows.end)
                 size = (last - first) * width
                 target[first * width : last * width] = data[begin : begin + size]
+                read.add(rows.path)
+            for path in read:  # in their order rows are read once
+                self._maps.give_back(path)
         else:
             numbers = places >> _BYTES
             for number in np.unique(numbers).tolist():
