@@ -64,7 +64,7 @@ class WordEvaluation:
         self._keys: dict[str, int] = {}
         self._images = 0
         self._flags: list[NDArray[np.bool_]] = []
-        self._true: list[NDArray[np.int64]] = []
+        self._true: list[NDArray[np.int32]] = []
 
     def add(
         self,
@@ -103,7 +103,7 @@ class WordEvaluation:
             confusion.append((self._spelling.get(first, first), chosen[index] or UNSPECIFIED))
         self._images += len(chosen)
         self._flags.append(flags)
-        self._true.append(np.array(true, np.int64).reshape(-1, 2))
+        self._true.append(np.array(true, np.int32).reshape(-1, 2))
         return confusion
 
     def metrics(self, bootstrap: Bootstrap) -> GroupMetrics:
