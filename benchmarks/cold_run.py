@@ -152,7 +152,9 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{version.name}: dvc repro failed\n{done.stdout}\n{done.stderr}")
-    timings = [json.loads(path.read_text()) for path in (project / "timing").glob("*.json")]
+    # Version 0.1.0 had them among its metrics.
+    written = [*(project / "timing").glob("*.json"), *(project / "metrics/timing").glob("*.json")]
+    timings = [json.loads(path.read_text()) for path in written]
     figures: dict[str, float] = {}
     for name in QUALITY:
         metrics = json.loads((project / "metrics" / name).read_text())
