@@ -9,9 +9,9 @@ from compositional_prompts.catalog.splitting.assignment import (
 from compositional_prompts.catalog.splitting.corpus import write_corpus, write_empty_corpus
 from compositional_prompts.catalog.splitting.equal_photos import contents_across_splits
 from compositional_prompts.catalog.splitting.parameters import Split
-from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS, SPLITS, pairs_schema
+from compositional_prompts.catalog.splitting.split_tables import LISTED_PAIRS
 from compositional_prompts.files.outputs import write_metrics
-from compositional_prompts.files.tables import give_freed_memory_back, read_table, write_table
+from compositional_prompts.files.tables import give_freed_memory_back, read_table
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
 from compositional_prompts.pipeline.stage import path_arguments, run_stage
@@ -29,8 +29,7 @@ def main() -> None:
         listed = read_table(paths.listed_pairs, LISTED_PAIRS)
         assignment = params.assignment_of(grows=read_metrics(paths.download)["grows"])
         splits = make_splits(labels, params, base.seed, listed, assignment=assignment)
-        write_table(splits.images, paths.splits, SPLITS)
-        write_table(splits.pairs, paths.pairs, pairs_schema(splits.pairs))
+        splits.write(paths.splits, paths.pairs)
         corpus_images = 0
         if params.corpus:
             corpus_images = write_corpus(paths.catalog, splits.images, paths.corpus)

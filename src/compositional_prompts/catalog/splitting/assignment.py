@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,8 +31,10 @@ from compositional_prompts.catalog.splitting.split_tables import (
     PAIRS_OF_OBJECTS,
     SPLIT_NAMES,
     SPLITS,
+    pairs_schema,
 )
 from compositional_prompts.catalog.splitting.unseen_pairs import choose_unseen
+from compositional_prompts.files.tables import write_table, write_tables
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE, Pair, dotted
 from compositional_prompts.prompt.text_form import label_form
 
@@ -53,11 +56,15 @@ _PAIRS_SCHEMA: Final = {
 _TRAIN: Final = SPLIT_NAMES.index("train")
 
 
+PART_ROWS: Final = 65_536
+
+
 class Splits(NamedTuple):
     """The split of every image, and the closed world of pairs.
 
     Attributes:
-        images: SPLITS, a row an image, in the order of the catalog.
+        images: a row an image, in the order of the catalog, with the columns of SPLITS; those of
+            few values as dictionaries.
         pairs: PAIRS, sorted by attribute, then object; PAIRS_OF_OBJECTS of objects alone.
         metrics: how many images, products and pairs are where, by which assignment, and by how much
             the shares found are above those wanted.
@@ -66,6 +73,12 @@ class Splits(NamedTuple):
     images: pa.Table
     pairs: pa.Table
     metrics: dict[str, Any]
+
+    def write(self, images: Path, pairs: Path) -> None:
+        """Write both tables, ``splits.parquet`` and ``pairs.parquet``; images some at a time."""
+        batches = self.images.to_batches(max_chunksize=PART_ROWS)
+        write_tables((pa.Table.from_batches([batch]) for batch in batches), images, SPLITS)
+        write_table(self.pairs, pairs, pairs_schema(self.pairs))
 
 
 def make_splits(
@@ -157,7 +170,7 @@ def make_splits(
     }
     images = [columns[name] if name in columns else labels[name] for name in SPLITS.names]
     return Splits(
-        pa.table(images, names=SPLITS.names).cast(SPLITS),
+        pa.table(images, names=SPLITS.names),
         _as_table(world, alone=alone),
         metrics,
     )
@@ -248,8 +261,9 @@ def _positions(column: pa.ChunkedArray, known: pa.StringArray) -> NDArray[np.int
 
 
 def _named(splits: NDArray[np.int8]) -> pa.Array:
-    """Names of splits; null where there is none."""
-    return pc.take(pa.array(SPLIT_NAMES), pa.array(splits, mask=splits < 0))
+    """Names of splits, as a dictionary; null where there is none."""
+    numbers = pa.array(splits, mask=splits < 0)
+    return pa.DictionaryArray.from_arrays(numbers, pa.array(SPLIT_NAMES))
 
 
 def _with_splits(labels: pa.Table, splits: NDArray[np.int8]) -> pl.DataFrame:
