@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from compositional_prompts.catalog.images import decode_rgb
+from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG
 from compositional_prompts.clip.open_clip_model import Clip, load_clip, save_clip
@@ -299,7 +300,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[Task, float]:
     rows = list(generate_catalog(arguments.images, arguments.seed, workers=1))
     with open_shards(folder / "catalog", shard_mib=64) as shards:
         for row in rows:
-            shards.write(row)
+            shards.write(CatalogRow(row.image_id, row.product_id, row.image, row.path))
     ids = [row.image_id for row in rows]
 
     start = time.perf_counter()
