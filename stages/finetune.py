@@ -8,10 +8,10 @@ from compositional_prompts.captioner.training.caption_curve import CaptionEpoch
 from compositional_prompts.captioner.training.catalog_finetuning import FinetunePaths, train_adapter
 from compositional_prompts.captioner.training.kept_adapter import keep_adapter
 from compositional_prompts.compute.devices import resolve_device
-from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.resumable_stage import resumable_stage
+from compositional_prompts.compute.training.learning_curve import write_curve
 from compositional_prompts.enhancement.word_vocabulary import read_vocabulary
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.error_messages import run_script

@@ -4,10 +4,10 @@
 """
 
 from compositional_prompts.compute.devices import resolve_device
-from compositional_prompts.compute.learning_curve import write_curve
 from compositional_prompts.compute.precision import with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.resumable_stage import resumable_stage
+from compositional_prompts.compute.training.learning_curve import write_curve
 from compositional_prompts.files.outputs import write_metrics
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params

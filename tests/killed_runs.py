@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compositional_prompts.compute.checkpoints import Checkpoints
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 

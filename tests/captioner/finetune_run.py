@@ -22,8 +22,8 @@ from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Finetune
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 
 WRITTEN = ("adapter_model.safetensors", f"{LAST}/adapter_model.safetensors", "adapter_config.json")
 STEPS = 16

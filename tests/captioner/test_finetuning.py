@@ -29,7 +29,7 @@ from compositional_prompts.captioner.training import caption_trainer
 from compositional_prompts.captioner.training.caption_batches import CaptionPairs
 from compositional_prompts.captioner.training.caption_room import require_room
 from compositional_prompts.captioner.training.caption_trainer import LAST, finetune
-from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.compute.training.training_run import TrainingError
 from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.prompt.template import PromptTemplate
 

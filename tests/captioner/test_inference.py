@@ -44,7 +44,9 @@ from compositional_prompts.captioner.inference import (
 )
 from compositional_prompts.captioner.model.lora import add_adapter, save_adapter
 from compositional_prompts.captioner.parameters import Infer, Sampling
+from compositional_prompts.catalog import catalog_photos
 from compositional_prompts.catalog.catalog_photos import read_contents
+from compositional_prompts.catalog.reading import iterate_positions
 from compositional_prompts.catalog.schema import CatalogRow
 from compositional_prompts.catalog.shards import open_shards
 from compositional_prompts.compute.precision import resolve_precision
@@ -441,29 +443,57 @@ def test_a_killed_stage_goes_on(project, project_root, tmp_path) -> None:
     assert pl.read_parquet(captions).equals(expected)
 
 
+class CostlessWriter:
+    """Writes one token of every image."""
+
+    def prepare(self, value: CaptionInput) -> CaptionInput:
+        return value
+
+    def compute(self, prepared: list[CaptionInput]) -> np.ndarray:
+        return np.ones(len(prepared), [("tokens", np.int32, (1,)), ("count", np.int32)])
+
+
+def write_photos(root: Path, names: list[str]) -> CaptionInputs:
+    """A catalog of which no features were made."""
+    with open_shards(root / "catalog", 1) as writer:
+        for name in names:
+            writer.write(CatalogRow(name, name, name.encode(), name))
+    write_uncached(root / "features")
+    return CaptionInputs(root / "features", root / "catalog")
+
+
+def test_photos_are_read_in_one_pass_over_the_catalog(project, tmp_path, monkeypatch) -> None:
+    """Many are asked for in parts, each of which would open every shard."""
+    passes: list[int] = []
+
+    def counted(catalog: Path, columns: list[str], positions: np.ndarray) -> Any:
+        passes.append(len(positions))
+        return iterate_positions(catalog, columns, positions)
+
+    monkeypatch.setattr(Captions, "start", lambda _: CostlessWriter())
+    monkeypatch.setattr(inference, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(catalog_photos, "iterate_positions", counted)
+    names = [f"image-{number:07d}" for number in range(300)]
+    inputs = write_photos(tmp_path, names)
+    how = replace(wanted(project, settings()), features=None)
+    some = ImagesToCaption(pa.array(names[::2]), pa.array([], pa.string()))
+    captions = caption_split(how, inputs, some, settings(), base_section(tmp_path / "rows"))
+    assert captions.computed == 150
+    assert passes == [150]
+
+
 def test_captions_are_in_memory_once(project, tmp_path, monkeypatch) -> None:
-    class Writer:
-        def prepare(self, value: CaptionInput) -> CaptionInput:
-            return value
-
-        def compute(self, prepared: list[CaptionInput]) -> np.ndarray:
-            return np.ones(len(prepared), [("tokens", np.int32, (1,)), ("count", np.int32)])
-
     def read_tokens(_: Any, tokens: list[list[int]]) -> list[str]:
         return ["a caption of shoes " * 10 + str(number) for number in range(len(tokens))]
 
-    monkeypatch.setattr(Captions, "start", lambda _: Writer())
+    monkeypatch.setattr(Captions, "start", lambda _: CostlessWriter())
     monkeypatch.setattr(inference, "read_tokens", read_tokens)
     monkeypatch.setattr(inference, "ROWS_AT_ONCE", 64)
 
     def peak(images: int) -> int:
         root = tmp_path / str(images)
         names = [f"image-{number:07d}" for number in range(images)]
-        with open_shards(root / "catalog", 1) as writer:
-            for name in names:
-                writer.write(CatalogRow(name, name, name.encode(), name))
-        write_uncached(root / "features")
-        inputs = CaptionInputs(root / "features", root / "catalog")
+        inputs = write_photos(root, names)
         how = replace(wanted(project, settings()), features=None)
 
         def written() -> int:

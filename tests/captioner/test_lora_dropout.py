@@ -12,7 +12,7 @@ from micro_blip2 import LORA, miniature
 from peft.tuners.lora import LoraLayer
 
 from compositional_prompts.captioner.model.lora import add_adapter, load_adapter
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.97])

@@ -19,7 +19,7 @@ from compositional_prompts.captioner.inference import EmptyCaptionsError, _requi
 from compositional_prompts.captioner.model.blip2_model import Captioner, load_captioner
 from compositional_prompts.captioner.parameters import Sampling
 from compositional_prompts.captioner.training.caption_curve import nothing_learnt
-from compositional_prompts.compute.training_run import TrainingRun
+from compositional_prompts.compute.training.training_run import TrainingRun
 from compositional_prompts.files.outputs import DamagedOutputError
 
 

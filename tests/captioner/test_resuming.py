@@ -13,7 +13,7 @@ import torch
 from finetune_run import STEPS, train, written
 from killed_runs import Watched, script_environment
 
-from compositional_prompts.compute.checkpoints import (
+from compositional_prompts.compute.training.checkpoints import (
     CHECKPOINT_FILE,
     CheckpointError,
     Checkpoints,

@@ -18,7 +18,7 @@ from compositional_prompts.captioner.model.forward import (
 )
 from compositional_prompts.captioner.model.lora import add_adapter
 from compositional_prompts.captioner.training.caption_batches import CaptionLoss
-from compositional_prompts.compute.training_run import Share
+from compositional_prompts.compute.training.training_run import Share
 
 
 @pytest.mark.parametrize("family", ["opt", "t5"])

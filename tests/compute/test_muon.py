@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compositional_prompts.compute.muon import (
+from compositional_prompts.compute.side_by_side import SideBySide
+from compositional_prompts.compute.training.muon import (
     COEFFICIENTS,
     ITERATIONS,
     MATRIX_WEIGHT_DECAY,
@@ -17,7 +18,6 @@ from compositional_prompts.compute.muon import (
     ScheduledOptimizers,
     orthogonalized,
 )
-from compositional_prompts.compute.side_by_side import SideBySide
 
 
 def polynomial(matrix: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 from compositional_prompts.compute.side_by_side import (
     PARTS,
     SideBySide,
@@ -19,6 +18,7 @@ from compositional_prompts.compute.side_by_side import (
     part_generator,
     parts_of,
 )
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
 
 CPU = torch.device("cpu")
 

@@ -30,8 +30,8 @@ from compositional_prompts.captioner.model.weight_files import INDEX, tensor_sha
 from compositional_prompts.catalog.reading import count_rows, iterate_images, read_labels
 from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.catalog.truth import known_groups, read_truth
-from compositional_prompts.compute.checkpoints import CHECKPOINT_FILE, Checkpoints
 from compositional_prompts.compute.torch_files import read_state_dict
+from compositional_prompts.compute.training.checkpoints import CHECKPOINT_FILE, Checkpoints
 from compositional_prompts.datasets.compositional.ut_zappos import read_truth as zappos_truth
 from compositional_prompts.datasets.feeds.merchant_xml import read_items
 from compositional_prompts.datasets.folders.record_files import open_records

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from compositional_prompts.captioner.training.caption_curve import CaptionEpoch
 from compositional_prompts.compute.imported_files import imported_files
-from compositional_prompts.compute.learning_curve import write_curve
+from compositional_prompts.compute.training.learning_curve import write_curve
 from compositional_prompts.files.outputs import atomic_directory, atomic_file
 from compositional_prompts.files.scratch import SCRATCH
 from compositional_prompts.pipeline.dvc_file import load_index, read_outputs

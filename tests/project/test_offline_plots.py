@@ -13,7 +13,7 @@ from browser import open_browser
 from dvc_project import Project
 
 from compositional_prompts.captioner.training.caption_curve import CaptionEpoch
-from compositional_prompts.compute.learning_curve import write_curve
+from compositional_prompts.compute.training.learning_curve import write_curve
 from compositional_prompts.troika.training.troika_curve import TroikaEpoch
 
 ROOT = Path(__file__).parents[2]

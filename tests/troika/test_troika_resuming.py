@@ -24,7 +24,11 @@ from troika.training_run import (
     written,
 )
 
-from compositional_prompts.compute.checkpoints import CHECKPOINT_FILE, CheckpointError, Checkpoints
+from compositional_prompts.compute.training.checkpoints import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    Checkpoints,
+)
 from compositional_prompts.troika.training import pixel_cache as pixels
 
 # As base.launcher has it. (--multi_gpu starts processes; with --cpu only MPI would.) With three of

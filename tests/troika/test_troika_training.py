@@ -27,8 +27,8 @@ from troika.training_run import (
 )
 
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.compute.learning_curve import write_curve
-from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.compute.training.learning_curve import write_curve
+from compositional_prompts.compute.training.training_run import TrainingError
 from compositional_prompts.files.outputs import DamagedOutputError
 from compositional_prompts.results.kept_models import copy_model
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
@@ -408,7 +408,7 @@ def test_the_curve_grows_while_training_runs(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "compositional_prompts.compute.training_run.write_curve",
+        "compositional_prompts.compute.training.training_run.write_curve",
         lambda kind, records, folder: seen.append(len(records)),
     )
     clip, params = tiny_clip(), make_params()

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import nn
 
 from compositional_prompts.clip.open_clip_model import Clip
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.troika.model.model_folder import save_model
 from compositional_prompts.troika.model.network import Troika, TroikaConfig
 from compositional_prompts.troika.model.pair_vocabulary import Vocabulary

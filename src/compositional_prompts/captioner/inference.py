@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,18 +131,19 @@ class CaptionInputs:
         """The content digests of images, ``V16 [n]``."""
         return self._photos.keys[positions]
 
-    def read(
-        self, positions: NDArray[np.int64], image_ids: Sequence[str]
-    ) -> Iterator[CaptionInput]:
-        """The inputs at ascending positions, which have these names."""
+    def read(self, positions: NDArray[np.int64]) -> Iterator[bytes | NDArray[Any]]:
+        """The photos or features at ascending positions, as :class:`CaptionInput` has them.
+
+        All that are wanted in one call: it reads the catalog from its beginning.
+        """
         if self._store is None:
             for item in self._photos.items(positions):
-                yield CaptionInput(item.name, item.value)
+                yield item.value
             return
         for start in range(0, len(positions), FEATURES_AT_ONCE):
-            some = slice(start, start + FEATURES_AT_ONCE)
-            rows = feature_rows(self._store.read(positions[some]))[FIELD]
-            yield from map(CaptionInput, image_ids[some], rows)
+            yield from feature_rows(self._store.read(positions[start : start + FEATURES_AT_ONCE]))[
+                FIELD
+            ]
 
 
 class ImagesToWriteOf:
@@ -183,10 +185,11 @@ class ImagesToWriteOf:
         return self._keys
 
     def items(self, positions: NDArray[np.int64]) -> Iterator[Item]:
+        images = self._inputs.read(self._positions[positions])
         for start in range(0, len(positions), ROWS_AT_ONCE):
             some = positions[start : start + ROWS_AT_ONCE]
             ids = self._ids.take(pa.array(some)).to_pylist()
-            inputs = self._inputs.read(self._positions[some], ids)
+            inputs = map(CaptionInput, ids, islice(images, len(some)))
             yield from map(Item, self._keys[some].tolist(), ids, inputs)
 
 

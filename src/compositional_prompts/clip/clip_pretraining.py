@@ -30,10 +30,10 @@ from compositional_prompts.clip.lean_open_clip import (
     set_model_preprocess_cfg,
 )
 from compositional_prompts.compute.devices import seed_everything
-from compositional_prompts.compute.muon import ScheduledOptimizers
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
+from compositional_prompts.compute.training.muon import ScheduledOptimizers
 from compositional_prompts.pipeline.section import Precision
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -50,7 +50,7 @@ def map_in_threads(
         in_flight: how many items at most are taken and their results not yet handed over.
     """
     with ThreadPoolExecutor(workers) as pool:
-        yield from _ordered(pool, work, items, in_flight)
+        yield from map_in_pool(pool, work, items, in_flight)
 
 
 def map_in_processes(
@@ -130,7 +130,7 @@ class WorkerProcesses:
                 ``in_flight`` items were taken, so that workers have something to do while the
                 consumer computes.
         """
-        yield from _ordered(self._pool, work, items, in_flight, died, when_ready)
+        yield from map_in_pool(self._pool, work, items, in_flight, died, when_ready)
 
 
 def _begin(initializer: Callable[[], None] | None, lifeline: Connection) -> None:
@@ -157,7 +157,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ordered(
+def map_in_pool(
     pool: Executor,
     work: Callable[[Item], Result],
     items: Iterable[Item],
@@ -165,7 +165,9 @@ def _ordered(
     died: Callable[[Item, Item], str] | None = None,
     when_ready: bool = False,
 ) -> Iterator[Result]:
+    """As :func:`map_in_threads` and :meth:`WorkerProcesses.map`, in a pool of the caller's."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
+    starting = nullcontext if died is None else _interrupts_held  # threads start no process
 
     # Not around ``items``, which may come from another pool that has its own to say.
     @contextmanager
@@ -186,7 +188,7 @@ def _ordered(
 
     try:
         for item in items:
-            with naming_dead(waiting[0][0] if waiting else item, item), _interrupts_held():
+            with naming_dead(waiting[0][0] if waiting else item, item), starting():
                 future = pool.submit(work, item)
             waiting.append((item, future))
             if len(waiting) == in_flight:

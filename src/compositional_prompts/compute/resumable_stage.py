@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.imported_files import imported_files
 from compositional_prompts.compute.precision import ResolvedPrecision
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.files.scratch import SCRATCH, fingerprint, scratch_folder
 from compositional_prompts.pipeline.section import Section
 from compositional_prompts.pipeline.stage import StageRun, run_stage

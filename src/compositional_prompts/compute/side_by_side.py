@@ -11,14 +11,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from compositional_prompts.compute.ordered_map import map_in_threads
+from compositional_prompts.compute.ordered_map import map_in_pool
+
+if TYPE_CHECKING:  # its import takes a fifth of a second, and what only computes rows has none
+    from accelerate import Accelerator
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,18 +83,16 @@ class SideBySide:
 
         Torch's modes (no_grad, autocast) are a thread's own: a part enters those that it needs.
         """
-        if self._pool is None or len(parts) == 1:
-            return [part() for part in parts]
-        return list(self._pool.map(_call, parts))
+        if len(parts) == 1:  # nobody to share with, so that the caller's thread is as good
+            return [parts[0]()]
+        return list(self.mapped(_call, parts))
 
     def mapped(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``work(item)`` of every item, in order, as many at a time as there are threads."""
-        if self._threads == 1:
+        if self._pool is None:
             yield from map(work, items)
         else:
-            yield from map_in_threads(
-                work, items, workers=self._threads, in_flight=self._threads + 1
-            )
+            yield from map_in_pool(self._pool, work, items, self._threads + 1)
 
 
 def _call(part: Callable[[], Result]) -> Result:
@@ -188,10 +189,7 @@ class _InParts(torch.autograd.Function):
             for part in given
         ]
         found = threads.results(
-            [
-                lambda number=number, part=part: compute(number, part)  # type: ignore[misc]
-                for number, part in enumerate(arguments)
-            ]
+            [partial(compute, number, part) for number, part in enumerate(arguments)]
         )
         ctx.found, ctx.arguments, ctx.widths, ctx.threads = found, arguments, widths, threads
         ctx.parameters = tensors[ends[-1] + shared :]
@@ -237,7 +235,7 @@ class _InParts(torch.autograd.Function):
             return placed
 
         parts = ctx.threads.results(
-            [lambda number=number: differentiate(number) for number in range(len(found))]
+            [partial(differentiate, number) for number in range(len(found))]
         )
         of_parts = [one for part, width in zip(parts, own, strict=True) for one in part[:width]]
         common = [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compositional_prompts.captioner.model.blip2_model import Captioner, default_target_modules
 from compositional_prompts.captioner.model.weight_files import ADAPTER_CONFIG
 from compositional_prompts.captioner.parameters import Lora
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 

@@ -25,7 +25,7 @@ from compositional_prompts.captioner.model.forward import (
 from compositional_prompts.catalog.splitting.split_images import split_images
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.side_by_side import parts_of
-from compositional_prompts.compute.training_run import Share
+from compositional_prompts.compute.training.training_run import Share
 from compositional_prompts.enhancement.enhanced_prompts import prompts_of
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from compositional_prompts.compute.learning_curve import EpochRecord, spread
+from compositional_prompts.compute.training.learning_curve import EpochRecord, spread
 
 LEAST_ACCURACY = 0.05
 """Share of right tokens below which nothing was learnt: what always says the most frequent token
@@ -67,7 +67,9 @@ def nothing_learnt(why: str | None, token_accuracy: float) -> str | None:
     """A sentence on a captioner that has learnt nothing, or None.
 
     Args:
-        why: as :meth:`~compositional_prompts.compute.training_run.TrainingRun.learnt_nothing` says.
+        why: as
+            :meth:`~compositional_prompts.compute.training.training_run.TrainingRun.learnt_nothing`
+            says.
         token_accuracy: of the best epoch on validation images.
     """
     if token_accuracy < LEAST_ACCURACY:

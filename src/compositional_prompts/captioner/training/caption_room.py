@@ -6,7 +6,7 @@ from typing import Any
 
 from compositional_prompts.captioner.model.blip2_model import Captioner
 from compositional_prompts.captioner.parameters import Finetune
-from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.compute.training.training_run import TrainingError
 
 
 def require_room(captioner: Captioner, longest: int, params: Finetune) -> None:

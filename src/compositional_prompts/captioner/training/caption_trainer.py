@@ -46,12 +46,12 @@ from compositional_prompts.captioner.training.caption_curve import (
     summarise,
 )
 from compositional_prompts.captioner.training.caption_room import require_room
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import seed_everything
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.side_by_side import SideBySide, in_parts
-from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
+from compositional_prompts.compute.training.checkpoints import Checkpoints
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
+from compositional_prompts.compute.training.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.prompt.pair import Pair, objects_alone
 from compositional_prompts.prompt.template import PromptTemplate

@@ -14,9 +14,9 @@ from compositional_prompts.captioner.training.caption_batches import CaptionPair
 from compositional_prompts.captioner.training.caption_trainer import Outcome, finetune
 from compositional_prompts.catalog.splitting.split_tables import PAIRS_OF_OBJECTS
 from compositional_prompts.catalog.titles import read_titles, untitled_images
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.precision import ResolvedPrecision
-from compositional_prompts.compute.training_run import TrainingError
+from compositional_prompts.compute.training.checkpoints import Checkpoints
+from compositional_prompts.compute.training.training_run import TrainingError
 from compositional_prompts.files.tables import read_table
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.prompt.pair import NO_ATTRIBUTE

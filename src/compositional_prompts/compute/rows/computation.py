@@ -33,7 +33,7 @@ COMPUTING = ("catalog/images.py", "datasets/image_check.py", "datasets/image_lim
 """Modules of those rooms that compute: how an encoded image becomes pixels, or does not."""
 
 NEUTRAL = (
-    "compute/checkpoints.py",
+    "compute/training/checkpoints.py",
     "compute/imported_files.py",
     "compute/ordered_map.py",
     "compute/processes.py",

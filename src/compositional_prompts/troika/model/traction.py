@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
 
 HEAD_WIDTH = 64
 """Width of an attention head; narrower features have one head."""

@@ -16,7 +16,7 @@ from compositional_prompts.clip.lean_open_clip import (
     ResidualAttentionBlock,
     VisionTransformer,
 )
-from compositional_prompts.compute.few_bits_dropout import FewBitsDropout
+from compositional_prompts.compute.training.few_bits_dropout import FewBitsDropout
 
 ADAPTER_SCALE = 0.1
 """Factor on an adapter's output (AdaptFormer's s)."""

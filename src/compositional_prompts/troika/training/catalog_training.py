@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compositional_prompts.clip.open_clip_model import Clip, load_clip
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.devices import resolve_device, seed_everything
-from compositional_prompts.compute.learning_curve import spread
 from compositional_prompts.compute.processes import join_processes
+from compositional_prompts.compute.training.checkpoints import Checkpoints
+from compositional_prompts.compute.training.learning_curve import spread
 from compositional_prompts.pipeline.section import Base
 from compositional_prompts.troika.model.model_folder import save_model
 from compositional_prompts.troika.model.network import BLOCK_BYTES, Troika, TroikaConfig

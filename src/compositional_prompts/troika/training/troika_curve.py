@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from compositional_prompts.compute.learning_curve import EpochRecord
+from compositional_prompts.compute.training.learning_curve import EpochRecord
 
 Selection = Literal["val_auc", "val_primitive_hm", "val_object_accuracy", "last_epoch"]
 

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from compositional_prompts.compute.checkpoints import Checkpoints
 from compositional_prompts.compute.ordered_map import map_in_threads
 from compositional_prompts.compute.precision import autocast, with_fixed_precision
 from compositional_prompts.compute.processes import join_processes
 from compositional_prompts.compute.side_by_side import SideBySide
-from compositional_prompts.compute.training_run import Share, TrainingError, TrainingRun
+from compositional_prompts.compute.training.checkpoints import Checkpoints
+from compositional_prompts.compute.training.training_run import Share, TrainingError, TrainingRun
 from compositional_prompts.troika.evaluation.czsl_metrics import czsl_metrics
 from compositional_prompts.troika.evaluation.judging import Judgements, World, judge
 from compositional_prompts.troika.model.model_folder import TrainedState

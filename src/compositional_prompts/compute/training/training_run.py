@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from compositional_prompts.compute.checkpoints import (
+from compositional_prompts.compute.processes import any_process
+from compositional_prompts.compute.progress import progress
+from compositional_prompts.compute.side_by_side import SideBySide
+from compositional_prompts.compute.training.checkpoints import (
     Checkpoints,
     optimizer_state,
     random_state,
@@ -31,15 +34,12 @@ from compositional_prompts.compute.checkpoints import (
     spread_like,
     whole,
 )
-from compositional_prompts.compute.learning_curve import (
+from compositional_prompts.compute.training.learning_curve import (
     Record,
     best_epoch,
     should_stop,
     write_curve,
 )
-from compositional_prompts.compute.processes import any_process
-from compositional_prompts.compute.progress import progress
-from compositional_prompts.compute.side_by_side import SideBySide
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What trainings share: epochs and their curve, checkpoints, optimizers and dropout."""
