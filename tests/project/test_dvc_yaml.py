@@ -58,6 +58,11 @@ def written_by(definition: dict[str, Any]) -> list[str]:
     ]
 
 
+def test_dvc_parses_yaml_by_libyaml() -> None:
+    """In Python every command takes twice as long (findings/dvc_parses_yaml_in_python.sh)."""
+    assert YAML(typ="safe").Parser.__module__.startswith("ruamel.yaml.clib")
+
+
 @stage
 def test_a_stage_is_described(name: str) -> None:
     assert re.fullmatch(r"[A-Z].+\.", STAGES[name]["desc"])
