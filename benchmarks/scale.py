@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import resource
 import struct
 import subprocess
@@ -124,17 +123,6 @@ def write_folder(folder: Path, rows: int) -> None:
             path.write_bytes(row.image or b"")
             labels = (row.path, row.product_id, row.attribute, row.object, row.title)
             table.writerow((*labels, *row.truth.values()))
-    forget(folder / "photos")
-
-
-def forget(folder: Path) -> None:
-    """Let the system write the files of a folder and forget what is in them: so many are read from
-    the disk however many they are, and not as many as memory had no room for.
-    """
-    os.sync()
-    for path in folder.rglob("*.bmp"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write_catalog(folder: Path, rows: int) -> None:
