@@ -5,13 +5,13 @@ each run in a fresh clone with an empty DVC cache. Installing is not part of a r
 seconds of every stage and of the whole (what the stages' own clocks leave over is start-up and
 DVC), processor seconds, the largest peak of memory of a process, and the ratio of the whole.
 
-``--seeds 7 1 2`` compares quality instead of time alone: both versions run once a seed, and every
+``--seeds 1 2 7`` compares quality instead of time alone: both versions run once a seed, and every
 figure of the metrics is given as a mean with the 95 % interval of the difference of the two
 (Student's t over seeds, paired). Seeds are few, so the interval is wide: a figure is called worse
 only where all of it lies on the wrong side of zero.
 
     python benchmarks/cold_run.py                         # two runs of each, an hour on two cores
-    python benchmarks/cold_run.py --seeds 7 1 2           # three runs of each, one a seed
+    python benchmarks/cold_run.py --seeds 1 2 7           # three runs of each, one a seed
     python benchmarks/cold_run.py --here --runs 1         # this version alone
 
 What is measured is what is committed: the working tree's changes are not in a clone.

@@ -268,7 +268,7 @@ ONLY_PARSED = {
         "python benchmarks/caption.py --project . --threads 1",
         "python benchmarks/calibration.py PROJECT --group color --precision 0.9 --draws 200",
         "python benchmarks/cold_run.py",
-        "python benchmarks/cold_run.py --seeds 7 1 2",
+        "python benchmarks/cold_run.py --seeds 1 2 7",
         "python benchmarks/data_export.py",
         "python benchmarks/decoding_memory.py",
         "python benchmarks/engines.py",
