@@ -1,8 +1,10 @@
 """Stage weights: the CLIPs and the BLIP-2, from the hub, from a path, or pretrained small."""
 
+from functools import partial
+
 from compositional_prompts.pipeline.error_messages import run_script
 from compositional_prompts.pipeline.params_file import read_params
-from compositional_prompts.pipeline.stage import path_arguments, run_stage
+from compositional_prompts.pipeline.stage import path_arguments
 from compositional_prompts.weights.parameters import Weights
 
 
@@ -12,15 +14,17 @@ def main() -> None:
     # Here, so that the processes that draw photos, which load this file too, start without torch.
     from compositional_prompts.compute.devices import resolve_device
     from compositional_prompts.compute.precision import with_fixed_precision
+    from compositional_prompts.compute.resumable_stage import resumable_stage
     from compositional_prompts.weights.provision import provide_weights
 
     device = resolve_device(base.device)
-    with run_stage("weights") as run:
-        if params.pretrains:
-            pretrain, computed = with_fixed_precision(params.pretrain, device)
-            params = params.model_copy(update={"pretrain": pretrain})
-            run.compute_in(str(computed), computed.reason)
-        run.rows = provide_weights(
+    computed = None
+    if params.pretrains:
+        pretrain, computed = with_fixed_precision(params.pretrain, device)
+        params = params.model_copy(update={"pretrain": pretrain})
+    run = "weights", params, base.seed, [paths.corpus], device
+    with resumable_stage(*run, precision=computed) as stage:
+        stage.run.rows = provide_weights(
             params,
             corpus=paths.corpus,
             clip=paths.clip,
@@ -29,6 +33,7 @@ def main() -> None:
             seed=base.seed,
             workers=base.workers,
             device=device,
+            checkpoints=partial(stage.checkpoints, base.checkpoint_seconds),
         )
 
 

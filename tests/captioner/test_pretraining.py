@@ -32,6 +32,7 @@ from compositional_prompts.clip.clip_pretraining import (
     normalised,
 )
 from compositional_prompts.compute.side_by_side import SideBySide
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 ALONE = SideBySide(1)
@@ -74,6 +75,7 @@ def pretrained(
         seed=seed,
         device=CPU,
         threads=ALONE,
+        checkpoints=Checkpoints(None, 0),
         precision=precision,
     )
 

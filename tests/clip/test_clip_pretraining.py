@@ -38,9 +38,11 @@ from compositional_prompts.clip.clip_pretraining import (
     word_targets,
 )
 from compositional_prompts.compute.side_by_side import SideBySide
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 ALONE = SideBySide(1)
+NONE = Checkpoints(None, 0)
 SIZE = MICRO_CONFIG["vision_cfg"]["image_size"]
 COLORS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
 
@@ -148,6 +150,7 @@ def pretrained(images: Tensor, captions: list[str], seed: int = 1, epochs: int =
         "seed": seed,
         "device": CPU,
         "threads": ALONE,
+        "checkpoints": NONE,
     }
     model = pretrain_image_tower(images, captions, matrix_learning_rate=0.02, **settings)
     features = encode_images(model, images, CPU, ALONE)
@@ -236,7 +239,7 @@ def test_every_epoch_shows_every_image_altered_anew(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(clip_pretraining, "altered_pixels", unchanged)
     settings: dict[str, Any] = {
         "epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "matrix_learning_rate": 0.02,
-        "seed": 5, "device": CPU, "threads": ALONE,
+        "seed": 5, "device": CPU, "threads": ALONE, "checkpoints": NONE,
     }  # fmt: skip
     augmented = pretrain_image_tower(images, captions, augment=True, **settings)
     assert shown == [(5, 1, list(range(16))), (5, 2, list(range(16)))]
@@ -282,7 +285,7 @@ def test_only_words_that_captions_hold_are_trained() -> None:
     _, captions = corpus(32, seed=11)
     settings: dict[str, Any] = {
         "epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "seed": 1, "device": CPU,
-        "threads": ALONE,
+        "threads": ALONE, "checkpoints": NONE,
     }  # fmt: skip
     torch.manual_seed(12)
     model: Any = micro_clip()
@@ -308,6 +311,7 @@ def test_in_bfloat16_the_image_tower_is_trained_and_read_to_its_digits() -> None
         towers[precision] = pretrain_image_tower(
             images, captions, epochs=1, batch_size=16, learning_rate=1e-4,
             matrix_learning_rate=None, seed=2, device=CPU, precision=precision, threads=ALONE,
+            checkpoints=NONE,
         )  # fmt: skip
     exact, rounded = (
         encode_images(towers["float32"], images, CPU, ALONE, p).pooled for p in towers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,12 @@ import torch
 from torch import Tensor
 
 from compositional_prompts.compute.ordered_map import WorkerDiedError
+from compositional_prompts.compute.training.checkpoints import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    Checkpoints,
+)
+from compositional_prompts.compute.training.muon import ScheduledOptimizers
 from compositional_prompts.weights import micro_models
 from compositional_prompts.weights.micro_models import (
     Corpus,
@@ -39,10 +47,26 @@ PARAMS = Pretrain(
 )
 
 
-def pretrained(tmp_path: Path, workers: int, **wanted: bool) -> MicroModels:
+def unkept(training: str) -> Checkpoints:
+    return Checkpoints(None, 0)
+
+
+def kept(folder: Path, training: str) -> Checkpoints:
+    """After every step."""
+    (folder / training).mkdir(parents=True, exist_ok=True)
+    return Checkpoints(folder / training, 0)
+
+
+def pretrained(
+    tmp_path: Path,
+    workers: int,
+    checkpoints: Callable[[str], Checkpoints] = unkept,
+    **wanted: bool,
+) -> MicroModels:
     return pretrain_micro_models(
         PARAMS,
         tmp_path / "no corpus.parquet",
+        checkpoints,
         **{"clip": True, "captioner": True, **wanted},
         seed=3,
         workers=workers,
@@ -113,9 +137,57 @@ def test_all_that_is_trained_sees_altered_photos_where_that_is_asked_for(
     params = PARAMS.model_copy(update={"augment": augment})
     with pytest.raises(EncodedError):
         pretrain_micro_models(
-            params, tmp_path, clip=True, captioner=True, seed=3, workers=1, device=CPU
+            params, tmp_path, unkept, clip=True, captioner=True, seed=3, workers=1, device=CPU
         )
     assert asked == {"tower": augment, "features": 3 if augment else None}
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("steps_done", [1, 3, 4, 6, 7])
+def test_a_killed_training_goes_on_to_the_same_bits(
+    after: MicroModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_done: int
+) -> None:
+    """Three steps of the image tower, one of the text tower, three of BLIP-2."""
+    step, made = ScheduledOptimizers.step, []
+
+    def mortal(optimizers: ScheduledOptimizers, loss: Tensor) -> None:
+        if len(made) == steps_done:
+            raise KilledError
+        step(optimizers, loss)
+        made.append(loss)
+
+    monkeypatch.setattr(ScheduledOptimizers, "step", mortal)
+    if steps_done < 7:
+        with pytest.raises(KilledError):
+            pretrained(tmp_path, 1, partial(kept, tmp_path))
+    else:
+        pretrained(tmp_path, 1, partial(kept, tmp_path))
+    drawn: list[int] = []
+
+    def draw(*arguments: Any) -> Corpus:
+        drawn.append(1)
+        return read_corpus(*arguments)
+
+    monkeypatch.setattr(ScheduledOptimizers, "step", lambda *a: (made.append(a[1]), step(*a)))
+    monkeypatch.setattr(micro_models, "read_corpus", draw)
+    found = pretrained(tmp_path, 1, partial(kept, tmp_path))
+    assert len(made) == 7  # no step was made twice
+    assert len(drawn) == (steps_done < 3)  # what is encoded is kept
+    assert_same(found.clip, after.clip)
+    assert found.captioner is not None and after.captioner is not None
+    assert_same(found.captioner.model, after.captioner.model)
+    assert found.rows == after.rows
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    pretrained(tmp_path, 1, partial(kept, tmp_path))
+    damaged = tmp_path / "encoded_corpus" / CHECKPOINT_FILE
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=rf"{damaged} is damaged .+ delete"):
+        pretrained(tmp_path, 1, partial(kept, tmp_path))
 
 
 def test_a_killed_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

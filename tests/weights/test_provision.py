@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.weights import provision
 from compositional_prompts.weights.parameters import Weights
 from compositional_prompts.weights.provision import provide_weights
@@ -30,6 +31,7 @@ def provide(folder: Path, changes: Mapping[str, Any]) -> int:
         seed=1,
         workers=1,
         device=torch.device("cpu"),
+        checkpoints=lambda name: Checkpoints(None, 0),
     )
 
 

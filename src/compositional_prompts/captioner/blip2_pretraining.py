@@ -9,7 +9,6 @@ Same classes and files as Salesforce/blip2-opt-2.7b, only the configuration diff
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -54,12 +53,11 @@ from compositional_prompts.clip.clip_pretraining import (
 )
 from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.precision import autocast
-from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.compute.training.muon import ScheduledOptimizers
+from compositional_prompts.compute.training.plain_training import PlainTraining
 from compositional_prompts.pipeline.section import Precision
-
-logger = logging.getLogger(__name__)
 
 VOCABULARY_SIZE = 1000
 MAX_CAPTION_TOKENS = 64
@@ -229,6 +227,7 @@ def pretrain_blip2(
     seed: int,
     device: torch.device,
     threads: SideBySide,
+    checkpoints: Checkpoints,
     precision: Precision = "float32",
 ) -> Captioner:
     """Train a micro BLIP-2 on image-caption pairs over the frozen vision tower of ``clip``.
@@ -245,10 +244,14 @@ def pretrain_blip2(
         seed: of initialisation, order and written forms.
         device: where to train.
         threads: what trains, a part of each batch each.
+        checkpoints: where to go on from and what to write on the way.
         precision: of the forward pass; weights and loss are float32.
 
     Returns:
         The captioner in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
     """
     seed_everything(seed)
     rng = np.random.default_rng(seed)
@@ -261,8 +264,7 @@ def pretrain_blip2(
     model.to(device)
 
     model.requires_grad_(False).eval()
-    trained = (model.qformer, model.language_projection, model.language_model)
-    for module in trained:
+    for module in (model.qformer, model.language_projection, model.language_model):
         module.requires_grad_(True).train()
     model.query_tokens.requires_grad_(True)
     words = word_targets(micro_tokenizer()(list(captions)))
@@ -277,9 +279,8 @@ def pretrain_blip2(
         threads=threads,
     )
 
-    trained_parameters = [
-        one for one in [*model.parameters(), *head.parameters()] if one.requires_grad
-    ]
+    named = nn.ModuleDict({"model": model, "head": head}).named_parameters()
+    trained = {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def losses(
         embeds: Tensor,
@@ -296,24 +297,24 @@ def pretrain_blip2(
         captioned = F.cross_entropy(logits.float(), labels, reduction="sum")
         return captioned, word_loss(head(queries.float().mean(1)), said.to(device))
 
+    tokens = [tokenize_captions(captioner, texts, MAX_CAPTION_TOKENS) for texts in written]
     generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        tokens = tokenize_captions(captioner, written[epoch], MAX_CAPTION_TOKENS)
-        total = 0.0
-        batches = random_batches(len(captions), batch_size, generator)
-        for chosen in progress(batches, f"BLIP-2 epoch {epoch + 1}/{epochs}", announced=True):
-            rows = [chosen[part] for part in parts_of(len(chosen), device)]
-            places = [score_places(model, tokens.select(part)).to(device) for part in rows]
-            parts = [
-                (image_embeds[part], words[part], of.ids, of.mask, of.scored, of.labels)
-                for part, of in zip(rows, places, strict=True)
-            ]
-            found = in_parts(losses, parts, [], trained_parameters, threads)
-            captioned, named = (torch.stack(one).sum() for one in zip(*found, strict=True))
-            captioned = captioned / sum(len(of.labels) for of in places)
-            optimizers.step(captioned + WORD_WEIGHT * named / len(chosen))
-            total += captioned.item()
-        logger.info("BLIP-2 epoch %d of %d: loss %.3f", epoch + 1, epochs, total / steps_per_epoch)
+
+    def step(epoch: int, chosen: Tensor) -> float:
+        rows = [chosen[part] for part in parts_of(len(chosen), device)]
+        places = [score_places(model, tokens[epoch - 1].select(part)).to(device) for part in rows]
+        parts = [
+            (image_embeds[part], words[part], of.ids, of.mask, of.scored, of.labels)
+            for part, of in zip(rows, places, strict=True)
+        ]
+        found = in_parts(losses, parts, [], list(trained.values()), threads)
+        captioned, said = (torch.stack(one).sum() for one in zip(*found, strict=True))
+        captioned = captioned / sum(len(of.labels) for of in places)
+        optimizers.step(captioned + WORD_WEIGHT * said / len(chosen))
+        return captioned.item()
+
+    training = PlainTraining("BLIP-2", trained, optimizers, generator, device, checkpoints)
+    training.run(epochs, partial(random_batches, len(captions), batch_size, generator), step)
     model.requires_grad_(False).eval().cpu()
     return captioner
 

@@ -10,7 +10,6 @@ text tower is trained by contrast against the locked image tower (Zhai et al., 2
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ from compositional_prompts.compute.devices import seed_everything
 from compositional_prompts.compute.precision import autocast
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.side_by_side import SideBySide, in_parts, parts_of
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.compute.training.muon import ScheduledOptimizers
+from compositional_prompts.compute.training.plain_training import PlainTraining
 from compositional_prompts.pipeline.section import Precision
-
-logger = logging.getLogger(__name__)
 
 MICRO_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -165,6 +164,12 @@ def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits - WORD_PRIOR, targets, reduction="sum")
 
 
+def _batches(rows: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Row numbers of each batch, in random order; the rest of the last one is left out."""
+    order: Tensor = torch.randperm(rows, generator=generator)
+    return [*order.split(batch_size)[: rows // batch_size]]
+
+
 def _train_image_tower(
     model: nn.Module,
     images: Tensor,
@@ -179,50 +184,45 @@ def _train_image_tower(
     device: torch.device,
     precision: Precision,
     threads: SideBySide,
+    checkpoints: Checkpoints,
 ) -> None:
     """Name the words of every caption from its image (binary cross-entropy a word)."""
     visual: Any = model.visual
     width = MICRO_CONFIG["embed_dim"]
     head = nn.Linear(width, targets.shape[1]).to(device)
-    steps_per_epoch = len(images) // batch_size
+    steps = epochs * (len(images) // batch_size)
     optimizers = ScheduledOptimizers(
         [*visual.parameters(), *head.parameters()],
         visual.transformer.resblocks,
         learning_rate=learning_rate,
         matrix_learning_rate=matrix_learning_rate,
-        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+        multiplier=partial(cosine_with_warmup, steps=steps),
         threads=threads,
     )
     patches = len(visual.positional_embedding) - 1
-
-    trained = [one for one in [*visual.parameters(), *head.parameters()] if one.requires_grad]
+    named = nn.ModuleDict({"visual": visual, "head": head}).named_parameters()
+    trained = {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def loss(pixel_values: Tensor, kept: Tensor, said: Tensor) -> tuple[Tensor]:
         with autocast(device, precision):
             features = pooled_features(visual, pixel_values.to(device), kept.to(device))
-        named = head(F.layer_norm(features.float(), (width,)))
-        return (word_loss(named, said.to(device)),)
+        logits = head(F.layer_norm(features.float(), (width,)))
+        return (word_loss(logits, said.to(device)),)
 
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(images), generator=generator)
-        batches = order.split(batch_size)[:steps_per_epoch]
-        total = 0.0
-        for chosen in progress(batches, f"CLIP images, epoch {epoch}/{epochs}", announced=True):
-            batch = normalised(_shown(images, chosen, augmentation_seed, epoch))
-            flipped = torch.rand(len(chosen), generator=generator) < 0.5
-            batch[flipped] = batch[flipped].flip(-1)
-            kept = _kept_patches(len(chosen), patches, generator)
-            said = targets[chosen]
-            parts = [
-                (batch[part], kept[part], said[part]) for part in parts_of(len(chosen), device)
-            ]
-            losses = in_parts(loss, parts, [], trained, threads)
-            whole = torch.stack([part for (part,) in losses]).sum() / len(chosen)
-            optimizers.step(whole)
-            total += whole.item()
-        logger.info(
-            "CLIP images, epoch %d of %d: loss %.2f", epoch, epochs, total / steps_per_epoch
-        )
+    def step(epoch: int, chosen: Tensor) -> float:
+        batch = normalised(_shown(images, chosen, augmentation_seed, epoch))
+        flipped = torch.rand(len(chosen), generator=generator) < 0.5
+        batch[flipped] = batch[flipped].flip(-1)
+        kept = _kept_patches(len(chosen), patches, generator)
+        said = targets[chosen]
+        parts = [(batch[part], kept[part], said[part]) for part in parts_of(len(chosen), device)]
+        losses = in_parts(loss, parts, [], list(trained.values()), threads)
+        whole = torch.stack([part for (part,) in losses]).sum() / len(chosen)
+        optimizers.step(whole)
+        return whole.item()
+
+    training = PlainTraining("CLIP images", trained, optimizers, generator, device, checkpoints)
+    training.run(epochs, partial(_batches, len(images), batch_size, generator), step)
 
 
 def _kept_patches(images: int, patches: int, generator: torch.Generator) -> Tensor:
@@ -325,6 +325,7 @@ def _train_text_tower(
     learning_rate: float,
     generator: torch.Generator,
     threads: SideBySide,
+    checkpoints: Checkpoints,
 ) -> None:
     """Contrast captions against locked images; only the images' projection learns with them."""
     clip: Any = model
@@ -333,30 +334,30 @@ def _train_text_tower(
     device = image_features.device
     mixing = nn.Linear(image_features.shape[1], image_features.shape[1], bias=False).to(device)
     nn.init.eye_(mixing.weight)
-    steps_per_epoch = max(1, len(tokens) // batch_size)
+    steps = epochs * (len(tokens) // batch_size)
     optimizers = ScheduledOptimizers(
         [*model.parameters(), *mixing.parameters()],
         [],
         learning_rate=learning_rate,
         matrix_learning_rate=None,
-        multiplier=partial(cosine_with_warmup, steps=epochs * steps_per_epoch),
+        multiplier=partial(cosine_with_warmup, steps=steps),
         threads=threads,
     )
     contrastive = open_clip.ClipLoss()
+    named = nn.ModuleDict({"clip": model, "mixing": mixing}).named_parameters()
+    trained = {name: parameter for name, parameter in named if parameter.requires_grad}
 
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(tokens), generator=generator)
-        batches = order.split(batch_size)[:steps_per_epoch]
-        total = 0.0
-        for chosen in progress(batches, f"CLIP texts, epoch {epoch}/{epochs}", announced=True):
-            images = F.normalize(mixing(image_features[chosen]), dim=-1)
-            texts = encode_texts(model, tokens[chosen].to(device))
-            loss = contrastive(images, texts, clip.logit_scale.exp())
-            optimizers.step(loss)
-            total += loss.item()
-            with torch.no_grad():
-                clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        logger.info("CLIP texts, epoch %d of %d: loss %.3f", epoch, epochs, total / steps_per_epoch)
+    def step(epoch: int, chosen: Tensor) -> float:
+        images = F.normalize(mixing(image_features[chosen]), dim=-1)
+        texts = encode_texts(model, tokens[chosen].to(device))
+        loss = contrastive(images, texts, clip.logit_scale.exp())
+        optimizers.step(loss)
+        with torch.no_grad():
+            clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        return float(loss.detach())
+
+    training = PlainTraining("CLIP texts", trained, optimizers, generator, device, checkpoints)
+    training.run(epochs, partial(_batches, len(tokens), batch_size, generator), step)
     with torch.no_grad():
         visual.proj.copy_(visual.proj @ mixing.weight.T)
 
@@ -425,6 +426,7 @@ def pretrain_image_tower(
     seed: int,
     device: torch.device,
     threads: SideBySide,
+    checkpoints: Checkpoints,
     precision: Precision = "float32",
     augment: bool = False,
 ) -> nn.Module:
@@ -441,6 +443,7 @@ def pretrain_image_tower(
         seed: of initialisation, order, flips, dropped patches and alterations.
         device: where to train.
         threads: what trains, a part of each batch each.
+        checkpoints: where to go on from and what to write on the way.
         precision: of the forward pass; weights and loss are float32.
         augment: whether images are altered at random, anew in every epoch
             (:func:`~.altered_photos.randomly_altered`).
@@ -449,6 +452,7 @@ def pretrain_image_tower(
         A micro CLIP in evaluation mode, on the CPU, whose text tower is not trained yet.
 
     Raises:
+        CheckpointError: the checkpoint is damaged.
         ValueError: there are fewer pairs than one batch.
     """
     if len(captions) < batch_size:
@@ -477,6 +481,7 @@ def pretrain_image_tower(
         device=device,
         precision=precision,
         threads=threads,
+        checkpoints=checkpoints,
     )
     return trained.requires_grad_(True).eval().cpu()
 
@@ -492,6 +497,7 @@ def pretrain_text_tower(
     seed: int,
     device: torch.device,
     threads: SideBySide,
+    checkpoints: Checkpoints,
 ) -> nn.Module:
     """Train the text tower of a micro CLIP against its locked image tower.
 
@@ -505,9 +511,13 @@ def pretrain_text_tower(
         seed: of the order.
         device: where to train.
         threads: what steps; a batch is contrasted whole.
+        checkpoints: where to go on from and what to write on the way.
 
     Returns:
         ``model`` in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
     """
     seed_everything(seed)
     with _embedding_of(model.to(device), micro_tokenizer()(list(captions))) as tokens:
@@ -520,5 +530,6 @@ def pretrain_text_tower(
             learning_rate=learning_rate,
             generator=torch.Generator().manual_seed(seed),
             threads=threads,
+            checkpoints=checkpoints,
         )
     return model.requires_grad_(True).eval().cpu()

@@ -33,9 +33,18 @@ class ResumableStage:
     scratch: Path
     main: bool
 
-    def checkpoints(self, seconds: float) -> Checkpoints:
-        """Those of a training, in :attr:`scratch`, so many seconds apart."""
-        return Checkpoints(self.scratch if self.main else None, seconds)
+    def checkpoints(self, seconds: float, training: str = "") -> Checkpoints:
+        """Those of a training, so many seconds apart.
+
+        Args:
+            seconds: between two of them.
+            training: which, where a stage has several: the folder below :attr:`scratch`.
+        """
+        if not self.main:
+            return Checkpoints(None, seconds)
+        folder = self.scratch / training
+        folder.mkdir(exist_ok=True)
+        return Checkpoints(folder, seconds)
 
 
 @contextmanager

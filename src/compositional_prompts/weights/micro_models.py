@@ -6,7 +6,7 @@ are computed once, and know nothing of each other: where there are two cores, si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from compositional_prompts.catalog.images import decode_rgb
 from compositional_prompts.catalog.splitting.corpus_table import iterate_corpus
 from compositional_prompts.clip.clip_pretraining import (
     MICRO_CONFIG,
+    ImageFeatures,
     encode_images,
     micro_clip,
     pretrain_image_tower,
@@ -35,6 +36,7 @@ from compositional_prompts.compute.ordered_map import WorkerProcesses
 from compositional_prompts.compute.precision import resolve_precision
 from compositional_prompts.compute.progress import progress
 from compositional_prompts.compute.side_by_side import SideBySide
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.files.outputs import naming
 from compositional_prompts.pipeline.stage import log_as
 from compositional_prompts.sample.drawn_products import generate_corpus
@@ -110,6 +112,7 @@ class TextTraining:
         params: of the pretraining.
         seed: as ``base.seed``.
         device: where to train.
+        checkpoints: of it.
     """
 
     clip: bytes
@@ -118,6 +121,7 @@ class TextTraining:
     params: Pretrain
     seed: int
     device: torch.device
+    checkpoints: Checkpoints
 
     def run(self) -> bytes:
         """The trained weights of the CLIP, as safetensors."""
@@ -135,13 +139,88 @@ class TextTraining:
                 seed=self.seed,
                 device=self.device,
                 threads=threads,
+                checkpoints=self.checkpoints,
             )
         return save(model.state_dict())
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """What text tower and BLIP-2 are trained on.
+
+    Attributes:
+        clip: a micro CLIP whose image tower is trained, in evaluation mode.
+        features: what that tower makes of the images.
+        captions: of them.
+    """
+
+    clip: nn.Module
+    features: ImageFeatures
+    captions: list[str]
+
+    def state(self) -> dict[str, Any]:
+        """It, as a checkpoint holds it."""
+        return {"clip": self.clip.state_dict(), **vars(self.features), "captions": self.captions}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> EncodedCorpus:
+        """That of which :meth:`state` was kept."""
+        clip = micro_clip().eval()
+        clip.load_state_dict(state["clip"])
+        return cls(clip, ImageFeatures(state["pooled"], state["tokens"]), state["captions"])
+
+
+def encoded_corpus(
+    params: Pretrain,
+    table: Path,
+    checkpoints: Callable[[str], Checkpoints],
+    *,
+    seed: int,
+    workers: int,
+    device: torch.device,
+    threads: SideBySide,
+) -> EncodedCorpus:
+    """Train the image tower on the corpus and encode that by it; arguments as
+    :func:`pretrain_micro_models`.
+    """
+    finished = checkpoints("encoded_corpus")
+    if (state := finished.load()) is not None:
+        return EncodedCorpus.of(state)
+    precision = resolve_precision(params.precision, device).precision
+    corpus = read_corpus(params, table, seed, workers)
+    model = pretrain_image_tower(
+        corpus.images,
+        corpus.captions,
+        epochs=params.clip_image_epochs,
+        batch_size=params.clip_batch,
+        learning_rate=params.clip_learning_rate,
+        matrix_learning_rate=params.clip_matrix_learning_rate,
+        seed=seed,
+        device=device,
+        threads=threads,
+        checkpoints=checkpoints("image_tower"),
+        precision=precision,
+        augment=params.augment,
+    )
+    # Text tower and BLIP-2 see one altered copy of each photo: to encode another in every epoch
+    # would take as many passes of the image tower.
+    features = encode_images(
+        model,
+        corpus.images,
+        device,
+        threads,
+        precision,
+        augmentation_seed=seed if params.augment else None,
+    )
+    encoded = EncodedCorpus(model, features, corpus.captions)
+    finished.save(encoded.state())
+    return encoded
 
 
 def pretrain_micro_models(
     params: Pretrain,
     table: Path,
+    checkpoints: Callable[[str], Checkpoints],
     *,
     clip: bool,
     captioner: bool,
@@ -154,6 +233,7 @@ def pretrain_micro_models(
     Args:
         params: on what and how long.
         table: of training images with titles, read if the corpus is the catalog's.
+        checkpoints: those of each training by its name, so that a killed run goes on.
         clip: whether a CLIP is wanted.
         captioner: whether a BLIP-2 is.
         seed: each of the trainings begins from it.
@@ -161,43 +241,29 @@ def pretrain_micro_models(
         device: where to train.
 
     Raises:
+        CheckpointError: a checkpoint is damaged.
         ValueError: the corpus has too few pairs.
         WorkerDiedError: a process was killed.
     """
-    precision = resolve_precision(params.precision, device).precision
-    corpus = read_corpus(params, table, seed, workers)
-    captions = corpus.captions
     with SideBySide() as threads:
-        model = pretrain_image_tower(
-            corpus.images,
+        encoded = encoded_corpus(
+            params, table, checkpoints,
+            seed=seed, workers=workers, device=device, threads=threads,
+        )  # fmt: skip
+        model, captions = encoded.clip, encoded.captions
+        texts = TextTraining(
+            save(model.state_dict()),
+            encoded.features.pooled.numpy().tobytes(),
             captions,
-            epochs=params.clip_image_epochs,
-            batch_size=params.clip_batch,
-            learning_rate=params.clip_learning_rate,
-            matrix_learning_rate=params.clip_matrix_learning_rate,
-            seed=seed,
-            device=device,
-            threads=threads,
-            precision=precision,
-            augment=params.augment,
-        )
-        # Text tower and BLIP-2 see one altered copy of each photo: to encode another in every epoch
-        # would take as many passes of the image tower.
-        features = encode_images(
-            model,
-            corpus.images,
+            params,
+            seed,
             device,
-            threads,
-            precision,
-            augmentation_seed=seed if params.augment else None,
+            checkpoints("text_tower"),
         )
-        del corpus  # a quarter of a gigabyte
-        pooled = features.pooled.numpy().tobytes()
-        texts = TextTraining(save(model.state_dict()), pooled, captions, params, seed, device)
         train_captioner = partial(
             pretrain_blip2,
             model,
-            features.tokens,
+            encoded.features.tokens,
             captions,
             epochs=params.blip2_epochs,
             batch_size=params.blip2_batch,
@@ -206,7 +272,8 @@ def pretrain_micro_models(
             seed=seed,
             device=device,
             threads=threads,
-            precision=precision,
+            checkpoints=checkpoints("blip2"),
+            precision=resolve_precision(params.precision, device).precision,
         )
         made: Captioner | None
         trained: bytes | None

@@ -7,6 +7,7 @@ the CLIPs, transformers' for BLIP-2.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from compositional_prompts.captioner.model.blip2_sources import fetch_captioner
 from compositional_prompts.clip.clip_pretraining import MICRO_CONFIG
 from compositional_prompts.clip.clip_sources import fetch_clip
 from compositional_prompts.clip.open_clip_model import save_clip
+from compositional_prompts.compute.training.checkpoints import Checkpoints
 from compositional_prompts.files.outputs import atomic_directory
 from compositional_prompts.files.tensors.finite_numbers import require_finite_weights
 from compositional_prompts.weights.micro_models import MicroModels, pretrain_micro_models
@@ -32,6 +34,7 @@ def provide_weights(
     seed: int,
     workers: int,
     device: torch.device,
+    checkpoints: Callable[[str], Checkpoints],
 ) -> int:
     """Fill the three model folders as the parameters say.
 
@@ -44,11 +47,13 @@ def provide_weights(
         seed: of everything that is trained.
         workers: processes that draw a generated corpus, then train; never changes a result.
         device: where to train.
+        checkpoints: those of each training by its name, so that a killed run goes on.
 
     Returns:
         The number of image-caption pairs pretrained on; 0 where nothing was.
 
     Raises:
+        CheckpointError: a checkpoint is damaged.
         DamagedOutputError: weights are no whole file, or a number of them is not finite.
     """
     # What is fetched comes first: a name that is wrong shows before anything is trained.
@@ -71,6 +76,7 @@ def provide_weights(
         micro = pretrain_micro_models(
             params.pretrain,
             corpus,
+            checkpoints,
             clip=bool(trained),
             captioner=params.blip2.source == "pretrain",
             seed=seed,

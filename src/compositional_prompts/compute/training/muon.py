@@ -114,7 +114,12 @@ def _in_turn(steps: Iterable[Callable[[], None]]) -> None:
 
 
 class ScheduledOptimizers:
-    """Both optimizers under one schedule of the learning rate, with clipped gradients."""
+    """Both optimizers under one schedule of the learning rate, with clipped gradients.
+
+    Attributes:
+        optimizers: AdamW, and Muon where matrices are its.
+        schedules: of the learning rate of each of them.
+    """
 
     def __init__(
         self,
@@ -157,7 +162,7 @@ class ScheduledOptimizers:
         if matrix_learning_rate is not None:
             groups = [{"params": [matrix], "parts": parts} for matrix, parts in matrices.items()]
             self.optimizers.append(Muon(groups, matrix_learning_rate, threads))
-        self._schedules = [
+        self.schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
             for optimizer in self.optimizers
         ]
@@ -172,5 +177,5 @@ class ScheduledOptimizers:
             nn.utils.clip_grad_norm_(group["params"], GRADIENT_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
-        for schedule in self._schedules:
+        for schedule in self.schedules:
             schedule.step()
