@@ -6,6 +6,7 @@ imported when it is first asked for, so that none costs what it does not need, t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -27,14 +28,22 @@ def _is_ours(started: str) -> bool:
     return program.parent.name == "stages" or program.name in ("-m", "compositional-prompts")
 
 
-# While they import, for seconds, Ctrl-C ends them without a traceback of whatever is imported just
-# then; from pipeline/interruption.py on it is met.
-if (
-    _is_ours(next(iter(sys.argv), ""))
-    and threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _is_worker() -> bool:
+    """Whether :mod:`multiprocessing` has started this process, which has its parent's arguments."""
+    return not sys.modules.keys().isdisjoint(
+        {"multiprocessing.spawn", "multiprocessing.forkserver"}
+    )
+
+
+if _is_ours(next(iter(sys.argv), "")) and threading.current_thread() is threading.main_thread():
+    # While they import, for seconds, Ctrl-C ends them without a traceback of whatever is imported
+    # just then; from pipeline/interruption.py on it is met.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # What imports make, a million objects with torch, is no garbage; looking for some takes a sixth
+    # of their time. From pipeline/garbage.py on it is looked for.
+    if not _is_worker():
+        gc.disable()
 
 _PUBLIC: Final = {
     "PromptTemplate": "prompt.template",

@@ -28,6 +28,7 @@ from compositional_prompts.deployment.wishes import Wishes
 from compositional_prompts.files.outputs import require_outputs
 from compositional_prompts.pipeline.dvc_file import PipelineError, stage_paths
 from compositional_prompts.pipeline.error_messages import TRACEBACK, message_of
+from compositional_prompts.pipeline.garbage import garbage_collected, garbage_left
 from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.section import ParameterError, PrecisionChoice
 from compositional_prompts.pipeline.terminal_text import one_line, say
@@ -770,7 +771,8 @@ def _quietly(name: str) -> Any:
         # Libraries telling one another what to change, and Pillow of odd metadata beside pixels
         # that are fine.
         warnings.simplefilter("ignore")
-    return importlib.import_module(name)
+    with garbage_left():
+        return importlib.import_module(name)
 
 
 def _complain(message: str) -> None:
@@ -782,7 +784,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         meet_signals()
-        sys.exit(arguments.run(arguments))
+        with garbage_collected():
+            sys.exit(arguments.run(arguments))
     except KeyboardInterrupt as interrupt:
         said, status = ending(interrupt)
         _complain(said)

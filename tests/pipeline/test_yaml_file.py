@@ -157,3 +157,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_mapping_may_be_merged_into_others() -> None:
     text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2, y: 3}\nc: {<<: *b, y: 4}\n"
     assert read(text)["c"] == {"x": 2, "y": 4}
+
+
+def test_aliases_are_read_once_whatever_they_hold() -> None:
+    doubling = "".join(f"- &a{level + 1} [*a{level}, *a{level}]\n" for level in range(60))
+    found = read(f"- &a0 {{x: 1}}\n{doubling}- &loop [*loop]\n")
+    assert found[2] == [[{"x": 1}] * 2] * 2
+    assert found[-1][0] is found[-1]
+    with pytest.raises(yaml.YAMLError, match="'x' stands twice"):
+        read("- &a {x: 1, x: 2}\n- *a\n")

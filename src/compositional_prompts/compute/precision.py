@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn import functional as F
 
+from compositional_prompts.compute.side_by_side import SideBySide
 from compositional_prompts.pipeline.section import Precision, PrecisionChoice, Section
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 WORTHWHILE = 1.15
 """How many times as fast as float32 bfloat16 must be measured to be chosen: less is within what a
-measurement of half a second is off by.
+measurement of a third of a second is off by.
 """
 
 REPEATS = 3
@@ -82,7 +83,7 @@ def resolve_precision(
     """The precision for ``auto``; any other one is itself.
 
     A GPU with bfloat16 gets it. A CPU with AVX512-BF16 or AMX gets it if it is
-    :data:`WORTHWHILE` by a measurement of about half a second. All else gets float32.
+    :data:`WORTHWHILE` by a measurement of about a third of a second. All else gets float32.
 
     Args:
         choice: the parameter.
@@ -186,11 +187,12 @@ def bfloat16_speed() -> float:
     """How many times as fast a small transformer layer is trained in bfloat16 as in float32.
 
     Its matrix products and attention are those of this project's trainings, forwards and
-    backwards, in this process and its threads.
+    backwards, in one thread: more wait for one another in products so small, and the share of
+    that is another one each time.
     """
     device = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
-    tokens, width, heads = (8, 192), 512, 8
+    tokens, width, heads = (2, 192), 512, 8
     shapes = ((*tokens, width), (3 * width, width), (width, width))
     x, joined, output = (torch.randn(shape, generator=generator) * 0.05 for shape in shapes)
     for tensor in (x, joined, output):
@@ -206,6 +208,7 @@ def bfloat16_speed() -> float:
         return time.perf_counter() - start
 
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    turns = [[seconds(precision) for precision in precisions] for _ in range(REPEATS + 1)]
+    with SideBySide(1):
+        turns = [[seconds(precision) for precision in precisions] for _ in range(REPEATS + 1)]
     slow, fast = (min(times) for times in zip(*turns[1:], strict=True))  # the first warms up
     return float(slow / fast)

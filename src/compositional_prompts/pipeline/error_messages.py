@@ -13,6 +13,7 @@ from pathlib import Path
 from compositional_prompts.files.damage import damaged_file
 from compositional_prompts.files.outputs import DamagedOutputError, FullDiskError, OutputError
 from compositional_prompts.pipeline.dvc_file import read_outputs, remedy
+from compositional_prompts.pipeline.garbage import garbage_collected
 from compositional_prompts.pipeline.interruption import ending, meet_signals
 from compositional_prompts.pipeline.terminal_text import escaped
 
@@ -66,7 +67,8 @@ def run_script(main: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).stem
     try:
         meet_signals()
-        main()
+        with garbage_collected():
+            main()
     except KeyboardInterrupt as interrupt:
         said, status = ending(interrupt)
         print(f"{name}: {said}", file=sys.stderr)

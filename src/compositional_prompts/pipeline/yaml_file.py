@@ -23,22 +23,16 @@ CORE_SCHEMA = (
 """Tags of unquoted scalars, what they match, and how they begin (YAML 1.2.2, section 10.3.2)."""
 
 
-class Yaml12Loader(yaml.SafeLoader):
+class Yaml12Loader(yaml.CSafeLoader):
     """PyYAML with the core schema of YAML 1.2; a key that stands twice is refused.
 
+    It parses by libyaml, ten times as fast as in Python: ``dvc.lock`` has thousands of lines.
     Merge keys (``<<``) are no part of the core schema, but DVC's reader has them.
     """
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            name = (key.tag, str(key.value))
-            if name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
-                )
-            seen.add(name)
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        _refuse_double_keys(node)
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -55,6 +49,26 @@ for _tag, _pattern, _first in CORE_SCHEMA:
     )
 Yaml12Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<\Z"), ["<"])
 Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_yaml_int)
+
+
+def _refuse_double_keys(root: yaml.Node | None) -> None:
+    left, met = [root], set()
+    while left:
+        node = left.pop()
+        if id(node) in met:  # an alias: its mappings may be many, or lie in one another
+            continue
+        met.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            names = set()
+            for key, value in node.value:
+                name = (key.tag, str(key.value))
+                if name in names:
+                    reason = f"the key {key.value!r} stands twice in one mapping"
+                    raise yaml.constructor.ConstructorError(None, None, reason, key.start_mark)
+                names.add(name)
+                left += [key, value]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
