@@ -3,7 +3,9 @@
 Both versions are cloned, set up in an environment of their own, and run by ``dvc repro`` in turns,
 each run in a fresh clone with an empty DVC cache. Installing is not part of a run. Printed are the
 seconds of every stage and of the whole (what the stages' own clocks leave over is start-up and
-DVC), processor seconds, the largest peak of memory of a process, and the ratio of the whole.
+DVC), processor seconds, the largest peak of memory of a process, and the ratio of the whole; then
+processor seconds of ``compositional-prompts caption PHOTO`` with what the run has trained, the
+median of five, nearly all of which is start-up.
 
 ``--seeds 1 2 7`` compares quality instead of time alone: both versions run once a seed, and every
 figure of the metrics is given as a mean with the 95 % interval of the difference of the two
@@ -36,9 +38,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEFORE = "f870dd672fa5f72ff4e8b8ec66552efbde100227"  # version 0.1.0
 QUALITY = ("scores.json", "enhance.json", "troika.json")
+CAPTIONS = 5
 # Student's t at 97.5 % by degrees of freedom.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
@@ -62,6 +67,7 @@ class ColdRun:
         stages: seconds of each stage's own work, by name.
         peak_mib: largest peak of memory of a process.
         figures: numbers of the metrics, by file and key.
+        caption_seconds: of the processor, to caption one photo.
     """
 
     seconds: float
@@ -69,6 +75,7 @@ class ColdRun:
     stages: Mapping[str, float]
     peak_mib: float
     figures: Mapping[str, float]
+    caption_seconds: float
 
 
 def git(*arguments: str) -> str:
@@ -118,6 +125,39 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
+def caption_seconds(python: Path, project: Path, environment: Mapping[str, str]) -> float:
+    """Median processor seconds of the command that captions one photo.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    photo = project / "one.jpg"
+    Image.effect_noise((160, 120), 60).convert("RGB").save(photo)
+    command = [str(python), "-m", "compositional_prompts", "caption"]
+    known = subprocess.run(
+        [*command, "--help"], cwd=project, env=environment, capture_output=True, text=True
+    )
+    # Version 0.1.0 knew of nothing else.
+    only = ["--caption-only"] if "--caption-only" in known.stdout else []
+    took = []
+    for _ in range(CAPTIONS):
+        before = processor_seconds()
+        done = subprocess.run(
+            [*command, *only, str(photo)],
+            cwd=project, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        took.append(processor_seconds() - before)
+        if done.returncode or not done.stdout.startswith("A photo of "):
+            raise RuntimeError(f"no caption of {photo}\n{done.stdout}\n{done.stderr}")
+    return statistics.median(took)
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None = None) -> ColdRun:
     """Run the sample of ``version`` in a fresh clone, which is removed afterwards.
 
@@ -143,13 +183,13 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder / "site"),
     }
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = processor_seconds()
     start = time.perf_counter()
     # -f: the committed lock would else let DVC look for outputs of the same parameters.
     command = [str(version.python), "-m", "dvc", "repro", "--force"]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = processor_seconds() - before
     if done.returncode:
         raise RuntimeError(f"{version.name}: dvc repro failed\n{done.stdout}\n{done.stderr}")
     # Version 0.1.0 had them among its metrics.
@@ -159,6 +199,7 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
     for name in QUALITY:
         metrics = json.loads((project / "metrics" / name).read_text())
         figures |= dict(numbers(metrics, Path(name).stem))
+    captioned = caption_seconds(version.python, project, environment)
     if keep is None:
         shutil.rmtree(project)
     else:
@@ -166,13 +207,18 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
         shutil.move(project, keep)
     return ColdRun(
         seconds=seconds,
-        processor_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        processor_seconds=processor,
         stages={timing["stage"]: timing["seconds"] for timing in timings},
         peak_mib=max(
             max(timing["peak_memory_mib"], timing["peak_worker_memory_mib"]) for timing in timings
         ),
         figures=figures,
+        caption_seconds=captioned,
     )
+
+
+def _caption(run: ColdRun) -> float:
+    return run.caption_seconds
 
 
 def print_times(runs: Mapping[str, Sequence[ColdRun]]) -> None:
@@ -182,12 +228,12 @@ def print_times(runs: Mapping[str, Sequence[ColdRun]]) -> None:
 
     def row(name: str, values: Sequence[float], form: str) -> None:
         ratio = f"{values[0] / values[-1]:>8.2f}" if len(values) > 1 and values[-1] else ""
-        print(f"{name:28}" + "".join(f"{value:>12{form}}" for value in values) + ratio)
+        print(f"{name:32}" + "".join(f"{value:>12{form}}" for value in values) + ratio)
 
     def median(version: str, figure: Callable[[ColdRun], float]) -> float:
         return statistics.median(figure(run) for run in runs[version])
 
-    print(f"\n{'median, s':28}" + "".join(f"{version:>12}" for version in versions) + "   ratio")
+    print(f"\n{'median, s':32}" + "".join(f"{version:>12}" for version in versions) + "   ratio")
     for stage in stages:
         row(stage, [median(v, lambda run: run.stages.get(stage, 0)) for v in versions], ".1f")  # noqa: B023
     row(
@@ -197,6 +243,7 @@ def print_times(runs: Mapping[str, Sequence[ColdRun]]) -> None:
     )
     row("whole", [median(v, lambda run: run.seconds) for v in versions], ".1f")
     row("processor", [median(v, lambda run: run.processor_seconds) for v in versions], ".1f")
+    row("one photo captioned, processor", [median(v, _caption) for v in versions], ".1f")
     row("peak memory, MiB", [median(v, lambda run: run.peak_mib) for v in versions], ".0f")
 
 

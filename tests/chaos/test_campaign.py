@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from chaos.kill_series import Series, judge
 from chaos.mutations import KINDS, Harm, harmed, random_harms, smallest
 from chaos.odd_parameters import LEFT_OUT, ODD, parameters, values
 from chaos.parameter_trials import OF_SECTION
@@ -123,3 +125,32 @@ def test_a_fixed_part_of_the_campaign_holds() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (tried,) = re.findall(r"^In them: (.*)$", done.stdout, re.MULTILINE)
     assert {"kills", "tables and models", "archives"} <= set(re.findall(r"\d+ ([a-z ]+)", tried))
+
+
+def test_kills_of_a_stage_are_counted_and_what_differs_is_said() -> None:
+    words = "--light --kills 2 --images 24 --stages split colors"
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "chaos" / "kill_series.py", *words.split()],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["split", "colors"]
+    for _, seconds, _, early, longest, late, _, end in rows[2:]:
+        assert int(early) + int(late) == 2 and end == "same"
+        assert not int(early) or 0 <= float(longest) <= float(seconds)
+
+
+def test_a_series_says_what_a_kill_changed() -> None:
+    series = Series("split", 2.0, None, early=[0.5, 1.5])
+    project = SimpleNamespace(
+        differences=lambda command: ["data/splits.parquet"], leftovers=lambda: ["data/.new"]
+    )
+    judge(project, SimpleNamespace(), series, 1)
+    assert series.row == (
+        "| split | 2.0 |  | 2 | 1.5 | 0 |  | exit status 1; left over: data/.new; "
+        "other bytes: data/splits.parquet |"
+    )
