@@ -70,7 +70,8 @@ def write_labelling_project(root: Path, shoes: Sequence[Shoe], seed: int = 0) ->
         shutil.copy(ROOT / name, root / name)
     text = (root / "params.yaml").read_text()
     words = "\n".join(f"    - {{name: {g}, words: [{', '.join(w)}]}}" for g, w in WORDS.items())
-    start, end = text.index("    - name: color"), text.index("  batch_size: 32 ")
+    start = text.index("    - name: color")
+    end = text.index("  batch_size: ", start)
     (root / "params.yaml").write_text(f"{text[:start]}{words}\n{text[end:]}")
     (root / "labels").mkdir()
     data = root / "data"

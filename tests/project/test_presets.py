@@ -214,7 +214,7 @@ def test_what_is_of_a_preset_is_nobodys_own(laid: dict[str, Path], params: Path)
         ("finetune: {epochs: many}\n", r"mine.yaml: finetune.epochs: .+ found 'many'"),
         ("finetune: 3\n", r"mine.yaml: finetune: .+ found 3"),
         ("split: {fractions: {train: 0.9}}\n", r"mine.yaml: split.fractions: .*must sum to 1"),
-        ("finetune: [", r"mine.yaml is not YAML: line 1: .+"),
+        ("finetune: [", r"mine.yaml is not YAML: line 2: .+"),
         ("- finetune\n", r"mine.yaml must be a mapping of names to values, found a list"),
         ("# nothing\n", r"mine.yaml must be a mapping of names to values, found nothing"),
     ],
@@ -233,7 +233,7 @@ def test_a_mistake_is_named_in_a_line_and_leaves_the_file_alone(
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("base: [", "is not YAML: line 1: .+"),
+        ("base: [", "is not YAML: line 2: .+"),
         ("- base\n", "must be a mapping of names to values, found a list"),
         ("", "must be a mapping of names to values, found nothing"),
     ],
