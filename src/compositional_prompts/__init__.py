@@ -25,7 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def _is_ours(started: str) -> bool:
     """Whether the program is a stage or the command, and not one that imports the package."""
     program = Path(started)
-    return program.parent.name == "stages" or program.name in ("-m", "compositional-prompts")
+    if program.name == "-m":  # so it is called while Python looks for the module
+        return not {__name__, f"-m{__name__}"}.isdisjoint(sys.orig_argv)
+    return program.parent.name == "stages" or program.name == "compositional-prompts"
 
 
 def _is_worker() -> bool:

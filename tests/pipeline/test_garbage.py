@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import compositional_prompts
 from compositional_prompts.pipeline.garbage import garbage_left
 
 STAGE = """
@@ -49,6 +51,38 @@ def test_a_stage_looks_for_garbage_while_it_works(
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     said = done.stdout.splitlines()
     assert said == [f"imported {imported} working True True", "worker True", "left 0"]
+
+
+@pytest.mark.parametrize(
+    ("module", "said"), [("other", "True\n"), ("compositional_prompts", "False\n")]
+)
+def test_other_modules_that_are_run_keep_their_collector(
+    module: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("import compositional_prompts\n")
+    (tmp_path / "other" / "__main__.py").write_text("")
+    # What is imported with the package says what it found.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(FOUND))\n"
+        "class Looking:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        global FOUND\n"
+        "        if name.endswith('.__main__'):\n"
+        "            FOUND = gc.isenabled()\n"
+        "sys.meta_path.insert(0, Looking())\n"
+    )
+    source = Path(compositional_prompts.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *(["--help"] if module != "other" else [])],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith(said)
 
 
 @pytest.mark.parametrize("before", [True, False])
