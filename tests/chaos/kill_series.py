@@ -40,11 +40,11 @@ KEPT = ("rows", "scratch")
 
 LONGER: Mapping[str, Any] = {
     "base.checkpoint_seconds": 2,
-    "weights.clip": {"source": "pretrain", "name": None, "pretrained": None, "revision": None},
+    "weights.clip": {"source": "pretrain", "name": "micro", "pretrained": None, "revision": None},
     "weights.troika_clip": {
         "source": "same", "name": None, "pretrained": None, "revision": None,
     },
-    "weights.blip2": {"source": "pretrain", "name": None, "revision": None},
+    "weights.blip2": {"source": "pretrain", "name": "micro", "revision": None},
     "weights.pretrain.images": 1200,
     "enhance.stability_images": 200,
 }  # fmt: skip
