@@ -36,7 +36,7 @@ sys.path[:0] = [path for path in (str(ROOT / "tests"), str(ROOT / "src")) if pat
 from chaos.dvc_trials import dvc_killed, remote_damaged  # noqa: E402
 from chaos.parameter_trials import parameters_odd  # noqa: E402
 from chaos.small_disk import small_disk  # noqa: E402
-from chaos.small_project import LIGHT, MODELS, SmallProject  # noqa: E402
+from chaos.small_project import LIGHT, SmallProject, given_models  # noqa: E402
 from chaos.stage_process import become_reaper, import_stages  # noqa: E402
 from chaos.trials import (  # noqa: E402
     Bench,
@@ -194,11 +194,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
     parser.add_argument("--records", type=Path, help="JSON Lines of what came of each trial")
     arguments = parser.parse_args()
-    models = None if arguments.light else arguments.models.resolve()
-    missing = [name for name in MODELS if models and not (models / name).is_dir()]
-    if missing:
-        sys.exit(f"{models} has no {missing[0]}: run `make repro` first, name the models of a "
-                 "finished run with --models, or take --light")  # fmt: skip
+    models = None if arguments.light else given_models(arguments.models)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     kinds = arguments.kinds or list(KINDS)
     jobs = 1 if arguments.trial is not None else max(1, arguments.jobs)

@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [path for path in (str(ROOT / "tests"), str(ROOT / "src")) if path not in sys.path]
 
-from chaos.small_project import LIGHT, MODELS, SmallProject, StageCommand  # noqa: E402
+from chaos.small_project import LIGHT, SmallProject, StageCommand, given_models  # noqa: E402
 from chaos.stage_process import Blow, become_reaper, import_stages  # noqa: E402
 
 KEPT = ("rows", "scratch")
@@ -180,11 +180,7 @@ def main() -> None:
     parser.add_argument("--light", action="store_true", help="only the stages without a model")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
     arguments = parser.parse_args()
-    models = None if arguments.light else arguments.models.resolve()
-    missing = [name for name in MODELS if models and not (models / name).is_dir()]
-    if missing:
-        sys.exit(f"{models} has no {missing[0]}: run `make repro` first, name the models of a "
-                 "finished run with --models, or take --light")  # fmt: skip
+    models = None if arguments.light else given_models(arguments.models)
     become_reaper()
     scripts = [path.stem for path in (ROOT / "stages").glob("*.py")]
     import_stages(scripts if models is not None else [*LIGHT])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,20 @@ class StageCommand:
 
 class BaselineError(RuntimeError):
     """The small project does not run as it is."""
+
+
+def given_models(folder: Path) -> Path:
+    """The folder with the pretrained models of a finished run.
+
+    Raises:
+        SystemExit: it lacks one; with what helps.
+    """
+    models = folder.resolve()
+    missing = [name for name in MODELS if not (models / name).is_dir()]
+    if missing:
+        sys.exit(f"{models} has no {missing[0]}: run `make repro` first, name the models of a "
+                 "finished run with --models, or take --light")  # fmt: skip
+    return models
 
 
 def stage_commands(folder: Path) -> dict[str, StageCommand]:
@@ -251,4 +266,12 @@ def _listing(root: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-__all__ = ["LIGHT", "BaselineError", "Project", "SmallProject", "StageCommand", "stage_commands"]
+__all__ = [
+    "LIGHT",
+    "BaselineError",
+    "Project",
+    "SmallProject",
+    "StageCommand",
+    "given_models",
+    "stage_commands",
+]

@@ -113,31 +113,28 @@ def test_stages_are_read_as_dvc_runs_them() -> None:
     )
 
 
-def test_a_fixed_part_of_the_campaign_holds() -> None:
-    words = "--light --jobs 1 --seed 1 --trials 8 --kinds kill signal worker table archive"
+def printed(script: str, words: str) -> str:
+    """What a script of this folder prints, on one thread."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "chaos" / "campaign.py", *words.split()],
+        [sys.executable, ROOT / "tests" / "chaos" / script, *words.split()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (tried,) = re.findall(r"^In them: (.*)$", done.stdout, re.MULTILINE)
+    return done.stdout
+
+
+def test_a_fixed_part_of_the_campaign_holds() -> None:
+    words = "--light --jobs 1 --seed 1 --trials 8 --kinds kill signal worker table archive"
+    (tried,) = re.findall(r"^In them: (.*)$", printed("campaign.py", words), re.MULTILINE)
     assert {"kills", "tables and models", "archives"} <= set(re.findall(r"\d+ ([a-z ]+)", tried))
 
 
 def test_kills_of_a_stage_are_counted_and_what_differs_is_said() -> None:
-    words = "--light --kills 2 --images 24 --stages split colors"
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "chaos" / "kill_series.py", *words.split()],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    said = printed("kill_series.py", "--light --kills 2 --images 24 --stages split colors")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines()]
     assert [row[0] for row in rows[2:]] == ["split", "colors"]
     for _, seconds, _, early, longest, late, _, end in rows[2:]:
         assert int(early) + int(late) == 2 and end == "same"
