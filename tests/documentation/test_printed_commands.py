@@ -255,7 +255,7 @@ ONLY_PARSED = {
     "pytest -m 'not end_to_end'": "runs this test",
     "pytest tests/enhancement": "is a part of the tests",
     "python tests/chaos/campaign.py --seed 1234 --trial 56": "is a part of make chaos",
-    "python tests/chaos/kill_series.py": "takes a quarter of an hour; test_campaign.py runs a part of it",
+    "python tests/chaos/kill_series.py": "takes minutes; test_campaign.py runs a part of it",
     "python3 -m venv .venv": "makes an environment",
     "ray start --address=HEAD:6379 --disable-usage-stats": "wants a second machine",
     "ray start --head --port=6379 --disable-usage-stats": "leaves a cluster running",
