@@ -35,6 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +135,13 @@ def caption_seconds(python: Path, project: Path, environment: Mapping[str, str])
     photo = project / "one.jpg"
     Image.effect_noise((160, 120), 60).convert("RGB").save(photo)
     command = [str(python), "-m", "compositional_prompts", "caption"]
-    known = subprocess.run(
-        [*command, "--help"], cwd=project, env=environment, capture_output=True, text=True
-    )
+    run = partial(subprocess.run, cwd=project, env=environment, capture_output=True, text=True)
     # Version 0.1.0 knew of nothing else.
-    only = ["--caption-only"] if "--caption-only" in known.stdout else []
+    only = ["--caption-only"] if "--caption-only" in run([*command, "--help"]).stdout else []
     took = []
     for _ in range(CAPTIONS):
         before = processor_seconds()
-        done = subprocess.run(
-            [*command, *only, str(photo)],
-            cwd=project, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+        done = run([*command, *only, str(photo)])
         took.append(processor_seconds() - before)
         if done.returncode or not done.stdout.startswith("A photo of "):
             raise RuntimeError(f"no caption of {photo}\n{done.stdout}\n{done.stderr}")
@@ -217,10 +213,6 @@ def run_cold(version: Version, folder: Path, seed: int | None, keep: Path | None
     )
 
 
-def _caption(run: ColdRun) -> float:
-    return run.caption_seconds
-
-
 def print_times(runs: Mapping[str, Sequence[ColdRun]]) -> None:
     """A row a stage, a column a version: medians, and the ratio of the first to the last."""
     versions = list(runs)
@@ -243,7 +235,11 @@ def print_times(runs: Mapping[str, Sequence[ColdRun]]) -> None:
     )
     row("whole", [median(v, lambda run: run.seconds) for v in versions], ".1f")
     row("processor", [median(v, lambda run: run.processor_seconds) for v in versions], ".1f")
-    row("one photo captioned, processor", [median(v, _caption) for v in versions], ".1f")
+    row(
+        "one photo captioned, processor",
+        [median(v, lambda run: run.caption_seconds) for v in versions],
+        ".1f",
+    )
     row("peak memory, MiB", [median(v, lambda run: run.peak_mib) for v in versions], ".0f")
 
 

@@ -80,7 +80,7 @@ class Series:
         """Of the table."""
         first = "" if self.first is None else f"{self.first:.1f}"
         early, late = (
-            f"{len(times)} | {max(times, default=0.0):.1f}" if times else "0 | "
+            f"{len(times)} | {max(times):.1f}" if times else "0 | "
             for times in (self.early, self.late)
         )
         end = "same" if not self.faults else "; ".join(sorted(set(self.faults)))
